@@ -1,0 +1,70 @@
+"""What is on the machine that a test, a demo or a benchmark could leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from cni.netlink import Netlink
+from cni.netns import libc
+
+Snapshot = frozenset[str]
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans() -> None:
+    """What loses its parent becomes a child of this process, and is seen (prctl(2))."""
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def take() -> Snapshot:
+    """Links, qdiscs, namespaces, mounts, children, huge pages and vmlink's run directory."""
+    found = set(_links()) | set(_mounts()) | set(_processes())
+    found |= {f"namespace {p}" for p in Path("/run/netns").glob("*")}
+    found |= {f"file {p}" for p in Path("/run/vmlink").rglob("*")}
+    found.add("huge pages " + Path("/proc/sys/vm/nr_hugepages").read_text().strip())
+    return frozenset(found)
+
+
+def left_behind(before: Snapshot) -> list[str]:
+    """What is there now and was not, in words."""
+    return sorted(take() - before)
+
+
+def _links() -> list[str]:
+    with Netlink() as netlink:
+        links = netlink.links()
+    shown = subprocess.run(
+        ["tc", "-json", "qdisc", "show"], capture_output=True, check=True, text=True
+    )
+    qdiscs = json.loads(shown.stdout or "[]")
+    return [f"link {link.name}" for link in links] + [
+        f"qdisc {q['kind']} on {q.get('dev', '?')}" for q in qdiscs
+    ]
+
+
+def _mounts() -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return ["mount " + line.split()[4] for line in lines]
+
+
+def _processes() -> list[str]:
+    """The living processes that descend from this one."""
+    parents = {}
+    names = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = stat.read_text().split(" (", 1)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name, fields = rest.rsplit(") ", 1)
+        state, parent = fields.split()[:2]
+        if state != "Z":
+            parents[int(pid)] = int(parent)
+            names[int(pid)] = name
+    ours = {os.getpid()}
+    while more := {p for p, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    return [f"process {p} {names[p]}" for p in ours - {os.getpid()}]

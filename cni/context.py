@@ -1,0 +1,103 @@
+"""What the steps of one request share: namespaces, their netlink sockets, facts, patience."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from cni import ipam
+from cni import result as results
+from cni.errors import ClientGone, DeadlineExceeded
+from cni.netlink import Netlink
+from cni.netns import Namespace
+from cni.reaper import Reaper
+from cni.types import AttachmentKey, Result
+
+
+class Cancel:
+    """When to give up: a deadline in seconds from now, and a caller who may hang up."""
+
+    def __init__(self, seconds: float, gone: Callable[[], bool] = lambda: False) -> None:
+        self._limit = seconds
+        self._deadline = time.monotonic() + seconds
+        self._gone = gone
+
+    def check(self) -> None:
+        if self._gone():
+            raise ClientGone("the caller hung up; what was made has been undone")
+        if self.remaining() <= 0:
+            raise DeadlineExceeded(f"not done within {self._limit:g} s; what was made is undone")
+
+    def remaining(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def disarm(self, seconds: float = 30) -> None:
+        """Undoing has its own time and goes on whoever listens."""
+        self._gone = lambda: False
+        self._limit = seconds
+        self._deadline = time.monotonic() + seconds
+
+
+class Context:
+    """`facts` are what a step found or chose while it was done; they go into the record."""
+
+    log = logging.getLogger("vmlink")
+
+    def __init__(
+        self,
+        *,
+        key: AttachmentKey,
+        host: Namespace,
+        pod: Namespace | None,
+        reaper: Reaper,
+        cancel: Cancel,
+        ipam_call: ipam.Call,
+        pod_links: tuple[str, ...] = (),
+        facts: dict[str, Any] | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> None:
+        self.key = key
+        self.host = host
+        self.pod_or_none = pod
+        self.reaper = reaper
+        self.cancel = cancel
+        self.ipam_call = ipam_call
+        self.pod_links = pod_links
+        self.facts = {} if facts is None else facts
+        self.timings = {} if timings is None else timings
+        self.clean = True
+        self.pending_ipam: Callable[[float], Result] | None = None
+
+    @property
+    def pod(self) -> Namespace:
+        assert self.pod_or_none is not None, "the engine gives do and check a namespace"
+        return self.pod_or_none
+
+    @cached_property
+    def host_netlink(self) -> Netlink:
+        with self.host.entered():
+            return Netlink()
+
+    @cached_property
+    def pod_netlink(self) -> Netlink:
+        with self.pod.entered():
+            return Netlink()
+
+    def ipam(self) -> Result:
+        """The addresses; waits for the IPAM plugin that a step before has started."""
+        if self.pending_ipam:
+            found = self.pending_ipam(self.cancel.remaining())
+            self.pending_ipam = None
+            self.facts["ipam"] = results.dump(found, results.VERSIONS[-1])
+        return results.load(self.facts.get("ipam", {}), "ipam")
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("host_netlink", "pod_netlink"):
+            if opened := self.__dict__.pop(name, None):
+                opened.close()

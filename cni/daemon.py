@@ -1,0 +1,259 @@
+"""vmlinkd: the socket, the workers, the queue of DELs, and the life of the process."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cni import __version__, redirect, service, settings, wire
+from cni.engine import Engine
+from cni.errors import VmlinkError
+from cni.netns import Namespace
+from cni.reaper import Reaper
+from cni.settings import Settings
+from cni.state import Store
+
+log = logging.getLogger("vmlink")
+
+_PEER_SECONDS = 10  # a client sends and reads at once, or it is stuck
+_REQUEST_IS_WRONG = (1, 2, 3, 4, 6, 7)  # codes of the specification that no retry changes
+_BACKLOG = 4096  # as many as net.core.somaxconn usually allows
+
+
+class Server:
+    """Workers that wait on one listening socket; the kernel wakes one for each connection."""
+
+    def __init__(self, engine: Engine, listener: socket.socket, config: Settings) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._config = config
+        self._stop_read, self._stop_write = os.pipe()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"worker-{n}") for n in range(config.workers)
+        ]
+        listener.setblocking(False)
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self, *_: object) -> None:
+        """Take no further request. A signal handler, so it may come again."""
+        with suppress(OSError):
+            os.close(self._stop_write)
+
+    def join(self) -> None:
+        """Wait for `stop` and for what is in flight then."""
+        for worker in self._workers:
+            worker.join()
+        os.close(self._stop_read)
+
+    def _work(self) -> None:
+        with select.epoll() as epoll:
+            # Without EPOLLEXCLUSIVE each connection would wake every worker.
+            epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            epoll.register(self._stop_read, select.EPOLLHUP)
+            while True:
+                events = epoll.poll()
+                if any(fd == self._stop_read for fd, _ in events):
+                    return
+                with suppress(BlockingIOError, ConnectionAbortedError):
+                    conn, _ = self._listener.accept()
+                    with conn:
+                        self._serve(conn)
+
+    def _serve(self, conn: socket.socket) -> None:
+        conn.settimeout(_PEER_SECONDS)
+        try:
+            _refuse_strangers(conn)
+            frame, fd = wire.receive(conn)
+        except VmlinkError as e:
+            log.warning("a request was not understood: %s", e.msg)
+            return
+        conn.setblocking(False)  # else a look at it waits, whatever its flags say
+        code, body = service.answer(
+            self._engine, frame, fd, self._config.deadline, lambda: _hung_up(conn)
+        )
+        conn.settimeout(_PEER_SECONDS)
+        try:
+            conn.sendall(wire.encode_answer(code, body))
+        except OSError:
+            self._undo_unheard(frame, code)
+
+    def _undo_unheard(self, frame: wire.Frame, code: int) -> None:
+        """The runtime never learns of an ADD whose answer could not be sent."""
+        if code == 0 and frame.env.get("CNI_COMMAND") == "ADD":
+            delete = wire.Frame({**frame.env, "CNI_COMMAND": "DEL"}, frame.stdin)
+            service.answer(self._engine, delete, None, self._config.deadline, lambda: False)
+
+
+def _refuse_strangers(conn: socket.socket) -> None:
+    raw = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", raw)
+    if uid not in (0, os.geteuid()):
+        raise VmlinkError(f"process {pid} of user {uid} may not talk to vmlinkd")
+
+
+def _hung_up(conn: socket.socket) -> bool:
+    try:
+        return conn.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def passed_socket() -> socket.socket | None:
+    """The socket that systemd made for us (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
+        os.set_inheritable(3, False)
+        return socket.socket(fileno=3)
+    return None
+
+
+def listen(path: Path) -> socket.socket:
+    """A socket of our own, mode 0600."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path.unlink(missing_ok=True)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError as e:
+        raise VmlinkError(f"cannot listen at {path}: {e.strerror or e}") from e
+    finally:
+        os.umask(before)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify(3))."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s, suppress(OSError):
+            s.sendto(state.encode(), address.replace("@", "\0", 1))
+
+
+@contextmanager
+def _queue_locked(queue: Path) -> Iterator[None]:
+    """Clients write no DEL meanwhile; see cni/wire.py."""
+    queue.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(queue / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def replay(engine: Engine, queue: Path, seconds: float) -> None:
+    """Serve the DELs that came while nobody listened. One that fails for a reason that may pass
+    stays for the next start; one that is itself wrong is logged and dropped."""
+    for left in queue.glob("*.tmp"):
+        left.unlink(missing_ok=True)
+    for path in sorted(queue.glob("*.del")):
+        try:
+            frame = wire.decode_payload(path.read_bytes())
+        except VmlinkError as e:
+            log.warning("%s is not a request and is removed: %s", path, e.msg)
+            path.unlink()
+            continue
+        fd = None
+        with suppress(OSError, ValueError):
+            fd = os.open(frame.env.get("CNI_NETNS", ""), os.O_RDONLY | os.O_CLOEXEC)
+        code, _ = service.answer(engine, frame, fd, seconds, lambda: False)
+        if code in (0, *_REQUEST_IS_WRONG):
+            path.unlink()
+
+
+def serve(run_dir: Path, config: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises VmlinkError when it cannot start."""
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(run_dir / "vmlinkd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise VmlinkError(f"another vmlinkd runs in {run_dir}; choose another --run-dir") from e
+    store = Store(run_dir / "state")
+    store.create()
+    reaper = Reaper()
+    engine = Engine(store, Namespace.own(), reaper)
+    path = run_dir / "vmlinkd.sock"
+    redirect.supported()  # the first try costs milliseconds that no ADD should pay
+    with _queue_locked(run_dir / "queue"):
+        engine.recover()
+        replay(engine, run_dir / "queue", config.deadline)
+        passed = passed_socket()
+        listener = passed or listen(path)
+    _run(Server(engine, listener, config))
+    listener.close()
+    if not passed:
+        path.unlink(missing_ok=True)
+    reaper.close()
+    os.close(lock)
+
+
+def _run(server: Server) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.stop)
+    # What is loaded by now stays: the collector need not look at it on each pass.
+    gc.freeze()
+    server.start()
+    notify("READY=1")
+    log.info("vmlinkd %s is ready", __version__)
+    server.join()
+    notify("STOPPING=1")
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "msg": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="vmlinkd", description="The node daemon of vmlink.")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path("/run/vmlink"),
+        help="socket, state and queue (default: %(default)s)",
+    )
+    parser.add_argument("--config", type=Path, help="settings, see conf/vmlinkd.yaml")
+    parser.add_argument("--version", action="version", version=__version__)
+    options = parser.parse_args(argv)
+    try:
+        config = settings.load(options.config)
+        handler = logging.StreamHandler()
+        handler.setFormatter(_JsonLines())
+        logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
+        serve(options.run_dir, config)
+    except (VmlinkError, OSError) as e:
+        print(f"vmlinkd: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""The verbs: Request -> Result. No stdio, no sockets.
+
+ADD writes an intent, applies the mode's plan and completes the record. DEL reverts the record's
+plan, or plans again when there is none. GC deletes what is owned and no longer valid.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from cni import config, ipam, plan, spec, verdict
+from cni import result as results
+from cni.config import Chained, NetConf
+from cni.context import Cancel, Context
+from cni.errors import (
+    AttachmentExists,
+    BadConfig,
+    BadEnvironment,
+    CheckFailed,
+    VmlinkError,
+)
+from cni.locks import KeyLocks
+from cni.modes import MODES
+from cni.netns import Namespace
+from cni.outcome import describe, result_of
+from cni.plan import Plan
+from cni.reaper import Reaper
+from cni.state import Record, Store
+from cni.types import AttachmentKey, Request, Result
+
+log = logging.getLogger("vmlink")
+
+_RECOVERY_SECONDS = 30
+
+
+@dataclass
+class Call:
+    """A request on its way: the pod's namespace as it was passed, patience, notes for the log."""
+
+    request: Request
+    cancel: Cancel
+    pod: Namespace | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> AttachmentKey:
+        assert self.request.key is not None
+        return self.request.key
+
+
+class Engine:
+    """Serves one node: the namespace `host` is where bridges and switches are."""
+
+    def __init__(self, store: Store, host: Namespace, reaper: Reaper) -> None:
+        self._store = store
+        self._host = host
+        self._reaper = reaper
+        self._locks = KeyLocks()
+        self._verbs: dict[str, Callable[[Call], Result | None]] = {
+            "ADD": self.add,
+            "DEL": self.delete,
+            "CHECK": self.check,
+            "GC": self.collect,
+            "STATUS": self.status,
+        }
+
+    def handle(self, call: Call) -> Result | None:
+        """Serve one verb. Raises VmlinkError; nothing is half-made then."""
+        return self._verbs[call.request.verb](call)
+
+    def recover(self) -> None:
+        """Undo what a former process began and did not finish. Call before serving."""
+        for record in self._store.all():
+            if record.intent:
+                try:
+                    self._revert(record, Cancel(_RECOVERY_SECONDS), None, {})
+                    log.info("undid an unfinished ADD of %s", record.key)
+                except VmlinkError as e:
+                    log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e.msg)
+
+    def add(self, call: Call) -> Result:
+        conf = config.parse(call.request)
+        self._require_pod(call)
+        if conf.prev and not isinstance(conf.uplink, Chained):
+            raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
+        with self._locks.held(call.key, call.cancel):
+            if self._store.load(call.key):
+                raise AttachmentExists(f"{call.key} is attached already; DEL comes first")
+            steps = MODES[conf.mode].plan(call.key, conf)
+            record = _record(call, conf, steps)
+            with self._context(record, steps, call) as cx:
+                try:
+                    self._store.save(record)
+                    return plan.apply(steps.steps, cx, lambda: self._complete(record, conf, cx))
+                except BaseException:
+                    if cx.clean:
+                        self._store.remove(record.key)
+                    raise
+
+    def delete(self, call: Call) -> None:
+        with self._locks.held(call.key, call.cancel):
+            record = self._store.load(call.key)
+            if record is None:
+                conf = config.parse(call.request)
+                record = _record(call, conf, MODES[conf.mode].plan(call.key, conf))
+            self._revert(record, call.cancel, call.pod, call.notes)
+
+    def check(self, call: Call) -> None:
+        conf = config.parse(call.request)
+        if conf.prev is None:
+            raise BadConfig("prevResult: required for CHECK")
+        self._require_pod(call)
+        with self._locks.held(call.key, call.cancel):
+            record = self._store.load(call.key)
+            if record is None or record.intent:
+                raise CheckFailed(f"{call.key} is not attached here")
+            steps = Plan.from_json(record.plan)
+            with self._context(record, steps, call) as cx:
+                verdict.judge(conf.prev, call.key.ifname, cx.pod_netlink)
+                plan.verify(steps.steps, cx)
+
+    def collect(self, call: Call) -> None:
+        conf = config.parse(call.request)
+        valid = config.valid_attachments(call.request.conf)
+        errors: list[str] = []
+        for record in self._store.all():
+            if record.network == conf.network and record.key not in valid:
+                try:
+                    self._collect_one(record.key, call)
+                except VmlinkError as e:
+                    errors.append(f"{record.key}: {e.msg}")
+        if conf.ipam:
+            try:
+                ipam.collect(_ipam_call(call.request), valid)
+            except VmlinkError as e:
+                errors.append(f"ipam {conf.ipam}: {e.msg}")
+        if errors:
+            raise VmlinkError("GC: " + "; ".join(errors))
+
+    def status(self, call: Call) -> None:
+        conf = config.parse(call.request)
+        MODES[conf.mode].ready(conf)
+        if conf.ipam:
+            ipam.status(_ipam_call(call.request))
+
+    def _collect_one(self, key: AttachmentKey, call: Call) -> None:
+        with self._locks.held(key, call.cancel):
+            if record := self._store.load(key):
+                self._revert(record, call.cancel, None, call.notes)
+
+    def _complete(self, record: Record, conf: NetConf, cx: Context) -> Result:
+        result = result_of(conf, cx, record.netns_path)
+        record.facts = cx.facts
+        record.device = describe(conf, cx, result, record.netns_path)
+        record.result = results.dump(result, results.VERSIONS[-1])
+        record.intent = False
+        self._store.save(record)
+        return result
+
+    def _revert(
+        self, record: Record, cancel: Cancel, pod: Namespace | None, notes: dict[str, Any]
+    ) -> None:
+        """Undo a record's plan, with the request that made it: an address is released with the
+        configuration that it was taken with."""
+        request = spec.parse({**record.env, "CNI_COMMAND": "DEL"}, record.stdin.encode())
+        steps = Plan.from_json(record.plan)
+        with ExitStack() as stack:
+            if pod is None and (pod := _reopen(record)):
+                stack.enter_context(pod)
+            call = Call(request, cancel, pod, notes)
+            plan.revert(steps.steps, stack.enter_context(self._context(record, steps, call)))
+        self._store.remove(record.key)
+
+    def _context(self, record: Record, steps: Plan, call: Call) -> Context:
+        call.notes.update(network=record.network, mode=record.mode, uplink=record.uplink)
+        return Context(
+            key=record.key,
+            host=self._host,
+            pod=call.pod,
+            reaper=self._reaper,
+            cancel=call.cancel,
+            ipam_call=_ipam_call(call.request),
+            pod_links=steps.pod_links(),
+            facts=record.facts,
+            timings=call.notes.setdefault("steps", {}),
+        )
+
+    def _require_pod(self, call: Call) -> None:
+        if call.pod is None:
+            raise BadEnvironment(f"CNI_NETNS: cannot open {call.request.netns_path!r}")
+        if call.pod.same_as(self._host) and call.request.env.get("CNI_NETNS_OVERRIDE") != "1":
+            raise BadEnvironment(
+                "CNI_NETNS: is vmlinkd's own namespace; CNI_NETNS_OVERRIDE=1 allows it"
+            )
+
+
+def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
+    return Record(
+        container_id=call.key.container_id,
+        ifname=call.key.ifname,
+        network=conf.network,
+        mode=conf.mode,
+        uplink=conf.uplink.kind,
+        plan=steps.to_json(),
+        netns_path=call.request.netns_path,
+        netns_identity=call.pod.identity if call.pod else (0, 0),
+        stdin=call.request.stdin.decode(),
+        env=call.request.env,
+    )
+
+
+def _ipam_call(request: Request) -> ipam.Call:
+    return ipam.Call(
+        network=request.conf["name"],
+        config=request.conf,
+        env=request.env,
+        stdin=request.stdin,
+        key=request.key,
+        args=request.args,
+    )
+
+
+def _reopen(record: Record) -> Namespace | None:
+    """The namespace of the record, unless it is gone and its path perhaps another's by now."""
+    try:
+        found = Namespace.open(record.netns_path)
+    except BadEnvironment:
+        return None
+    if found.identity == record.netns_identity:
+        return found
+    found.close()
+    return None

@@ -1,0 +1,7 @@
+"""The modes by name."""
+
+from cni.modes.base import Mode
+from cni.modes.tc import Tc
+from cni.modes.veth import Veth
+
+MODES: dict[str, Mode] = {mode.name: mode for mode in (Tc(), Veth())}

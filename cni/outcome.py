@@ -1,0 +1,59 @@
+"""What a finished ADD tells: the CNI result for the runtime, the device for the VMM."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from cni.config import Chained, NetConf
+from cni.context import Context
+from cni.modes import MODES
+from cni.types import Interface, Result
+
+
+def result_of(conf: NetConf, cx: Context, netns: str) -> Result:
+    """The result of the mode's links and the addresses, in the style that was asked for."""
+    made = MODES[conf.mode].interfaces(cx.key, conf, cx.facts, netns)
+    if isinstance(conf.uplink, Chained) and conf.prev:
+        result = replace(conf.prev, interfaces=conf.prev.interfaces + made)
+    else:
+        given = cx.ipam()
+        ips = tuple(replace(ip, interface=0) for ip in given.ips)
+        result = Result(made, ips, given.routes, dict(conf.dns) or given.dns)
+    if conf.result_style == "tc-redirect-tap":
+        return _tc_redirect_tap(result, cx, netns)
+    return result
+
+
+def describe(conf: NetConf, cx: Context, result: Result, netns: str) -> dict[str, Any]:
+    """The Device as JSON, with the addresses and routes of the pod; {} when there is none."""
+    device = MODES[conf.mode].device(cx.key, conf, cx.facts, netns)
+    if device is None:
+        return {}
+    pod = _position(result, cx.key.ifname)
+    addresses = tuple(ip.address for ip in result.ips if ip.interface in (pod, None))
+    gateways = {":" in ip.gateway: ip.gateway for ip in reversed(result.ips) if ip.gateway}
+    routes = tuple((r.dst, r.gw or gateways.get(":" in r.dst, "")) for r in result.routes)
+    return asdict(replace(device, addresses=addresses, routes=routes))
+
+
+def _tc_redirect_tap(result: Result, cx: Context, netns: str) -> Result:
+    """The pseudo-interface that Firecracker's Go SDK looks for: it has the tap's name, the
+    container id for a sandbox, the guest's MAC and every address of the pod's interface."""
+    pod = _position(result, cx.key.ifname)
+    tap = next(i for i in result.interfaces if i.mac == cx.facts["tap_mac"])
+    pseudo = Interface(tap.name, cx.facts["mac"], 0, cx.key.container_id)
+    interfaces = (*(i for i in result.interfaces if i is not tap), tap, pseudo)
+    index = {old: interfaces.index(i) for old, i in enumerate(result.interfaces)}
+    ips = tuple(
+        ip if ip.interface is None else replace(ip, interface=index[ip.interface])
+        for ip in result.ips
+    )
+    guest = tuple(
+        replace(ip, interface=len(interfaces) - 1) for ip in result.ips if ip.interface == pod
+    )
+    return replace(result, interfaces=interfaces, ips=ips + guest)
+
+
+def _position(result: Result, ifname: str) -> int:
+    return next(n for n, i in enumerate(result.interfaces) if i.name == ifname and i.sandbox)

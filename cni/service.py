@@ -1,0 +1,99 @@
+"""One request in, one answer out: parse, serve, write JSON, log a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from cni import result as results
+from cni import spec
+from cni.context import Cancel
+from cni.engine import Call, Engine
+from cni.errors import BadEnvironment, VmlinkError
+from cni.netns import Namespace
+from cni.types import Request, Result
+from cni.wire import TRACING, Frame
+
+log = logging.getLogger("vmlink")
+
+
+def answer(
+    engine: Engine, frame: Frame, fd: int | None, seconds: float, gone: Callable[[], bool]
+) -> tuple[int, bytes]:
+    """Exit code and stdout for the client. Takes `fd` over; never raises an Exception.
+
+    A caller who hangs up has an ADD undone, and anything else finished all the same.
+    """
+    start = time.perf_counter()
+    notes: dict[str, Any] = {}
+    body: dict[str, Any] | None = None
+    try:
+        done, version = _serve(engine, frame, fd, seconds, gone, notes)
+        code, body = 0, results.dump(done, version) if done else None
+    except VmlinkError as e:
+        code, body = e.code, _error(e, frame)
+    except Exception as e:
+        log.exception("internal error")
+        error = VmlinkError(f"internal error: {type(e).__name__}: {e}")
+        code, body = error.code, _error(error, frame)
+    _log_line(frame, code, body, time.perf_counter() - start, notes)
+    return code, b"" if body is None else json.dumps(body).encode() + b"\n"
+
+
+def _serve(
+    engine: Engine,
+    frame: Frame,
+    fd: int | None,
+    seconds: float,
+    gone: Callable[[], bool],
+    notes: dict[str, Any],
+) -> tuple[Result | None, str]:
+    with ExitStack() as stack:
+        if fd is not None:
+            stack.callback(os.close, fd)
+        request = spec.parse(frame.env, frame.stdin)
+        cancel = Cancel(seconds, gone if request.verb == "ADD" else lambda: False)
+        if pod := _namespace(request, fd):
+            stack.enter_context(pod)
+        return engine.handle(Call(request, cancel, pod, notes)), request.version
+
+
+def _namespace(request: Request, fd: int | None) -> Namespace | None:
+    """DEL is served without a namespace when the descriptor is not one: it is best effort."""
+    if fd is None:
+        return None
+    try:
+        return Namespace.from_fd(os.dup(fd), request.netns_path)
+    except BadEnvironment:
+        if request.verb == "DEL":
+            return None
+        raise
+
+
+def _error(e: VmlinkError, frame: Frame) -> dict[str, Any]:
+    version = spec.version_of(frame.stdin)
+    return {"cniVersion": version, "code": e.code, "msg": e.msg, "details": e.details}
+
+
+def _log_line(
+    frame: Frame, code: int, body: dict[str, Any] | None, seconds: float, notes: dict[str, Any]
+) -> None:
+    line: dict[str, Any] = {
+        "verb": frame.env.get("CNI_COMMAND", ""),
+        "container": frame.env.get("CNI_CONTAINERID", ""),
+        "ifname": frame.env.get("CNI_IFNAME", ""),
+        "code": code,
+        "ms": round(seconds * 1000, 2),
+        **notes,
+        **{k.lower(): v for k, v in frame.env.items() if k in TRACING},
+    }
+    if "steps" in notes:
+        line["steps"] = {k: round(v * 1000, 2) for k, v in notes["steps"].items()}
+    if code and body:
+        line["error"] = body["msg"]
+    log.log(logging.WARNING if code else logging.INFO, "request", extra={"fields": line})

@@ -1,0 +1,103 @@
+"""One JSON record per attachment under the run directory, written atomically.
+
+A record is written before the first step (an intent) and again when the last is done. /run is a
+tmpfs, so a reboot clears the records together with the links that they describe.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cni.errors import IOFailure
+from cni.types import AttachmentKey
+
+log = logging.getLogger("vmlink")
+
+
+@dataclass
+class Record:
+    """`intent` is true until the ADD has succeeded. `stdin` and `env` are the ADD's own: what an
+    IPAM plugin needs to release its addresses."""
+
+    container_id: str
+    ifname: str
+    network: str
+    mode: str
+    uplink: str
+    plan: dict[str, Any]
+    netns_path: str
+    netns_identity: tuple[int, int]
+    stdin: str
+    env: dict[str, str]
+    intent: bool = True
+    facts: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> AttachmentKey:
+        return AttachmentKey(self.container_id, self.ifname)
+
+
+class Store:
+    """The records of one node. Callers hold the attachment's lock around a write."""
+
+    def __init__(self, directory: Path) -> None:
+        self._dir = directory
+
+    def create(self) -> None:
+        self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in self._dir.glob("*.tmp"):
+            left.unlink(missing_ok=True)
+
+    def save(self, record: Record) -> None:
+        """Raises IOFailure; the record on disk is then the one before."""
+        path = self._path(record.key)
+        temporary = path.removesuffix(".json") + ".tmp"
+        try:
+            with open(temporary, "w", opener=_private) as f:
+                f.write(json.dumps(vars(record)))
+            os.rename(temporary, path)
+        except OSError as e:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
+
+    def load(self, key: AttachmentKey) -> Record | None:
+        return self._read(self._path(key))
+
+    def remove(self, key: AttachmentKey) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self._path(key))
+
+    def all(self) -> Iterator[Record]:
+        for path in sorted(self._dir.glob("*.json")):
+            if record := self._read(str(path)):
+                yield record
+
+    def _path(self, key: AttachmentKey) -> str:
+        return f"{self._dir}/{key.digest}.json"
+
+    def _read(self, path: str) -> Record | None:
+        try:
+            with open(path) as f:
+                data = json.loads(f.read())
+            return Record(**{**data, "netns_identity": tuple(data["netns_identity"])})
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise IOFailure(f"state: cannot read {path}: {e.strerror}") from e
+        except (ValueError, TypeError, KeyError) as e:
+            log.warning("state: %s is not a record (%s); DEL plans again without it", path, e)
+            return None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

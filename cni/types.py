@@ -1,0 +1,106 @@
+"""The values that travel through vmlink. Frozen; nothing here touches the system."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class AttachmentKey:
+    """One interface of one container: what CNI calls an attachment.
+
+    All names that vmlink gives to links and files derive from this key, so that DEL finds
+    them again without a record.
+    """
+
+    container_id: str
+    ifname: str
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits, fit for a link name (IFNAMSIZ leaves 15)."""
+        text = f"{self.container_id}\0{self.ifname}".encode("utf-8", "surrogateescape")
+        return hashlib.sha256(text).hexdigest()[:12]
+
+    @property
+    def host_link(self) -> str:
+        """The switch's end of the veth, in the host's namespace."""
+        return "vlh" + self.digest
+
+    @property
+    def tap_link(self) -> str:
+        return "vlt" + self.digest
+
+    @property
+    def group(self) -> int:
+        """IFLA_GROUP of the links in the pod's namespace: they are deleted by one request."""
+        return int(self.digest[:8], 16) & 0x7FFFFFFF | 0x40000000
+
+    def mac(self, role: str = "guest") -> str:
+        """A locally administered unicast MAC address, the same for each try of one ADD."""
+        raw = hashlib.sha256(f"{role}\0{self.digest}".encode()).digest()[:5]
+        return "02:" + raw.hex(":")
+
+    def __str__(self) -> str:
+        return f"{self.container_id}/{self.ifname}"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """`interfaces[]` of a CNI result. `mtu`, `socket_path` and `pci_id` are of 1.1.0."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+    sandbox: str = ""
+    socket_path: str = ""
+    pci_id: str = ""
+
+
+@dataclass(frozen=True)
+class IP:
+    """`ips[]`: an address with its prefix length; `interface` indexes `interfaces[]`."""
+
+    address: str
+    gateway: str = ""
+    interface: int | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """`routes[]`. All but dst and gw are of 1.1.0; `scope` 0 is a value, hence None."""
+
+    dst: str
+    gw: str = ""
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int | None = None
+    scope: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A CNI result, as of 1.1.0; `cni.result` writes it in the version that was asked for."""
+
+    interfaces: tuple[Interface, ...] = ()
+    ips: tuple[IP, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a CNI verb, validated by `cni.spec`. `key` is absent for GC and STATUS."""
+
+    verb: str
+    version: str
+    conf: dict[str, Any]
+    stdin: bytes
+    env: dict[str, str]
+    args: dict[str, str] = field(default_factory=dict)
+    key: AttachmentKey | None = None
+    netns_path: str = ""

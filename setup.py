@@ -1,0 +1,51 @@
+"""Builds the C client and installs it as the script `vmlink`; all else is in pyproject.toml."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from distutils.command.build_scripts import build_scripts
+from pathlib import Path
+
+from setuptools import Distribution, setup
+
+FLAGS = shlex.split(
+    "-std=gnu11 -O2 -Wall -Wextra -Wformat=2 -Wshadow -Wconversion"
+    " -D_FORTIFY_SOURCE=2 -fstack-protector-strong -Wl,-z,relro,-z,now,-z,noexecstack -s"
+)
+
+
+class BuildClient(build_scripts):
+    """`scripts` for a binary: the usual one opens its sources as Python."""
+
+    def copy_scripts(self) -> tuple[list[str], list[str]]:
+        self.mkpath(self.build_dir)
+        targets = [self.compile(Path(source)) for source in self.scripts]
+        return targets, targets
+
+    def compile(self, source: Path) -> str:
+        target = str(Path(self.build_dir, source.stem))
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        version = f'-DVMLINK_VERSION="{self.distribution.get_version()}"'
+        extra = shlex.split(os.environ.get("CFLAGS", ""))
+        command = [*compiler, *FLAGS, version, *extra, str(source), "-o", target]
+        # Static saves the loader's 0.1 ms at each start; not every system has libc.a.
+        if subprocess.run([*command, "-static"], capture_output=True).returncode:
+            subprocess.run(command, check=True)
+        return target
+
+
+class PlatformDistribution(Distribution):
+    """Gives the wheel a platform tag."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
+setup(
+    scripts=["cni/plugins/vmlink.c"],
+    cmdclass={"build_scripts": BuildClient},
+    distclass=PlatformDistribution,
+    ext_modules=[],
+)

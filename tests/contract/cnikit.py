@@ -1,0 +1,135 @@
+"""What the black-box tests share: configurations, environments, and what an answer must be."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.node import CLIENT, PLUGINS, Answer, Node
+from cni.netlink import Netlink
+from cni.netns import Namespace
+
+VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+SUBNETS = ("10.9.0.0/24", "fd00:9::/64")
+ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
+# The table of contract.md, on purpose not the product's own.
+NEEDS = {
+    "ADD": ATTACHMENT,
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+    "CHECK": ATTACHMENT,
+    "GC": ("CNI_PATH",),
+    "STATUS": ("CNI_PATH",),
+}
+SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+
+
+def has(verb: str, version: str) -> bool:
+    return VERSIONS.index(version) >= VERSIONS.index(SINCE.get(verb, VERSIONS[0]))
+
+
+def config(node: Node, **change: Any) -> dict[str, Any]:
+    """A good configuration; a key that is changed to None is left out."""
+    base = {
+        "cniVersion": "1.1.0",
+        "name": "net",
+        "type": "vmlink",
+        "linux": {"bridge": "br0"},
+        "ipam": node.ipam(*SUBNETS, routes=["0.0.0.0/0", "::/0"]),
+        "cni.dev/valid-attachments": None,
+    }
+    made = {k: v for k, v in (base | change).items() if v is not None}
+    return made | {"cni.dev/valid-attachments": []} if "valid" not in change else made
+
+
+def variables(verb: str, netns: Path | str, **change: str | None) -> dict[str, str]:
+    """Environment of a good call; a variable that is changed to None is absent."""
+    base: dict[str, str | None] = {
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": "c1",
+        "CNI_IFNAME": "eth0",
+        "CNI_NETNS": str(netns),
+        "CNI_PATH": str(PLUGINS),
+    }
+    return {k: v for k, v in (base | change).items() if v is not None}
+
+
+def run(
+    node: Node, verb: str, netns: Path | str, stdin: Mapping[str, Any] | bytes, **change: str | None
+) -> Answer:
+    raw = stdin if isinstance(stdin, bytes) else json.dumps(stdin).encode()
+    return node.execute(CLIENT, variables(verb, netns, **change), raw)
+
+
+def fails(answer: Answer, code: int, *words: str) -> str:
+    """The answer is a CNI error with this code whose message has all words; returns that."""
+    assert answer.code == code, answer.raw[:2000]
+    assert {"cniVersion", "code", "msg"} <= set(answer.out) <= {*answer.out, "details"}
+    assert answer.out["code"] == code
+    assert isinstance(answer.out["cniVersion"], str)
+    message = answer.out["msg"]
+    assert message
+    assert "\n" not in message
+    assert not [w for w in words if w not in message], message
+    return str(message)
+
+
+def silent(answer: Answer) -> None:
+    assert (answer.code, answer.raw) == (0, b"")
+
+
+@contextmanager
+def attached(
+    node: Node, pod: Path, conf: Mapping[str, Any], container: str = "c1", **env: str
+) -> Iterator[dict[str, Any]]:
+    """The result of an ADD whose DEL follows, if the test has not sent it itself."""
+    try:
+        yield node.call("ADD", conf, container, pod, **env).expect()
+    finally:
+        silent(node.call("DEL", conf, container, pod, **env))
+
+
+def links(path: Path) -> set[str]:
+    with Namespace.open(str(path)) as ns, ns.entered(), Netlink() as netlink:
+        return {link.name for link in netlink.links()}
+
+
+def shown(node: Node, pod: Path, name: str) -> dict[str, Any]:
+    """What ip(8) says of a link in the pod."""
+    out = node.run(["ip", "-json", "-details", "address", "show", "dev", name], pod).stdout
+    return json.loads(out)[0]
+
+
+def foreign(node: Node, pod: Path, name: str = "eth0", address: str = "10.5.0.2/24") -> None:
+    """An interface that another plugin might have made."""
+    far = f"far-{name}"
+    node.run(["ip", "link", "add", name, "type", "veth", "peer", "name", far], pod)
+    node.run(["ip", "address", "add", address, "dev", name], pod)
+    for each in (name, far):
+        node.run(["ip", "link", "set", each, "up"], pod)
+
+
+def chained(node: Node, pod: Path, **change: Any) -> dict[str, Any]:
+    """The configuration of vmlink behind the plugin that made `foreign`."""
+    prev = {
+        "cniVersion": "1.0.0",
+        "interfaces": [
+            {"name": "far-eth0"},
+            {"name": "eth0", "mac": shown(node, pod, "eth0")["address"], "sandbox": str(pod)},
+        ],
+        "ips": [{"address": "10.5.0.2/24", "gateway": "10.5.0.1", "interface": 1}],
+        "routes": [],
+        "dns": {"nameservers": ["10.5.0.53"]},
+    }
+    return config(node, linux=None, ipam=None, **{"prevResult": prev, **change})
+
+
+def script(directory: Path, name: str, body: str) -> None:
+    """An executed plugin for CNI_PATH."""
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    os.chmod(path, 0o755)

@@ -1,0 +1,574 @@
+"""The netlink layer against the kernel, in namespaces of our own."""
+
+import errno
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from nslib import namespaces, new_namespace
+
+from cni import reaper as reaper_module
+from cni import rtmsg, tcmsg, tuntap
+from cni.errors import BadEnvironment
+from cni.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
+from cni.netns import Namespace
+from cni.reaper import Reaper
+
+MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def pod():
+    with namespaces(1) as [pair]:
+        yield pair
+
+
+@pytest.fixture
+def two():
+    with namespaces(2) as pairs:
+        yield pairs
+
+
+@pytest.fixture
+def reaper():
+    made = Reaper()
+    yield made
+    made.close()
+
+
+# namespaces
+
+
+def test_entered_comes_back_after_an_error():
+    home = os.stat("/proc/thread-self/ns/net").st_ino
+    with new_namespace() as ns:
+        with pytest.raises(LookupError) as caught, ns.entered():
+            raise LookupError(os.stat("/proc/thread-self/ns/net").st_ino)
+        assert caught.value.args == (ns.identity[1],) != (home,)
+        assert os.stat("/proc/thread-self/ns/net").st_ino == home
+
+
+def test_entered_nests():
+    with new_namespace() as outer, new_namespace() as inner, outer.entered():
+        with inner.entered():
+            assert os.stat("/proc/thread-self/ns/net").st_ino == inner.identity[1]
+        assert os.stat("/proc/thread-self/ns/net").st_ino == outer.identity[1]
+
+
+def test_identity():
+    with Namespace.own() as own, Namespace.open("/proc/self/ns/net") as same:
+        assert own.same_as(same)
+        with new_namespace() as other:
+            assert not own.same_as(other)
+
+
+def test_own_is_the_process_even_where_the_thread_is_elsewhere():
+    # A thread of its own, for the main thread's namespace is the process's.
+    found = []
+
+    def work():
+        with new_namespace() as ns, ns.entered(), Namespace.own() as own:
+            found.append(own.identity[1])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [os.stat("/proc/self/ns/net").st_ino]
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/etc/hostname", "/no/such", "a\0b"])
+def test_what_is_no_network_namespace(path):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(BadEnvironment, match="CNI_NETNS"):
+        Namespace.open(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_way_back_ends_the_process():
+    code = (
+        "from cni import netns\n"
+        "ns = netns.Namespace.own()\n"
+        "with ns.entered():\n"
+        "    class Refuses:\n"
+        "        def setns(self, *_): return -1\n"
+        "    netns.libc = Refuses()\n"
+        "print('went on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode < 0
+    assert b"cannot leave a namespace" in done.stderr
+    assert b"went on" not in done.stdout
+
+
+# batches
+
+
+def test_veth_into_another_namespace(two):
+    (_, host), (pod, inside) = two
+    host.batch(rtmsg.new_bridge("br0", up=True))
+    bridge = host.index("br0")
+    host.batch(
+        rtmsg.new_veth(
+            "vlh1",
+            "eth0",
+            mac=MAC,
+            peer_mac=MAC2,
+            mtu=1400,
+            peer_ns_fd=pod.fd,
+            master=bridge,
+            up=True,
+            group=5,
+            peer_group=6,
+            queues=3,
+        )
+    )
+    near, far = host.link("vlh1"), inside.link("eth0")
+    assert (near.mac, near.mtu, near.group, near.up, near.master) == (MAC, 1400, 5, True, bridge)
+    assert (far.mac, far.mtu, far.group, far.up, far.master) == (MAC2, 1400, 6, False, 0)
+    assert near.kind == far.kind == "veth"
+    assert (near.link, far.link) == (far.index, near.index)
+    assert near.link_netnsid is not None
+    assert inside.link(index=far.index) == far
+    with pod.entered(), open("/proc/net/dev") as lines:
+        assert "eth0" in lines.read()
+
+
+def test_errors_name_the_request_and_the_rest_is_done(pod):
+    _, netlink = pod
+    with pytest.raises(Exists) as caught:
+        netlink.batch(
+            rtmsg.new_veth("a", "b"),
+            rtmsg.add_address(1, "10.0.0.2/24", on="lo"),
+            rtmsg.add_address(1, "10.0.0.2/24", on="lo"),
+            rtmsg.set_link(999, up=True),
+            rtmsg.add_address(1, "10.0.0.3/24", on="lo"),
+        )
+    error = caught.value
+    assert (error.position, error.errno) == (2, errno.EEXIST)
+    assert error.msg.startswith("cannot add address 10.0.0.2/24 to lo: File exists")
+    assert error.what == "add address 10.0.0.2/24 to lo"
+    assert {"10.0.0.2/24", "10.0.0.3/24"} <= set(netlink.addresses(1))
+    # The socket is in step again.
+    assert netlink.index("a") == netlink.link("b").link
+
+
+def test_attempt_tells_of_each(pod):
+    _, netlink = pod
+    outcome = netlink.attempt(
+        rtmsg.set_link(999, up=True), rtmsg.new_veth("a", "b"), rtmsg.new_veth("a", "c")
+    )
+    assert isinstance(outcome[0], NotFound)
+    assert outcome[1] is None
+    assert isinstance(outcome[2], Exists)
+    assert [getattr(error, "position", None) for error in outcome] == [0, None, 2]
+
+
+def test_the_kernels_own_words(pod):
+    _, netlink = pod
+    with pytest.raises(NetlinkError, match=r"gateway.*: .* \(Nexthop has invalid gateway\)|via"):
+        netlink.batch(rtmsg.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
+    netlink.batch(rtmsg.set_link(1, up=True))
+    error = netlink.attempt(rtmsg.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))[0]
+    assert error.reason
+    assert error.reason in error.msg
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENODEV, NotFound),
+        (errno.ENOENT, NotFound),
+        (errno.ESRCH, NotFound),
+        (errno.EADDRNOTAVAIL, NotFound),
+        (errno.EEXIST, Exists),
+        (errno.EBUSY, Busy),
+        (errno.EOPNOTSUPP, Unsupported),
+        (errno.EAFNOSUPPORT, Unsupported),
+        (errno.EPROTONOSUPPORT, Unsupported),
+        (errno.EINVAL, NetlinkError),
+    ],
+)
+def test_class_by_errno(number, kind):
+    error = refused(number, "do it", "for a reason")
+    assert type(error) is kind
+    assert error.code == 102
+    assert error.msg == f"cannot do it: {os.strerror(number)} (for a reason)"
+
+
+def test_kinds_of_refusal_from_the_kernel(pod):
+    _, netlink = pod
+    assert isinstance(netlink.attempt(rtmsg.del_address(1, "10.0.0.9/32"))[0], NotFound)
+    assert isinstance(netlink.attempt(rtmsg.del_link(group=12345))[0], NotFound)
+    assert isinstance(netlink.attempt(rtmsg.del_link(index=1))[0], Unsupported)
+
+
+def test_no_answer(pod):
+    _, netlink = pod
+    netlink.set_timeout(0.05)
+    netlink._send = lambda *_: None
+    with pytest.raises(NetlinkError) as caught:
+        netlink.batch(rtmsg.set_link(1, up=True))
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+def test_late_answers_of_another_request_are_passed_over(pod):
+    _, netlink = pod
+    refusal = rtmsg.set_link(999, up=True)
+    netlink.socket.send(encode(refusal, 0x50000000, rtmsg.NLM_F_ACK))
+    netlink.socket.send(encode(rtmsg.get_link(index=1), 0x50000001))
+    netlink.batch(rtmsg.set_link(1, up=True))
+    netlink.socket.send(encode(rtmsg.get_link(index=999), 0x50000002))
+    assert netlink.link("lo").up
+    netlink.socket.send(encode(refusal, 0x50000003, rtmsg.NLM_F_ACK))
+    assert "127.0.0.1/8" in netlink.addresses(1)
+
+
+def test_shared_by_threads(pod):
+    _, netlink = pod
+    netlink.batch(*(rtmsg.new_veth(f"a{i}", f"b{i}") for i in range(8)))
+    wrong = []
+
+    def work(i):
+        for _ in range(100):
+            found = netlink.link(f"a{i}")
+            if found is None or found.name != f"a{i}" or netlink.link(f"none{i}"):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# reading
+
+
+def wired(netlink):
+    netlink.batch(rtmsg.new_veth("a", "b", up=True))
+    netlink.batch(rtmsg.set_link(netlink.index("b"), up=True))
+
+
+def test_index_is_of_the_sockets_namespace(pod):
+    _, netlink = pod
+    netlink.batch(rtmsg.new_veth("vmlinkonly", "b"))
+    assert netlink.index("vmlinkonly") == netlink.link("vmlinkonly").index
+    assert netlink.index("none") is None
+    assert netlink.link("none") is None
+    assert netlink.link(index=9999) is None
+    with pytest.raises(OSError, match="no interface"):
+        socket.if_nametoindex("vmlinkonly")
+
+
+def test_addresses_routes_neighbours(pod):
+    _, netlink = pod
+    wired(netlink)
+    a, b = netlink.index("a"), netlink.index("b")
+    netlink.batch(
+        rtmsg.set_link(1, up=True),
+        rtmsg.add_address(a, "10.1.2.3/24"),
+        rtmsg.add_address(a, "fd00::3/64"),
+        rtmsg.add_address(b, "10.7.7.7/32"),
+        rtmsg.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
+        rtmsg.add_route("::/0", gateway="fd00::1", index=a, priority=7),
+        rtmsg.add_route("10.50.0.0/16", gateway="10.6.6.6", index=a, onlink=True, table=1000),
+        rtmsg.add_route("10.60.0.0/16", index=b),
+        rtmsg.add_neighbour(a, "10.1.2.1", MAC),
+        rtmsg.add_neighbour(a, "10.1.2.1", MAC2),
+        rtmsg.add_neighbour(b, "10.1.2.1", MAC),
+    )
+    found = netlink.addresses(a)
+    assert {"10.1.2.3/24", "fd00::3/64"} <= set(found)
+    assert all(x.startswith(("10.1.2.3", "fd00::3", "fe80:")) for x in found)
+    routes = {(r.dst, r.table): r for r in netlink.routes(a)}
+    assert all(r.oif == a for r in routes.values())
+    default = routes["0.0.0.0/0", 254]
+    assert (default.gw, default.mtu, default.advmss, default.scope) == ("10.1.2.1", 1300, 1260, 0)
+    assert routes["::/0", 254].priority == 7
+    assert routes["10.50.0.0/16", 1000].gw == "10.6.6.6"
+    assert routes["10.1.2.0/24", 254].protocol == 2
+    assert ("10.60.0.0/16", 254) in {(r.dst, r.table) for r in netlink.routes()}
+    [entry] = netlink.neighbours(a)
+    assert (entry.ip, entry.mac, entry.state) == ("10.1.2.1", MAC2, 0x80)
+    netlink.batch(rtmsg.del_address(a, "10.1.2.3/24"))
+    assert "10.1.2.3/24" not in netlink.addresses(a)
+    assert netlink.addresses(9999) == []
+
+
+def test_addresses_are_ready_at_once(pod):
+    _, netlink = pod
+    wired(netlink)
+    netlink.batch(rtmsg.add_address(netlink.index("a"), "fd00::3/64"))
+    with pod[0].entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        sock.bind(("fd00::3", 0))  # EADDRNOTAVAIL while duplicate detection runs
+
+
+def test_addrgenmode_none_leaves_no_link_local(pod):
+    _, netlink = pod
+    netlink.batch(rtmsg.new_veth("a", "b"))
+    a, b = netlink.index("a"), netlink.index("b")
+    netlink.batch(
+        rtmsg.set_link(a, addrgenmode_none=True),
+        rtmsg.set_link(a, up=True),
+        rtmsg.set_link(b, up=True),
+    )
+    assert netlink.addresses(a) == []
+    assert [x[:4] for x in netlink.addresses(b)] == ["fe80"]
+
+
+def test_set_link(pod):
+    _, netlink = pod
+    netlink.batch(rtmsg.new_bridge("br0"), rtmsg.new_veth("a", "b"))
+    a, bridge = netlink.index("a"), netlink.index("br0")
+    netlink.batch(
+        rtmsg.set_link(
+            a, up=True, mtu=1300, mac=MAC, master=bridge, group=9, name="renamed", promisc=True
+        )
+    )
+    found = netlink.link(index=a)
+    assert (found.name, found.mac, found.mtu, found.master) == ("renamed", MAC, 1300, bridge)
+    assert (found.group, found.up, found.promisc) == (9, True, True)
+    netlink.batch(rtmsg.set_link(a, master=0, up=False, promisc=False))
+    found = netlink.link(index=a)
+    assert (found.master, found.up, found.promisc) == (0, False, False)
+
+
+def test_bridge_vlans(pod):
+    _, netlink = pod
+    netlink.batch(rtmsg.new_bridge("br0", MAC, 1400), rtmsg.new_veth("a", "b"))
+    bridge = netlink.link("br0")
+    assert (bridge.kind, bridge.mac, bridge.vlan_filtering) == ("bridge", MAC, False)
+    a = netlink.index("a")
+    if isinstance(netlink.attempt(rtmsg.set_vlan_filtering(bridge.index))[0], Unsupported):
+        pytest.skip("this kernel has no CONFIG_BRIDGE_VLAN_FILTERING")
+    netlink.batch(
+        rtmsg.set_link(a, master=bridge.index),
+        rtmsg.bridge_vlan(a, 1, untagged_pvid=True, delete=True),
+        rtmsg.bridge_vlan(a, 42, untagged_pvid=True),
+        rtmsg.bridge_vlan(a, 100, last=199, untagged_pvid=False),
+        rtmsg.bridge_vlan(bridge.index, 42, untagged_pvid=False, on_bridge_itself=True),
+    )
+    assert netlink.link("br0").vlan_filtering is True
+    gone = netlink.attempt(rtmsg.bridge_vlan(a, 1, untagged_pvid=True, delete=True))[0]
+    assert isinstance(gone, NotFound)
+    for index, vid in ((a, 42), (a, 100), (a, 199), (bridge.index, 42)):
+        itself = index == bridge.index
+        netlink.batch(
+            rtmsg.bridge_vlan(index, vid, untagged_pvid=False, on_bridge_itself=itself, delete=True)
+        )
+
+
+def test_links(pod):
+    _, netlink = pod
+    netlink.batch(*(rtmsg.new_veth(f"a{i}", f"b{i}") for i in range(40)))
+    found = netlink.links()
+    assert {f"a{i}" for i in range(40)} | {f"b{i}" for i in range(40)} <= {x.name for x in found}
+    assert netlink.link("a7") in found
+
+
+def test_qdiscs(pod):
+    _, netlink = pod
+    netlink.batch(rtmsg.new_veth("a", "b"))
+    a, b = netlink.index("a"), netlink.index("b")
+    netlink.batch(tcmsg.add_clsact(a))
+    assert [x.kind for x in netlink.qdiscs(a) if x.parent == tcmsg.CLSACT_PARENT] == ["clsact"]
+    assert "clsact" not in [x.kind for x in netlink.qdiscs(b)]
+    netlink.batch(tcmsg.del_clsact(a))
+    assert "clsact" not in [x.kind for x in netlink.qdiscs(a)]
+
+
+# taps
+
+
+def test_tap(pod):
+    ns, netlink = pod
+    with ns.entered():
+        index = tuntap.create_tap("tap0", queues=2, owner=1234, group=5678)
+        link = netlink.link("tap0")
+        assert (link.index, link.kind) == (index, "tun")
+        with pytest.raises(Exists):
+            tuntap.create_tap("tap0", queues=1)
+        with pytest.raises(Exists):
+            tuntap.create_tap("lo")
+        fds = tuntap.open_tap("tap0", 2)
+        try:
+            assert not any(os.get_inheritable(fd) for fd in fds)
+            netlink.batch(rtmsg.set_link(index, up=True))
+            assert netlink.link("tap0").carrier
+        finally:
+            for fd in fds:
+                os.close(fd)
+        assert netlink.link("tap0") is not None
+        with pytest.raises(NotFound):
+            tuntap.open_tap("nowhere", 1)
+        assert netlink.link("nowhere") is None
+
+
+def test_a_tap_has_one_opener(pod):
+    ns, _ = pod
+    with ns.entered():
+        tuntap.create_tap("tap0")
+        [fd] = tuntap.open_tap("tap0")
+        try:
+            before = len(os.listdir("/proc/self/fd"))
+            with pytest.raises(Busy):
+                tuntap.open_tap("tap0")
+            assert len(os.listdir("/proc/self/fd")) == before
+        finally:
+            os.close(fd)
+
+
+# deletion
+
+
+def veths(netlink, count, group=0):
+    names = [f"v{i}" for i in range(count)]
+    netlink.batch(*(rtmsg.new_veth(x, f"p{x}", group=group) for x in names))
+    return [netlink.index(x) for x in names]
+
+
+@pytest.mark.parametrize("group", [None, 77])
+def test_names_are_free_when_delete_returns(pod, reaper, group):
+    ns, netlink = pod
+    for _ in range(20):
+        indexes = veths(netlink, 3, group or 0)
+        reaper.delete(ns, group, indexes, 5)
+        assert not any(netlink.link(index=i) for i in indexes)
+        assert netlink.attempt(*(rtmsg.new_veth(f"v{i}", f"w{i}") for i in range(3))) == [None] * 3
+        reaper.delete(ns, None, [netlink.index(f"v{i}") for i in range(3)], 5)
+
+
+def test_group_takes_its_links_only(pod, reaper):
+    ns, netlink = pod
+    [other] = veths(netlink, 1)
+    netlink.batch(rtmsg.new_veth("x", "y", group=8), rtmsg.new_veth("z", "zz"))
+    reaper.delete(ns, 8, [netlink.index("x"), netlink.index("z")], 5)
+    assert netlink.link(index=other)
+    assert not netlink.link("x")
+    assert not netlink.link("z")
+
+
+def test_absent_is_gone(pod, reaper):
+    ns, netlink = pod
+    [index] = veths(netlink, 1)
+    reaper.delete(ns, 4711, [888, 999], 5)
+    reaper.delete(ns, None, [888, index], 5)
+    assert not netlink.link(index=index)
+    reaper.delete(ns, None, [], 5)
+
+
+def test_refusal_is_raised(pod, reaper):
+    ns, netlink = pod
+    [index] = veths(netlink, 1)
+    with pytest.raises(Unsupported, match="delete link 1"):
+        reaper.delete(ns, None, [1, index], 5)
+
+
+def test_a_port_that_leaves_its_bridge_is_not_yet_gone(pod, monkeypatch):
+    ns, netlink = pod
+    netlink.batch(rtmsg.new_bridge("br0", up=True))
+    netlink.batch(rtmsg.new_veth("a", "b", master=netlink.index("br0"), up=True))
+    index = netlink.index("a")
+    send = reaper_module._Deletion.send
+
+    def late(self, data):
+        netlink.batch(rtmsg.set_link(index, master=0))
+        time.sleep(0.2)
+        send(self, data)
+
+    monkeypatch.setattr(reaper_module._Deletion, "send", late)
+    made = Reaper(1)
+    made.delete(ns, None, [index], 5)
+    assert netlink.link("a") is None
+    made.close()
+
+
+def test_overflow_falls_back_to_the_request(pod, monkeypatch):
+    monkeypatch.setattr(reaper_module, "RECEIVE_BUFFER", 1)
+    lost = []
+    slow = reaper_module._Deletion.wait_for_requests
+
+    def noted(self, timeout):
+        lost.append(self)
+        slow(self, timeout)
+
+    wait = reaper_module._Deletion.wait
+
+    def late(self, deadline):
+        time.sleep(0.1)
+        wait(self, deadline)
+
+    monkeypatch.setattr(reaper_module._Deletion, "wait_for_requests", noted)
+    monkeypatch.setattr(reaper_module._Deletion, "wait", late)
+    ns, netlink = pod
+    indexes = veths(netlink, 30, group=6)
+    made = Reaper(1)
+    try:
+        made.delete(ns, 6, indexes, 5)
+        assert not any(netlink.link(index=i) for i in indexes)
+    finally:
+        made.close()
+    assert lost, "the small buffer did not overflow"
+
+
+def test_timeout_is_an_error_and_the_deletion_goes_on(pod, monkeypatch):
+    ns, netlink = pod
+    [index] = veths(netlink, 1)
+    send = reaper_module._Deletion.send
+
+    def late(self, data):
+        time.sleep(0.3)
+        send(self, data)
+
+    monkeypatch.setattr(reaper_module._Deletion, "send", late)
+    made = Reaper(1)
+    with pytest.raises(NetlinkError) as caught:
+        made.delete(ns, None, [index], 0.05)
+    assert caught.value.errno == errno.ETIMEDOUT
+    made.close()
+    assert netlink.link(index=index) is None
+
+
+def test_descriptors_are_given_back(pod, reaper):
+    ns, netlink = pod
+    for _ in range(3):
+        reaper.delete(ns, None, veths(netlink, 2), 5)
+    reaper.close()
+    before = len(os.listdir("/proc/self/fd"))
+    again = Reaper()
+    for _ in range(5):
+        again.delete(ns, None, veths(netlink, 2), 5)
+    again.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_sooner_than_the_request(pod, reaper, capsys):
+    ns, netlink = pod
+    direct, reaped = [], []
+    for _ in range(8):
+        for times in (direct, reaped):
+            [index] = veths(netlink, 1)
+            start = time.perf_counter()
+            if times is direct:
+                netlink.batch(rtmsg.del_link(index))
+            else:
+                reaper.delete(ns, None, [index], 5)
+            times.append(time.perf_counter() - start)
+    ratio = statistics.median(direct) / statistics.median(reaped)
+    with capsys.disabled():
+        print(f"\n  deletion: the request takes {ratio:.1f} times the reaper's", end="")
+    assert ratio > 1
+
+
+def test_layouts():
+    """The sizes that the kernel's headers give for what is packed by hand."""
+    assert len(tcmsg.tc(1, 2, 3)) == 20
+    assert tuntap.IFREQ.size == 40

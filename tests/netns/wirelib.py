@@ -1,0 +1,188 @@
+"""An attachment with a wire on the switch's side and the guest's end of the tap in hand."""
+
+import os
+import select
+import socket
+import struct
+import time
+from contextlib import ExitStack, contextmanager
+
+from cni.netlink import Netlink
+from cni.netns import Namespace
+from cni.tuntap import open_tap
+
+MTU = 9000
+POD_MAC = "02:00:00:00:00:0a"
+POD4, POD6 = "10.77.0.10", "fd77::a"
+NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of linux/virtio_net.h
+_SOL_PACKET, _AUXDATA, _VNET_HDR, _IGNORE_OUTGOING = 263, 8, 15, 23
+_VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
+PATIENCE = 3.0
+
+
+class Port:
+    """A packet socket: frames as they are on the wire, without what the host itself sends."""
+
+    def __init__(self, namespace, link, vnet=False):
+        with namespace.entered():
+            self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            self.socket.setsockopt(_SOL_PACKET, _AUXDATA, 1)
+            self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+            self.socket.setsockopt(_SOL_PACKET, _VNET_HDR, int(vnet))
+            self.socket.bind((link, 3))
+
+    def send(self, frame):
+        self.socket.send(frame)
+
+    def receive(self, seconds=PATIENCE):
+        """The next frame, None when there is none in time."""
+        self.socket.settimeout(seconds)
+        try:
+            data, auxiliary, *_ = self.socket.recvmsg(1 << 16, 256)
+        except TimeoutError:
+            return None
+        for level, kind, raw in auxiliary:
+            if (level, kind) == (_SOL_PACKET, _AUXDATA):
+                status, *_, tci, tpid = struct.unpack("=IIIHHHH", raw[:20])
+                if status & _VLAN_VALID:
+                    tpid = tpid if status & _VLAN_TPID_VALID else 0x8100
+                    # The kernel keeps the outer tag beside the frame.
+                    return data[:12] + struct.pack("!HH", tpid, tci) + data[12:]
+        return data
+
+    def close(self):
+        self.socket.close()
+
+
+class Guest:
+    """What a VMM has of the tap: its queues."""
+
+    def __init__(self, namespace, tap, queues=1):
+        with namespace.entered():
+            self.fds = open_tap(tap, queues)
+
+    def send(self, frame, header=NO_OFFLOAD):
+        os.write(self.fds[0], header + frame)
+
+    def receive(self, seconds=PATIENCE):
+        """The next frame of any queue, None when there is none in time."""
+        found = self.receive_with_header(seconds)
+        return found and found[2]
+
+    def receive_with_header(self, seconds=PATIENCE):
+        """(queue, virtio_net_hdr, frame), None when there is none in time."""
+        ready = select.select(self.fds, [], [], seconds)[0]
+        if not ready:
+            return None
+        data = os.read(ready[0], 1 << 17)
+        return self.fds.index(ready[0]), data[:10], data[10:]
+
+    def close(self):
+        for fd in self.fds:
+            os.close(fd)
+
+
+class Attachment:
+    """A pod attached by vmlink. `port` is on the switch's side, `guest` is opened on demand."""
+
+    def __init__(self, node, pod, outside, conf, name):
+        self.node, self.pod, self.outside, self.conf, self.name = node, pod, outside, conf, name
+        self.namespace = self.result = None
+        self.stack = ExitStack()
+
+    def add(self):
+        self.namespace = self.stack.enter_context(Namespace.open(str(self.pod)))
+        self.result = self.node.call("ADD", self.conf, self.name, self.pod).expect()
+        return self.result
+
+    def delete(self):
+        self.node.call("DEL", self.conf, self.name, self.pod).expect()
+
+    @property
+    def tap(self):
+        return next(i["name"] for i in self.result["interfaces"] if i["name"].startswith("vlt"))
+
+    def port(self, link="wire", vnet=False):
+        with Namespace.open(str(self.outside)) as namespace:
+            return self._kept(Port(namespace, link, vnet))
+
+    def guest(self):
+        opened = self._kept(Guest(self.namespace, self.tap, self.conf.get("queues", 1)))
+        with self.namespace.entered(), Netlink() as netlink:
+            until = time.monotonic() + PATIENCE
+            while not netlink.link(self.tap).carrier:  # link watch may hold an event back for 1 s
+                assert time.monotonic() < until, "the tap has no carrier"
+                select.select([], [], [], 0.002)
+        return opened
+
+    def _kept(self, opened):
+        self.stack.callback(opened.close)
+        return opened
+
+
+@contextmanager
+def bridged(node, **conf):
+    """A pod on the bridge `brf`, and the namespace of another of its ports, `wire`."""
+    linux = {"bridge": "brf", **conf.pop("linux", {})}
+    pod, outside = node.pod(), node.pod()
+    ip = ["ip", "link"]
+    try:
+        # A bridge that snoops reports its own group ff02::6a; only the attachment is to be heard.
+        node.run([*ip, "add", "brf", "mtu", str(MTU), "type", "bridge", "mcast_snooping", "0"])
+        node.run([*ip, "set", "brf", "addrgenmode", "none", "mtu", str(MTU), "up"])
+        _veth(node, node.path, "port", outside, "wire")
+        node.run([*ip, "set", "port", "master", "brf"])
+        ipam = node.ipam("10.77.0.0/24", "fd77::/64", routes=["0.0.0.0/0", "::/0"])
+        network = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", "mode": "tc"}
+        attached = Attachment(
+            node, pod, outside, {**network, "linux": linux, "ipam": ipam, **conf}, pod.name
+        )
+        yield from _served(attached)
+    finally:
+        node.lab.drop(pod)
+        for link in ("port", "brf"):
+            node.run([*ip, "del", link], check=False)
+        node.lab.drop(outside)
+
+
+@contextmanager
+def chained(node, **conf):
+    """A pod whose eth0 is one end of somebody's veth, and the namespace of the other, `wire`."""
+    pod, outside = node.pod(), node.pod()
+    try:
+        _veth(node, pod, "eth0", outside, "wire")
+        node.run(["ip", "link", "set", "eth0", "address", POD_MAC], pod)
+        for address in (f"{POD4}/24", f"{POD6}/64"):
+            node.run(["ip", "address", "add", address, "dev", "eth0", "nodad"], pod)
+        previous = {
+            "cniVersion": "1.1.0",
+            "interfaces": [{"name": "eth0", "mac": POD_MAC, "sandbox": str(pod)}],
+            "ips": [{"address": a, "interface": 0} for a in (f"{POD4}/24", f"{POD6}/64")],
+        }
+        network = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", "mode": "tc"}
+        attached = Attachment(
+            node, pod, outside, {**network, "prevResult": previous, **conf}, pod.name
+        )
+        yield from _served(attached)
+    finally:
+        node.lab.drop(pod)
+        node.lab.drop(outside)
+
+
+TOPOLOGIES = {"bridge": bridged, "chained": chained}
+
+
+def _served(attached):
+    with attached.stack:
+        try:
+            yield attached
+        finally:
+            attached.delete()
+
+
+def _veth(node, where, name, outside, other):
+    """A silent veth: no addresses of its own on either end."""
+    peer = f"peer name {other} mtu {MTU} netns {outside}"
+    node.run(f"ip link add {name} mtu {MTU} type veth {peer}".split(), where)
+    for place, link in ((where, name), (outside, other)):
+        node.run(["ip", "link", "set", link, "addrgenmode", "none", "up"], place)

@@ -1,0 +1,404 @@
+"""Every encoder against pyroute2's, byte for byte."""
+
+import socket
+
+import pytest
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg as routemsg
+from pyroute2.netlink.rtnl.tcmsg import cls_matchall, cls_u32, sched_bpf
+from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
+
+from cni import rtmsg, tcmsg
+from cni.netlink import encode
+
+REQUEST, CREATE_EXCL = 0x1, 0x601
+NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
+MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
+
+
+def pyroute(cls, kind, flags, fields, attrs):
+    message = cls()
+    message["header"] = {"type": kind, "flags": flags, "sequence_number": 7, "pid": 0}
+    message.update(fields)
+    message["attrs"] = attrs
+    message.encode()
+    return bytes(message.data)
+
+
+def veth(far, near, **head):
+    peer = {"index": 0, "flags": 0, "change": 0, "attrs": far}
+    info = [
+        ("IFLA_INFO_KIND", "veth"),
+        ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]}),
+    ]
+    attrs = [*near, ("IFLA_LINKINFO", {"attrs": info})]
+    return pyroute(ifinfmsg, NEWLINK, CREATE_EXCL, head, attrs)
+
+
+def link(kind, header_flags, attrs, **head):
+    return pyroute(ifinfmsg, kind, header_flags, head, attrs)
+
+
+def info(kind, *data):
+    attrs = [("IFLA_INFO_KIND", kind)]
+    if data != (None,):
+        attrs.append(("IFLA_INFO_DATA", {"attrs": list(data)}))
+    return ("IFLA_LINKINFO", {"attrs": attrs})
+
+
+LINKS = {
+    "veth, plain": (
+        rtmsg.new_veth("a", "b"),
+        veth([("IFLA_IFNAME", "b")], [("IFLA_IFNAME", "a")]),
+    ),
+    "veth, everything": (
+        rtmsg.new_veth(
+            "vlh0123456789ab",
+            "eth0",
+            mac=MAC,
+            peer_mac=MAC2,
+            mtu=1450,
+            peer_ns_fd=9,
+            master=4,
+            up=True,
+            group=3,
+            peer_group=0x40000001,
+            queues=4,
+        ),
+        veth(
+            [
+                ("IFLA_IFNAME", "eth0"),
+                ("IFLA_ADDRESS", MAC2),
+                ("IFLA_MTU", 1450),
+                ("IFLA_GROUP", 0x40000001),
+                ("IFLA_NUM_TX_QUEUES", 4),
+                ("IFLA_NUM_RX_QUEUES", 4),
+                ("IFLA_NET_NS_FD", 9),
+            ],
+            [
+                ("IFLA_IFNAME", "vlh0123456789ab"),
+                ("IFLA_ADDRESS", MAC),
+                ("IFLA_MTU", 1450),
+                ("IFLA_GROUP", 3),
+                ("IFLA_NUM_TX_QUEUES", 4),
+                ("IFLA_NUM_RX_QUEUES", 4),
+                ("IFLA_MASTER", 4),
+            ],
+            flags=1,
+            change=1,
+        ),
+    ),
+    "set, up": (rtmsg.set_link(5, up=True), link(SETLINK, REQUEST, [], index=5, flags=1, change=1)),
+    "set, down": (rtmsg.set_link(5, up=False), link(SETLINK, REQUEST, [], index=5, change=1)),
+    "set, promiscuous": (
+        rtmsg.set_link(5, promisc=True),
+        link(SETLINK, REQUEST, [], index=5, flags=0x100, change=0x100),
+    ),
+    "set, everything": (
+        rtmsg.set_link(5, mtu=9000, mac=MAC, master=0, group=7, name="x", addrgenmode_none=True),
+        link(
+            SETLINK,
+            REQUEST,
+            [
+                ("IFLA_IFNAME", "x"),
+                ("IFLA_ADDRESS", MAC),
+                ("IFLA_MTU", 9000),
+                ("IFLA_MASTER", 0),
+                ("IFLA_GROUP", 7),
+                (
+                    "IFLA_AF_SPEC",
+                    {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]},
+                ),
+            ],
+            index=5,
+        ),
+    ),
+    "bridge": (
+        rtmsg.new_bridge("br0", MAC, 1500, True, True),
+        link(
+            NEWLINK,
+            CREATE_EXCL,
+            [
+                ("IFLA_IFNAME", "br0"),
+                ("IFLA_ADDRESS", MAC),
+                ("IFLA_MTU", 1500),
+                info("bridge", ("IFLA_BR_VLAN_FILTERING", 1)),
+            ],
+            flags=1,
+            change=1,
+        ),
+    ),
+    "bridge, plain": (
+        rtmsg.new_bridge("br0"),
+        link(NEWLINK, CREATE_EXCL, [("IFLA_IFNAME", "br0"), info("bridge")]),
+    ),
+    "VLAN filtering": (
+        rtmsg.set_vlan_filtering(6),
+        link(NEWLINK, REQUEST, [info("bridge", ("IFLA_BR_VLAN_FILTERING", 1))], index=6),
+    ),
+    "vlan": (
+        rtmsg.new_vlan("br0.42", 3, 42, up=True),
+        link(
+            NEWLINK,
+            CREATE_EXCL,
+            [("IFLA_IFNAME", "br0.42"), ("IFLA_LINK", 3), info("vlan", ("IFLA_VLAN_ID", 42))],
+            flags=1,
+            change=1,
+        ),
+    ),
+    "dummy": (
+        rtmsg.new_dummy("d0", MAC, 1280),
+        link(
+            NEWLINK,
+            CREATE_EXCL,
+            [("IFLA_IFNAME", "d0"), ("IFLA_ADDRESS", MAC), ("IFLA_MTU", 1280), info("dummy", None)],
+        ),
+    ),
+    "delete by index": (rtmsg.del_link(8), link(DELLINK, REQUEST, [], index=8)),
+    "delete by group": (
+        rtmsg.del_link(group=0x40000001),
+        link(DELLINK, REQUEST, [("IFLA_GROUP", 0x40000001)]),
+    ),
+    "get by name": (
+        rtmsg.get_link(name="eth0"),
+        link(GETLINK, REQUEST, [("IFLA_IFNAME", "eth0"), ("IFLA_EXT_MASK", 8)]),
+    ),
+    "get by index": (
+        rtmsg.get_link(index=2),
+        link(GETLINK, REQUEST, [("IFLA_EXT_MASK", 8)], index=2),
+    ),
+}
+
+
+def bridge_vlan(kind, *spec):
+    attrs = [("IFLA_AF_SPEC", {"attrs": list(spec)})]
+    return link(kind, REQUEST, attrs, family=socket.AF_BRIDGE, index=9)
+
+
+def vlan_info(flags, vid):
+    return ("IFLA_BRIDGE_VLAN_INFO", {"flags": flags, "vid": vid})
+
+
+VLANS = {
+    "untagged": (
+        rtmsg.bridge_vlan(9, 42, untagged_pvid=True),
+        bridge_vlan(SETLINK, vlan_info(6, 42)),
+    ),
+    "trunk": (
+        rtmsg.bridge_vlan(9, 100, last=199, untagged_pvid=False),
+        bridge_vlan(SETLINK, vlan_info(8, 100), vlan_info(16, 199)),
+    ),
+    "the bridge's own": (
+        rtmsg.bridge_vlan(9, 42, untagged_pvid=False, on_bridge_itself=True),
+        bridge_vlan(SETLINK, ("IFLA_BRIDGE_FLAGS", 2), vlan_info(0, 42)),
+    ),
+    "delete": (
+        rtmsg.bridge_vlan(9, 1, untagged_pvid=True, delete=True),
+        bridge_vlan(DELLINK, vlan_info(6, 1)),
+    ),
+}
+
+
+def address(kind, header_flags, family, prefix, attrs, **more):
+    head = {"family": family, "prefixlen": prefix, "index": 3, **more}
+    return pyroute(ifaddrmsg, kind, header_flags, head, attrs)
+
+
+def both(ip):
+    return [("IFA_ADDRESS", ip), ("IFA_LOCAL", ip)]
+
+
+V4, V6 = socket.AF_INET, socket.AF_INET6
+ADDRESSES = {
+    "IPv4": (
+        rtmsg.add_address(3, "10.1.2.3/24"),
+        address(20, CREATE_EXCL, V4, 24, [*both("10.1.2.3"), ("IFA_BROADCAST", "10.1.2.255")]),
+    ),
+    "IPv4 /31": (
+        rtmsg.add_address(3, "10.1.2.3/31"),
+        address(20, CREATE_EXCL, V4, 31, both("10.1.2.3")),
+    ),
+    "IPv4 /32, link scope": (
+        rtmsg.add_address(3, "169.254.1.1/32", scope=253),
+        address(20, CREATE_EXCL, V4, 32, both("169.254.1.1"), scope=253),
+    ),
+    "IPv6": (
+        rtmsg.add_address(3, "fd00::3/64"),
+        address(20, CREATE_EXCL, V6, 64, both("fd00::3"), flags=2),
+    ),
+    "IPv6 with DAD": (
+        rtmsg.add_address(3, "fd00::3/64", nodad=False),
+        address(20, CREATE_EXCL, V6, 64, both("fd00::3")),
+    ),
+    "delete": (
+        rtmsg.del_address(3, "10.1.2.3/32"),
+        address(21, REQUEST, V4, 32, both("10.1.2.3")),
+    ),
+}
+
+
+def route(family, prefix, attrs, **head):
+    values = {"family": family, "dst_len": prefix, "table": 254, "proto": 4, "scope": 0, "type": 1}
+    return pyroute(routemsg, 24, CREATE_EXCL, values | head, attrs)
+
+
+ROUTES = {
+    "default": (
+        rtmsg.add_route("0.0.0.0/0", gateway="10.0.0.1", index=3),
+        route(V4, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "10.0.0.1")]),
+    ),
+    "IPv6 default": (
+        rtmsg.add_route("::/0", gateway="fd00::1", index=3),
+        route(V6, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "fd00::1")]),
+    ),
+    "on the link": (
+        rtmsg.add_route("10.9.0.0/16", index=3),
+        route(V4, 16, [("RTA_DST", "10.9.0.0"), ("RTA_OIF", 3)], scope=253),
+    ),
+    "IPv6 on the link": (
+        rtmsg.add_route("fd01::/48", index=3),
+        route(V6, 48, [("RTA_DST", "fd01::"), ("RTA_OIF", 3)]),
+    ),
+    "everything": (
+        rtmsg.add_route(
+            "10.9.0.0/16",
+            gateway="169.254.1.1",
+            index=3,
+            table=1000,
+            priority=50,
+            mtu=1400,
+            advmss=1360,
+            scope=200,
+            protocol=99,
+            onlink=True,
+        ),
+        route(
+            V4,
+            16,
+            [
+                ("RTA_DST", "10.9.0.0"),
+                ("RTA_OIF", 3),
+                ("RTA_GATEWAY", "169.254.1.1"),
+                ("RTA_PRIORITY", 50),
+                ("RTA_METRICS", {"attrs": [("RTAX_MTU", 1400), ("RTAX_ADVMSS", 1360)]}),
+                ("RTA_TABLE", 1000),
+            ],
+            table=0,
+            scope=200,
+            proto=99,
+            flags=4,
+        ),
+    ),
+    "neighbour": (
+        rtmsg.add_neighbour(3, "10.0.0.1", MAC),
+        pyroute(
+            ndmsg,
+            28,
+            0x501,
+            {"family": V4, "ifindex": 3, "state": 0x80},
+            [("NDA_DST", "10.0.0.1"), ("NDA_LLADDR", MAC)],
+        ),
+    ),
+}
+
+
+def tc(kind, flags, head, attrs):
+    return pyroute(pyr2_tcmsg, kind, flags, {"index": 3} | head, attrs)
+
+
+CLSACT = {"handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
+ACTION = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": 8}
+
+
+def filter_(kind, parent, options):
+    head = {"handle": 5, "parent": parent, "info": 77 << 16 | socket.htons(3)}
+    return tc(44, CREATE_EXCL, head, [("TCA_KIND", kind), ("TCA_OPTIONS", options)])
+
+
+def bpf_options():
+    return sched_bpf.get_parameters({"fd": 11, "name": "redir", "direct_action": True})
+
+
+def u32_options():
+    found = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": ["0x0/0x0+0"]})
+    # Without a class: that is for classful qdiscs.
+    found["attrs"] = [each for each in found["attrs"] if each[0] != "TCA_U32_CLASSID"]
+    return found
+
+
+FILTERS = {
+    "add clsact": (
+        tcmsg.add_clsact(3),
+        tc(36, CREATE_EXCL, CLSACT, [("TCA_KIND", "clsact")]),
+    ),
+    "delete clsact": (tcmsg.del_clsact(3), tc(37, REQUEST, CLSACT, [("TCA_KIND", "clsact")])),
+    "bpf": (
+        tcmsg.add_bpf_filter(3, 11, "redir", priority=77, handle=5),
+        filter_("bpf", 0xFFFFFFF2, bpf_options()),
+    ),
+    "bpf, egress": (
+        tcmsg.add_bpf_filter(3, 11, "redir", ingress=False, priority=77, handle=5),
+        filter_("bpf", 0xFFFFFFF3, bpf_options()),
+    ),
+    "matchall": (
+        tcmsg.add_mirred_filter(3, 8, kind="matchall", priority=77, handle=5),
+        filter_("matchall", 0xFFFFFFF2, cls_matchall.get_parameters({"action": ACTION})),
+    ),
+    "u32": (
+        tcmsg.add_mirred_filter(3, 8, kind="u32", priority=77, handle=5),
+        filter_("u32", 0xFFFFFFF2, u32_options()),
+    ),
+    "delete filter": (
+        tcmsg.del_filter(3, kind="bpf", priority=77, handle=5),
+        tc(
+            45,
+            REQUEST,
+            {"handle": 5, "parent": 0xFFFFFFF2, "info": 77 << 16 | socket.htons(3)},
+            [("TCA_KIND", "bpf")],
+        ),
+    ),
+}
+
+CASES = [
+    pytest.param(*case, id=f"{table}: {name}")
+    for table, cases in {
+        "link": LINKS,
+        "bridge VLAN": VLANS,
+        "address": ADDRESSES,
+        "route": ROUTES,
+        "tc": FILTERS,
+    }.items()
+    for name, case in cases.items()
+]
+
+
+@pytest.mark.parametrize(("message", "expected"), CASES)
+def test_as_pyroute2(message, expected):
+    assert encode(message, 7).hex() == expected.hex()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: rtmsg.set_link(3, up=True, addrgenmode_none=True), "before"),
+        (lambda: rtmsg.del_link(), "either"),
+        (lambda: rtmsg.del_link(3, 4), "either"),
+        (lambda: rtmsg.del_link(group=0), "not 0"),
+        (lambda: rtmsg.del_link(0), "not 0"),
+        (lambda: rtmsg.add_route("10.0.0.0/8", gateway="fd00::1", index=3), "gateway fd00::1"),
+        (lambda: rtmsg.add_route("10.0.0.1/8", index=3), "host bits"),
+        (lambda: rtmsg.new_veth("a", "b", mac="02:00:00:00:00"), "not a MAC"),
+        (lambda: tcmsg.del_filter(3, kind="bpf", priority=1, handle=0), "every filter"),
+    ],
+)
+def test_refused_before_the_kernel_sees_it(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_what_names_the_link():
+    assert rtmsg.add_address(3, "10.0.0.2/24", on="eth0").what == "add address 10.0.0.2/24 to eth0"
+    assert rtmsg.add_address(3, "10.0.0.2/24").what == "add address 10.0.0.2/24 to link 3"
+    assert rtmsg.set_link(3, mtu=1400, up=True).what == "set link 3 up=True mtu=1400"
