@@ -159,6 +159,8 @@ def _linux(data: Mapping[str, Any]) -> LinuxUplink:
 def _refuse_combination(mode: str, uplink: Uplink, request: Request) -> None:
     if mode == "veth" and "tap" in request.conf:
         raise BadConfig("tap: mode veth makes none; remove the key or use mode tc")
+    if mode == "veth" and request.conf.get("resultStyle") == "tc-redirect-tap":
+        raise BadConfig("resultStyle: mode veth has no tap to tell of; use plain or mode tc")
     if isinstance(uplink, Chained):
         if mode == "veth":
             raise BadConfig(f"mode: veth needs an uplink, one of {', '.join(UPLINKS)}")

@@ -91,7 +91,7 @@ class Server:
         conn.settimeout(_PEER_SECONDS)
         try:
             conn.sendall(wire.encode_answer(code, body))
-        except OSError:
+        except (OSError, VmlinkError):  # the latter: it is too long to be sent
             self._undo_unheard(frame, code)
 
     def _undo_unheard(self, frame: wire.Frame, code: int) -> None:

@@ -226,12 +226,7 @@ class _Store:
             os.unlink(temporary)
         self._note(name, address, owner)
         try:
-            fd = os.open(
-                self.path(f"last_reserved_ip.{number}"),
-                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC,
-                0o644,
-            )
-            _write_all(fd, name.encode())
+            self._overwrite(self.path(f"last_reserved_ip.{number}"), name.encode())
         except OSError:
             self.release(name)
             raise
@@ -268,6 +263,10 @@ class _Store:
             os.unlink(path)
             fd = os.open(path, flags, 0o644)
         _write_all(fd, data)
+
+    def _overwrite(self, path: str, data: bytes) -> None:
+        # No O_TRUNC: ext4 writes a file out when it is closed after having been emptied.
+        _write_all(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), data)
 
     def _read(self, name: str) -> None:
         if name[0] not in "0123456789abcdef:":
@@ -359,6 +358,8 @@ def _write_all(fd: int, data: bytes) -> None:
     with open(fd, "wb", buffering=0) as file:
         if file.write(data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if os.fstat(fd).st_size > len(data):
+            file.truncate()
 
 
 # Of a directory only: written and closed, moved out, moved in, made, deleted.

@@ -21,6 +21,8 @@ from cni.wire import TRACING, Frame
 
 log = logging.getLogger("vmlink")
 
+_TEXT_MAX = 8192
+
 
 def answer(
     engine: Engine, frame: Frame, fd: int | None, seconds: float, gone: Callable[[], bool]
@@ -76,8 +78,18 @@ def _namespace(request: Request, fd: int | None) -> Namespace | None:
 
 
 def _error(e: VmlinkError, frame: Frame) -> dict[str, Any]:
-    version = spec.version_of(frame.stdin)
-    return {"cniVersion": version, "code": e.code, "msg": e.msg, "details": e.details}
+    version = _short(spec.version_of(frame.stdin))
+    return {
+        "cniVersion": version,
+        "code": e.code,
+        "msg": _short(e.msg),
+        "details": _short(e.details),
+    }
+
+
+def _short(text: str) -> str:
+    """Messages quote what came in, which may be a MiB and five times that when it is escaped."""
+    return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}... ({len(text)} characters)"
 
 
 def _log_line(

@@ -108,17 +108,19 @@ def _key(env: Mapping[str, str]) -> AttachmentKey:
 
 
 def check_ifname(name: str, where: str) -> None:
-    """The kernel's rule for link names (dev_valid_name in net/core/dev.c), as CNI has it."""
-    size = len(name.encode("utf-8", "surrogateescape"))
+    """The kernel's rule for link names (dev_valid_name in net/core/dev.c), as CNI has it.
+
+    A '%' makes the kernel choose a name of its own, which nobody would find again.
+    """
     if (
-        not 1 <= size <= 15
-        or name in (".", "..")
-        or re.search(r"[/:\s\0]", name)
-        or not name.isprintable()
+        name in ("", ".", "..")
+        or re.search(r"[/:\s\0%]", name)
+        or not name.isprintable()  # nor is a lone surrogate, which has no bytes
+        or len(name.encode()) > 15
     ):
         raise BadEnvironment(
             f"{where}: {name!r} is not an interface name: 1 to 15 printable bytes, not '.' or "
-            "'..', without '/', ':' and white space"
+            "'..', without '/', ':', '%' and white space"
         )
 
 

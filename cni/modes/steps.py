@@ -27,10 +27,15 @@ class Addresses(Step):
     background: ClassVar[bool] = True
 
     def do(self, cx: Context) -> None:
-        cx.pending_ipam = ipam.begin_add(cx.ipam_call)
+        try:
+            cx.pending_ipam = ipam.begin_add(cx.ipam_call)
+        except AttachmentExists:
+            cx.facts["address_is_anothers"] = True
+            raise
 
     def undo(self, cx: Context) -> None:
-        ipam.delete(cx.ipam_call)
+        if not cx.facts.get("address_is_anothers"):
+            ipam.delete(cx.ipam_call)
 
     def check(self, cx: Context) -> None:
         ipam.check(cx.ipam_call)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -96,7 +100,9 @@ def test_ranges_of_a_set_follow_each_other_with_their_own_gateways(tmp_path: Pat
 
 
 def test_dual_stack_files_modes_and_result(tmp_path: Path) -> None:
-    ipam = {"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "2001:db8:0:0:1::/80"}]]}
+    ipam: dict[str, Any] = {
+        "ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "2001:db8:0:0:1::/80"}]]
+    }
     ipam["routes"] = [{"dst": "0.0.0.0/0"}, {"dst": "::/0", "gw": "fe80::1", "mtu": 1400}]
     net = Net(tmp_path, ipam)
     got = net.add("a", "net1")
@@ -136,7 +142,7 @@ def test_range_from_file_serves_when_there_is_no_other(tmp_path: Path) -> None:
     net = Net(tmp_path, {"rangeFromFile": str(file)})
     assert net.ips("a") == ["10.9.0.2/24"]
     file.write_text("{")
-    with pytest.raises(BadConfig, match="ipam.rangeFromFile: .* is not JSON"):
+    with pytest.raises(BadConfig, match=r"ipam.rangeFromFile: .* is not JSON"):
         net.ips("b")
 
 
@@ -275,6 +281,31 @@ def test_what_a_crash_leaves_harms_nothing(tmp_path: Path) -> None:
     assert net.files() == {"10.1.0.2": b"a\r\neth0", "10.1.0.3": b"b\r\neth0"}
 
 
+def test_killed_at_any_moment_it_leaves_no_file_without_owner(tmp_path: Path) -> None:
+    net = Net(tmp_path, {"ranges": [[{"subnet": "10.1.0.0/16"}], [{"subnet": "fd00::/64"}]]})
+    body = (
+        "import json, sys; from cni import hostlocal as h; from cni.types import AttachmentKey\n"
+        "conf = json.loads(sys.argv[1])\n"
+        "for n in range(100000):\n"
+        "    key = AttachmentKey(f'{sys.argv[2]}-{n}', 'eth0')\n"
+        "    h.add(h.IpamRequest(key, 'net', conf, {})); n or print(flush=True)\n"
+    )
+    for turn in range(8):
+        command = [sys.executable, "-c", body, json.dumps(net.config), str(turn)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(turn * 0.0037)
+            child.kill()
+    files = net.files()
+    owned = {name: owner for name, owner in files.items() if name[0] in "1f"}
+    assert len(owned) > 16
+    assert all(owner.endswith(b"\r\neth0") for owner in owned.values())
+    for pod in {owner.split(b"\r\n")[0].decode() for owner in owned.values()}:
+        net.delete(pod)
+    assert set(net.files()) <= {hostlocal._TEMPORARY}
+
+
 def test_failure_after_the_reservation_takes_it_back(tmp_path: Path) -> None:
     net = Net(tmp_path, one("10.1.0.0/24"))
     net.put("lock", b"")
@@ -319,7 +350,7 @@ def test_resolv_conf(tmp_path: Path) -> None:
         "options": ["ndots:5"],
     }
     file.unlink()
-    with pytest.raises(BadConfig, match="ipam.resolvConf: cannot read"):
+    with pytest.raises(BadConfig, match=r"ipam.resolvConf: cannot read"):
         net.add("b")
     assert set(net.files()) == {"10.1.0.2"}
 
@@ -400,7 +431,7 @@ def test_network_name_cannot_leave_the_data_directory(tmp_path: Path, network: s
     net = Net(tmp_path / "data", one("10.0.0.0/24"))
     request = hostlocal.IpamRequest(AttachmentKey("a", "eth0"), network, net.config, {})
     for verb in (hostlocal.add, hostlocal.delete, hostlocal.check):
-        with pytest.raises(BadConfig, match="^name: "):
+        with pytest.raises(BadConfig, match=r"^name: "):
             verb(request)
     assert list(tmp_path.iterdir()) == []
 

@@ -145,7 +145,7 @@ def test_delete_ends_an_add_that_nobody_waited_for(script: Script, tmp_path: Pat
 @pytest.mark.parametrize("code", [3, 11, 7, 999])
 def test_its_error_keeps_code_and_message(script: Script, code: int) -> None:
     error = {"cniVersion": "1.0.0", "code": code, "msg": "no lease", "details": "eth9"}
-    with pytest.raises(IpamFailed, match="^no lease$") as e:
+    with pytest.raises(IpamFailed, match=r"^no lease$") as e:
         ipam.delete(script(f"{says(error)}\nsys.exit(1)"))
     assert e.value.code == code
     assert e.value.details == "eth9; from the IPAM plugin fake, DEL"
@@ -189,7 +189,7 @@ def test_nothing_is_left_open(script: Script) -> None:
 
 @pytest.mark.parametrize("kind", [".", "..", "a/b", "/bin/true", "\0"])
 def test_type_is_a_file_name(kind: str) -> None:
-    with pytest.raises(BadConfig, match="ipam.type: .* is no file name"):
+    with pytest.raises(BadConfig, match=r"ipam.type: .* is no file name"):
         ipam.find(kind, "/bin")
 
 
@@ -208,7 +208,7 @@ def test_missing_plugin_names_the_directories(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", [{}, {"ipam": {}}, {"ipam": {"type": 7}}, {"ipam": []}])
 def test_type_is_required(config: dict[str, Any]) -> None:
-    with pytest.raises(BadConfig, match="^ipam.type: required"):
+    with pytest.raises(BadConfig, match=r"^ipam.type: required"):
         ipam.begin_add(ipam.Call("net", config, key=AttachmentKey("a", "eth0")))
 
 
