@@ -30,7 +30,7 @@ class Contender:
 
 
 def contenders(node: Node, redirects: Sequence[str]) -> list[Contender]:
-    found = []
+    found: list[Contender] = []
     for engine in redirects:
         conf = _network(node, f"tc-{engine}", len(found) + 1, "vmlink")
         conf |= {"linux": {"bridge": "bench0", "gateway": True}, "redirect": engine}

@@ -88,7 +88,8 @@ class Node:
         self.lab = Lab()
         self.path = self.lab.namespace("node")
         self.namespace = Namespace.open(str(self.path))
-        self.run_dir = self.lab.dir / "run"
+        # /run is a tmpfs, and so is this, also where /run is not.
+        self.run_dir = Path(tempfile.mkdtemp(prefix="vmlink-run-", dir="/dev/shm"))
         self.socket = self.run_dir / "vmlinkd.sock"
         self.ipam_dir = self.lab.dir / "ipam"
         self.log = self.lab.dir / "vmlinkd.log"
@@ -201,11 +202,12 @@ class Node:
         if self.daemon:
             self.stop()
         self.namespace.close()
+        shutil.rmtree(self.run_dir)
         self.lab.close()
 
 
 def execute(
-    command: Sequence[str], env: Mapping[str, str], stdin: bytes
+    command: list[str], env: Mapping[str, str], stdin: bytes
 ) -> tuple[int, bytes, float]:
     """Exit code, stdout, and milliseconds from spawn to end, with no more around it than needed."""
     given, said = os.memfd_create("stdin"), os.memfd_create("stdout")

@@ -11,7 +11,10 @@ import errno as errnos
 import os
 import platform
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 from cni.netlink import NetlinkError, NotFound, refused
 from cni.netns import libc
@@ -25,6 +28,7 @@ MOST_PROGRAMS = 64  # BPF_MPROG_MAX
 INSTRUCTION = struct.Struct("=BBhi")
 MOV_R1, MOV_R2, CALL, EXIT = (0xB7, 0x01), (0xB7, 0x02), (0x85, 0x00), (0x95, 0x00)
 BPF_REDIRECT = 23
+_KEPT = 32  # the largest ifindex whose program is kept loaded
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,25 @@ def load_redirect(ifindex: int) -> int:
         name,
     )
     return _bpf(PROG_LOAD, bytearray(attr), "load the redirect program")
+
+
+@contextmanager
+def redirect_program(ifindex: int) -> Iterator[int]:
+    """A descriptor of that program. Those for small numbers are loaded once and kept: in a pod's
+    namespace the links have the same few, and each of its frames looks the number up there."""
+    if ifindex <= _KEPT:
+        yield _kept_program(ifindex)
+        return
+    fd = load_redirect(ifindex)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@cache
+def _kept_program(ifindex: int) -> int:
+    return load_redirect(ifindex)
 
 
 def attach_tcx(prog_fd: int, ifindex: int) -> None:

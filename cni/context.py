@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
 from cni import ipam
-from cni import result as results
 from cni.errors import ClientGone, DeadlineExceeded
 from cni.netlink import Netlink
 from cni.netns import Namespace
@@ -51,6 +51,7 @@ class Context:
         *,
         key: AttachmentKey,
         host: Namespace,
+        host_netlink: Netlink,
         pod: Namespace | None,
         reaper: Reaper,
         cancel: Cancel,
@@ -61,6 +62,7 @@ class Context:
     ) -> None:
         self.key = key
         self.host = host
+        self.host_netlink = host_netlink
         self.pod_or_none = pod
         self.reaper = reaper
         self.cancel = cancel
@@ -70,34 +72,32 @@ class Context:
         self.timings = {} if timings is None else timings
         self.clean = True
         self.pending_ipam: Callable[[float], Result] | None = None
+        self._addresses = Result()
 
     @property
     def pod(self) -> Namespace:
         assert self.pod_or_none is not None, "the engine gives do and check a namespace"
         return self.pod_or_none
 
-    @cached_property
-    def host_netlink(self) -> Netlink:
-        with self.host.entered():
-            return Netlink()
+    def in_pod(self) -> AbstractContextManager[None]:
+        """The calling thread, whose home is the host's namespace, is in the pod's."""
+        return self.pod.entered_from(self.host.fd)
 
     @cached_property
     def pod_netlink(self) -> Netlink:
-        with self.pod.entered():
+        with self.in_pod():
             return Netlink()
 
     def ipam(self) -> Result:
         """The addresses; waits for the IPAM plugin that a step before has started."""
         if self.pending_ipam:
-            found = self.pending_ipam(self.cancel.remaining())
+            self._addresses = self.pending_ipam(self.cancel.remaining())
             self.pending_ipam = None
-            self.facts["ipam"] = results.dump(found, results.VERSIONS[-1])
-        return results.load(self.facts.get("ipam", {}), "ipam")
+        return self._addresses
 
     def __enter__(self) -> Context:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in ("host_netlink", "pod_netlink"):
-            if opened := self.__dict__.pop(name, None):
-                opened.close()
+        if opened := self.__dict__.pop("pod_netlink", None):
+            opened.close()

@@ -29,6 +29,7 @@ from cni.state import Store
 
 log = logging.getLogger("vmlink")
 
+_ACCEPT_PAUSE = 0.1
 _PEER_SECONDS = 10  # a client sends and reads at once, or it is stuck
 _REQUEST_IS_WRONG = (1, 2, 3, 4, 6, 7)  # codes of the specification that no retry changes
 _BACKLOG = 4096  # as many as net.core.somaxconn usually allows
@@ -53,8 +54,9 @@ class Server:
 
     def stop(self, *_: object) -> None:
         """Take no further request. A signal handler, so it may come again."""
-        with suppress(OSError):
-            os.close(self._stop_write)
+        end, self._stop_write = self._stop_write, -1  # by then the number may be another's
+        if end >= 0:
+            os.close(end)
 
     def join(self) -> None:
         """Wait for `stop` and for what is in flight then."""
@@ -71,10 +73,19 @@ class Server:
                 events = epoll.poll()
                 if any(fd == self._stop_read for fd, _ in events):
                     return
-                with suppress(BlockingIOError, ConnectionAbortedError):
-                    conn, _ = self._listener.accept()
+                if conn := self._accept():
                     with conn:
                         self._serve(conn)
+
+    def _accept(self) -> socket.socket | None:
+        try:
+            return self._listener.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        except OSError as e:  # no descriptor or memory is left; the caller stays in the queue
+            log.error("cannot accept a connection: %s", e)
+            time.sleep(_ACCEPT_PAUSE)
+            return None
 
     def _serve(self, conn: socket.socket) -> None:
         conn.settimeout(_PEER_SECONDS)
@@ -84,21 +95,25 @@ class Server:
         except VmlinkError as e:
             log.warning("a request was not understood: %s", e.msg)
             return
-        conn.setblocking(False)  # else a look at it waits, whatever its flags say
-        code, body = service.answer(
-            self._engine, frame, fd, self._config.deadline, lambda: _hung_up(conn)
+        hung_up = select.poll()
+        hung_up.register(conn, select.POLLRDHUP)
+        answer = service.answer(
+            self._engine, frame, fd, self._config.deadline, lambda: bool(hung_up.poll(0))
         )
-        conn.settimeout(_PEER_SECONDS)
         try:
-            conn.sendall(wire.encode_answer(code, body))
+            conn.sendall(wire.encode_answer(answer.code, answer.body))
         except (OSError, VmlinkError):  # the latter: it is too long to be sent
-            self._undo_unheard(frame, code)
+            self._undo_unheard(frame, answer.code)
+        answer.log()
 
     def _undo_unheard(self, frame: wire.Frame, code: int) -> None:
         """The runtime never learns of an ADD whose answer could not be sent."""
         if code == 0 and frame.env.get("CNI_COMMAND") == "ADD":
             delete = wire.Frame({**frame.env, "CNI_COMMAND": "DEL"}, frame.stdin)
-            service.answer(self._engine, delete, None, self._config.deadline, lambda: False)
+            undone = service.answer(
+                self._engine, delete, None, self._config.deadline, lambda: False
+            )
+            undone.log()
 
 
 def _refuse_strangers(conn: socket.socket) -> None:
@@ -106,15 +121,6 @@ def _refuse_strangers(conn: socket.socket) -> None:
     pid, uid, _ = struct.unpack("3i", raw)
     if uid not in (0, os.geteuid()):
         raise VmlinkError(f"process {pid} of user {uid} may not talk to vmlinkd")
-
-
-def _hung_up(conn: socket.socket) -> bool:
-    try:
-        return conn.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
 
 
 def passed_socket() -> socket.socket | None:
@@ -172,10 +178,11 @@ def replay(engine: Engine, queue: Path, seconds: float) -> None:
             path.unlink()
             continue
         fd = None
-        with suppress(OSError, ValueError):
-            fd = os.open(frame.env.get("CNI_NETNS", ""), os.O_RDONLY | os.O_CLOEXEC)
-        code, _ = service.answer(engine, frame, fd, seconds, lambda: False)
-        if code in (0, *_REQUEST_IS_WRONG):
+        with suppress(VmlinkError):
+            fd = Namespace.open(frame.env.get("CNI_NETNS", "")).fd
+        answer = service.answer(engine, frame, fd, seconds, lambda: False)
+        answer.log()
+        if answer.code in (0, *_REQUEST_IS_WRONG):
             path.unlink()
 
 

@@ -7,17 +7,17 @@ plan, or plans again when there is none. GC deletes what is owned and no longer 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from cni import config, ipam, plan, spec, verdict
 from cni import result as results
 from cni.config import Chained, NetConf
 from cni.context import Cancel, Context
 from cni.errors import (
-    AttachmentExists,
     BadConfig,
     BadEnvironment,
     CheckFailed,
@@ -25,6 +25,7 @@ from cni.errors import (
 )
 from cni.locks import KeyLocks
 from cni.modes import MODES
+from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.outcome import describe, result_of
 from cni.plan import Plan
@@ -60,6 +61,7 @@ class Engine:
         self._host = host
         self._reaper = reaper
         self._locks = KeyLocks()
+        self._thread = threading.local()
         self._verbs: dict[str, Callable[[Call], Result | None]] = {
             "ADD": self.add,
             "DEL": self.delete,
@@ -79,8 +81,8 @@ class Engine:
                 try:
                     self._revert(record, Cancel(_RECOVERY_SECONDS), None, {})
                     log.info("undid an unfinished ADD of %s", record.key)
-                except VmlinkError as e:
-                    log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e.msg)
+                except Exception as e:  # whatever it is, the others must be served
+                    log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e)
 
     def add(self, call: Call) -> Result:
         conf = config.parse(call.request)
@@ -88,13 +90,11 @@ class Engine:
         if conf.prev and not isinstance(conf.uplink, Chained):
             raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
         with self._locks.held(call.key, call.cancel):
-            if self._store.load(call.key):
-                raise AttachmentExists(f"{call.key} is attached already; DEL comes first")
             steps = MODES[conf.mode].plan(call.key, conf)
             record = _record(call, conf, steps)
+            self._store.begin(record)
             with self._context(record, steps, call) as cx:
                 try:
-                    self._store.save(record)
                     return plan.apply(steps.steps, cx, lambda: self._complete(record, conf, cx))
                 except BaseException:
                     if cx.clean:
@@ -131,8 +131,8 @@ class Engine:
             if record.network == conf.network and record.key not in valid:
                 try:
                     self._collect_one(record.key, call)
-                except VmlinkError as e:
-                    errors.append(f"{record.key}: {e.msg}")
+                except Exception as e:  # the rest is collected all the same
+                    errors.append(f"{record.key}: {e}")
         if conf.ipam:
             try:
                 ipam.collect(_ipam_call(call.request), valid)
@@ -180,6 +180,7 @@ class Engine:
         return Context(
             key=record.key,
             host=self._host,
+            host_netlink=self._netlink(),
             pod=call.pod,
             reaper=self._reaper,
             cancel=call.cancel,
@@ -188,6 +189,12 @@ class Engine:
             facts=record.facts,
             timings=call.notes.setdefault("steps", {}),
         )
+
+    def _netlink(self) -> Netlink:
+        """One for each worker, whose home the host's namespace is, and all of its requests."""
+        if not hasattr(self._thread, "netlink"):
+            self._thread.netlink = Netlink()
+        return cast(Netlink, self._thread.netlink)
 
     def _require_pod(self, call: Call) -> None:
         if call.pod is None:

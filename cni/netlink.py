@@ -34,6 +34,7 @@ NLM_F_DUMP_INTR, NLM_F_ACK_TLVS = 0x10, 0x200
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
 SIOCGIFINDEX = 0x8933
+SIOCGIFMTU = 0x8921
 HEADER = struct.Struct("=IHHII")
 LARGEST = 1 << 16
 TIMEOUT = 10.0
@@ -238,10 +239,18 @@ class Netlink:
     def index(self, name: str) -> int | None:
         """The ifindex of a name: as if_nametoindex(3), but in the socket's namespace."""
         try:
-            raw = fcntl.ioctl(self.socket, SIOCGIFINDEX, struct.pack("=16si20x", name.encode(), 0))
+            return self._ioctl(SIOCGIFINDEX, name)
+        except NotFound:
+            return None
+
+    def mtu(self, name: str) -> int:
+        """In bytes. Raises NotFound."""
+        return self._ioctl(SIOCGIFMTU, name)
+
+    def _ioctl(self, request: int, name: str) -> int:
+        try:
+            raw = fcntl.ioctl(self.socket, request, struct.pack("=16si20x", name.encode(), 0))
         except OSError as error:
-            if error.errno == errnos.ENODEV:
-                return None
             raise refused(error.errno or errnos.EIO, f"find link {name}") from error
         found: int = struct.unpack_from("=16si", raw)[1]
         return found

@@ -66,13 +66,19 @@ class Namespace:
         """The calling thread is in this namespace; afterwards it is back where it was."""
         previous = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _setns(self.fd, self.path or f"descriptor {self.fd}")
-            try:
+            with self.entered_from(previous):
                 yield
-            finally:
-                _go_back(previous)
         finally:
             os.close(previous)
+
+    @contextmanager
+    def entered_from(self, home: int) -> Iterator[None]:
+        """The same for a caller who knows where it is: `home` is a descriptor of it."""
+        _setns(self.fd, self.path or f"descriptor {self.fd}")
+        try:
+            yield
+        finally:
+            _go_back(home)
 
     def close(self) -> None:
         if self.fd >= 0:

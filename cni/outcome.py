@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from cni.config import Chained, NetConf
 from cni.context import Context
+from cni.errors import BadConfig
 from cni.modes import MODES
 from cni.types import Interface, Result
 
@@ -34,7 +35,7 @@ def describe(conf: NetConf, cx: Context, result: Result, netns: str) -> dict[str
     addresses = tuple(ip.address for ip in result.ips if ip.interface in (pod, None))
     gateways = {":" in ip.gateway: ip.gateway for ip in reversed(result.ips) if ip.gateway}
     routes = tuple((r.dst, r.gw or gateways.get(":" in r.dst, "")) for r in result.routes)
-    return asdict(replace(device, addresses=addresses, routes=routes))
+    return {**vars(device), "addresses": addresses, "routes": routes}
 
 
 def _tc_redirect_tap(result: Result, cx: Context, netns: str) -> Result:
@@ -56,4 +57,7 @@ def _tc_redirect_tap(result: Result, cx: Context, netns: str) -> Result:
 
 
 def _position(result: Result, ifname: str) -> int:
-    return next(n for n, i in enumerate(result.interfaces) if i.name == ifname and i.sandbox)
+    for n, interface in enumerate(result.interfaces):
+        if interface.name == ifname and interface.sandbox:
+            return n
+    raise BadConfig(f"prevResult: has no interface {ifname} with a sandbox")

@@ -17,6 +17,7 @@ import errno as errnos
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 
 from cni import bpf, tcmsg
@@ -85,11 +86,8 @@ def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
 def _attach_tcx(index: int, to: int) -> None:
     if bpf.tcx_attached(index):
         raise _already(index)
-    fd = bpf.load_redirect(to)
-    try:
+    with bpf.redirect_program(to) as fd:
         bpf.attach_tcx(fd, index)
-    finally:
-        os.close(fd)
 
 
 def _attach_filters(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
@@ -114,17 +112,13 @@ def _attach_filters(engine: str, netlink: Netlink, a_index: int, b_index: int) -
 
 
 def _add_filters(engine: str, netlink: Netlink, ways: list[tuple[int, int, int]]) -> None:
-    fds: list[int] = []
-    try:
+    with ExitStack() as stack:
         if engine == "mirred":
             messages = [_mirred(*way, _mirred_kind()) for way in ways]
         else:
-            fds.extend(bpf.load_redirect(to) for _, to, _ in ways)
+            fds = [stack.enter_context(bpf.redirect_program(to)) for _, to, _ in ways]
             messages = [_cls_bpf(way[0], fd, way[2]) for way, fd in zip(ways, fds, strict=True)]
         outcome = netlink.attempt(*messages)
-    finally:
-        for fd in fds:
-            os.close(fd)
     for error in outcome:
         if error:
             for way, other in zip(ways, outcome, strict=True):
@@ -181,7 +175,7 @@ def _alone(netlink: Netlink, index: int) -> bool:
 def check(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
     """Raises CheckFailed if a direction is missing or leads elsewhere."""
     for index, to in ((a_index, b_index), (b_index, a_index)):
-        target = _target(engine, netlink, index)
+        target = target_of(engine, netlink, index)
         if target is None:
             raise CheckFailed(f"the {engine} redirect from link {index} to link {to} is gone")
         if target not in (0, to):
@@ -190,7 +184,7 @@ def check(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
             )
 
 
-def _target(engine: str, netlink: Netlink, index: int) -> int | None:
+def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
     """Where our redirect leads; 0 if the kernel does not tell, None if there is none."""
     if engine == "tcx":
         try:

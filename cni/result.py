@@ -6,7 +6,7 @@ Source: CNI specification 0.3.1 to 1.1.0, section "Result Types".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface
 from typing import Any
 
 from cni.errors import BadConfig
@@ -108,32 +108,41 @@ class _Reader:
         )
 
     def ip(self, path: str, data: Mapping[str, Any], interfaces: int) -> IP:
-        address = _typed(data, "address", str, path, "")
-        try:
-            ip_interface(address)
-        except ValueError as e:
-            raise BadConfig(f"{path}.address: expected IP/prefix, found {address!r}") from e
+        address = _cidr(data, "address", path)
         index = _typed(data, "interface", int, path, None)
         if index is not None and not -1 <= index < max(interfaces, 1):
             raise BadConfig(f"{path}.interface: {index} is not an index into interfaces")
-        gateway = _typed(data, "gateway", str, path, "")
-        return IP(address, gateway, None if index == -1 else index)
+        return IP(address, _address(data, "gateway", path), None if index == -1 else index)
 
     def route(self, path: str, data: Mapping[str, Any]) -> Route:
-        dst = _typed(data, "dst", str, path, "")
-        try:
-            ip_interface(dst)
-        except ValueError as e:
-            raise BadConfig(f"{path}.dst: expected IP/prefix, found {dst!r}") from e
         return Route(
-            dst=dst,
-            gw=_typed(data, "gw", str, path, ""),
+            dst=_cidr(data, "dst", path),
+            gw=_address(data, "gw", path),
             mtu=_typed(data, "mtu", int, path, 0),
             advmss=_typed(data, "advmss", int, path, 0),
             priority=_typed(data, "priority", int, path, 0),
             table=_typed(data, "table", int, path, None),
             scope=_typed(data, "scope", int, path, None),
         )
+
+
+def _cidr(data: Mapping[str, Any], key: str, path: str) -> str:
+    text: str = _typed(data, key, str, path, "")
+    try:
+        ip_interface(text)
+    except ValueError as e:
+        raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}") from e
+    if not text.partition("/")[2].isdecimal():  # Python takes a bare IP and a netmask as well
+        raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}")
+    return text
+
+
+def _address(data: Mapping[str, Any], key: str, path: str) -> str:
+    text: str = _typed(data, key, str, path, "")
+    try:
+        return text and str(ip_address(text))
+    except ValueError as e:
+        raise BadConfig(f"{path}.{key}: expected an IP address, found {text!r}") from e
 
 
 def _typed(data: Mapping[str, Any], key: str, kind: type, path: str, default: Any) -> Any:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from cni import result as results
@@ -24,10 +25,23 @@ log = logging.getLogger("vmlink")
 _TEXT_MAX = 8192
 
 
+@dataclass(frozen=True)
+class Answer:
+    """Exit code and stdout for the client; `line` is for the log, once the client has it."""
+
+    code: int
+    body: bytes
+    line: dict[str, Any]
+
+    def log(self) -> None:
+        level = logging.WARNING if self.code else logging.INFO
+        log.log(level, "request", extra={"fields": self.line})
+
+
 def answer(
     engine: Engine, frame: Frame, fd: int | None, seconds: float, gone: Callable[[], bool]
-) -> tuple[int, bytes]:
-    """Exit code and stdout for the client. Takes `fd` over; never raises an Exception.
+) -> Answer:
+    """Serve one request. Takes `fd` over; never raises an Exception.
 
     A caller who hangs up has an ADD undone, and anything else finished all the same.
     """
@@ -43,8 +57,9 @@ def answer(
         log.exception("internal error")
         error = VmlinkError(f"internal error: {type(e).__name__}: {e}")
         code, body = error.code, _error(error, frame)
-    _log_line(frame, code, body, time.perf_counter() - start, notes)
-    return code, b"" if body is None else json.dumps(body).encode() + b"\n"
+    out = b"" if body is None else json.dumps(body).encode() + b"\n"
+    line = _line(frame, time.perf_counter() - start, notes)
+    return Answer(code, out, line | _outcome(code, body))
 
 
 def _serve(
@@ -92,20 +107,19 @@ def _short(text: str) -> str:
     return text if len(text) <= _TEXT_MAX else f"{text[:_TEXT_MAX]}... ({len(text)} characters)"
 
 
-def _log_line(
-    frame: Frame, code: int, body: dict[str, Any] | None, seconds: float, notes: dict[str, Any]
-) -> None:
+def _line(frame: Frame, seconds: float, notes: dict[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {
         "verb": frame.env.get("CNI_COMMAND", ""),
         "container": frame.env.get("CNI_CONTAINERID", ""),
         "ifname": frame.env.get("CNI_IFNAME", ""),
-        "code": code,
         "ms": round(seconds * 1000, 2),
         **notes,
         **{k.lower(): v for k, v in frame.env.items() if k in TRACING},
     }
     if "steps" in notes:
         line["steps"] = {k: round(v * 1000, 2) for k, v in notes["steps"].items()}
-    if code and body:
-        line["error"] = body["msg"]
-    log.log(logging.WARNING if code else logging.INFO, "request", extra={"fields": line})
+    return line
+
+
+def _outcome(code: int, body: dict[str, Any] | None) -> dict[str, Any]:
+    return {"code": code, "error": body["msg"]} if code and body else {"code": code}

@@ -29,9 +29,11 @@ def load(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     try:
-        data: Any = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        data: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, ValueError) as e:  # PyYAML makes dates of numbers
         raise BadConfig(f"{path}: cannot read: {e}") from e
+    if data is None:  # nothing but comments
+        return Settings()
     if not isinstance(data, dict):
         raise BadConfig(f"{path}: expected keys and values, found {data!r}")
     known = [f.name for f in fields(Settings)]

@@ -117,6 +117,7 @@ def check_ifname(name: str, where: str) -> None:
         or re.search(r"[/:\s\0%]", name)
         or not name.isprintable()  # nor is a lone surrogate, which has no bytes
         or len(name.encode()) > 15
+        or b"\xa0" in name.encode()  # a space to the kernel, which reads Latin-1
     ):
         raise BadEnvironment(
             f"{where}: {name!r} is not an interface name: 1 to 15 printable bytes, not '.' or "

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cni.errors import IOFailure
+from cni.errors import AttachmentExists, IOFailure
 from cni.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
@@ -57,13 +57,24 @@ class Store:
         for left in self._dir.glob("*.tmp"):
             left.unlink(missing_ok=True)
 
+    def begin(self, record: Record) -> None:
+        """The first save. Raises AttachmentExists when there is a record already, IOFailure."""
+        path = self._path(record.key)
+        try:
+            _write(path, record, os.O_EXCL)
+        except FileExistsError as e:
+            raise AttachmentExists(f"{record.key} is attached already; DEL comes first") from e
+        except OSError as e:
+            with suppress(OSError):
+                os.unlink(path)
+            raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
+
     def save(self, record: Record) -> None:
         """Raises IOFailure; the record on disk is then the one before."""
         path = self._path(record.key)
         temporary = path.removesuffix(".json") + ".tmp"
         try:
-            with open(temporary, "w", opener=_private) as f:
-                f.write(json.dumps(vars(record)))
+            _write(temporary, record, os.O_TRUNC)
             os.rename(temporary, path)
         except OSError as e:
             with suppress(OSError):
@@ -99,5 +110,7 @@ class Store:
             return None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _write(path: str, record: Record, flag: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flag, 0o600)
+    with open(fd, "wb") as f:
+        f.write(json.dumps(vars(record)).encode())

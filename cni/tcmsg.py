@@ -57,8 +57,8 @@ def add_mirred_filter(
     if kind == "matchall":
         options = attr(2, action)
     else:
-        # One key of mask 0 is how u32 says "everything"; 1 in the flags makes the match final.
-        options = attr(5, struct.pack("=BBBxHHhhI4I", 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0))
+        # No key matches everything, even a frame too short for one; 1 in the flags: it is final.
+        options = attr(5, struct.pack("=BBBxHHhhI", 1, 0, 0, 0, 0, 0, 0, 0))
         options = attr(7, action) + options
     body = _filter(index, priority, handle, True, kind) + attr(TCA_OPTIONS, options)
     what = f"redirect link {index} to link {to_index} by {kind}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,14 @@ class AttachmentKey:
     ifname: str
 
     @cached_property
+    def _hash(self) -> bytes:
+        text = f"{self.container_id}\0{self.ifname}".encode("utf-8", "surrogateescape")
+        return hashlib.blake2s(text).digest()
+
+    @cached_property
     def digest(self) -> str:
         """Twelve hexadecimal digits, fit for a link name (IFNAMSIZ leaves 15)."""
-        text = f"{self.container_id}\0{self.ifname}".encode("utf-8", "surrogateescape")
-        return hashlib.sha256(text).hexdigest()[:12]
+        return self._hash[:6].hex()
 
     @property
     def host_link(self) -> str:
@@ -39,10 +43,10 @@ class AttachmentKey:
         """IFLA_GROUP of the links in the pod's namespace: they are deleted by one request."""
         return int(self.digest[:8], 16) & 0x7FFFFFFF | 0x40000000
 
-    def mac(self, role: str = "guest") -> str:
+    def mac(self, role: Literal["guest", "host", "tap"] = "guest") -> str:
         """A locally administered unicast MAC address, the same for each try of one ADD."""
-        raw = hashlib.sha256(f"{role}\0{self.digest}".encode()).digest()[:5]
-        return "02:" + raw.hex(":")
+        start = {"guest": 6, "host": 11, "tap": 16}[role]
+        return "02:" + self._hash[start : start + 5].hex(":")
 
     def __str__(self) -> str:
         return f"{self.container_id}/{self.ifname}"

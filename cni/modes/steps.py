@@ -17,6 +17,7 @@ from cni.plan import Step
 from cni.rtdecode import LinkInfo
 from cni.types import AttachmentKey
 
+_ready_bridges: set[tuple[tuple[int, int], int | None, int]] = set()
 _MIN_MTU_V6 = 1280  # below it a link has no IPv6 at all (RFC 8200, section 5)
 
 
@@ -49,18 +50,28 @@ class Bridge(Step):
     vlan: int
 
     def do(self, cx: Context) -> None:
-        link = cx.host_netlink.link(self.bridge) or self._make(cx)
+        netlink = cx.host_netlink
+        index = netlink.index(self.bridge)
+        # An index never comes back as a link of another kind, so one good look is enough.
+        known = (cx.host.identity, index, self.vlan)
+        if known not in _ready_bridges:
+            link = netlink.link(self.bridge) or self._make(cx)
+            self._make_ready(netlink, link)
+            index = link.index
+            _ready_bridges.add((cx.host.identity, index, self.vlan))
+        cx.facts["bridge_index"] = index
+        cx.facts["mtu"] = netlink.mtu(self.bridge)
+
+    def _make_ready(self, netlink: Netlink, link: LinkInfo) -> None:
         if link.kind != "bridge":
             raise BadConfig(
                 f"linux.bridge: {self.bridge} is there, but it is a {link.kind or 'device'}, "
                 "not a bridge; name another"
             )
         if self.vlan and not link.vlan_filtering:
-            cx.host_netlink.batch(rtmsg.set_vlan_filtering(link.index))
+            netlink.batch(rtmsg.set_vlan_filtering(link.index))
         if not link.up:
-            cx.host_netlink.batch(rtmsg.set_link(link.index, up=True))
-        cx.facts["bridge_index"] = link.index
-        cx.facts["mtu"] = link.mtu
+            netlink.batch(rtmsg.set_link(link.index, up=True))
 
     def _make(self, cx: Context) -> LinkInfo:
         # An address of its own: a bridge without one takes the lowest of its ports', and
@@ -90,7 +101,7 @@ class Gateway(Step):
         for ip in ips:
             prefix = ip.address.partition("/")[2]
             add_address(cx.host_netlink, index, f"{ip.gateway}/{prefix}")
-            _enable_forwarding(":" in ip.gateway)
+            _enable_forwarding(cx.host.identity, ":" in ip.gateway)
 
     def _vlan_interface(self, cx: Context, bridge: int) -> int:
         name = f"{self.bridge}.{self.vlan}"
@@ -135,14 +146,14 @@ class Veth(Step):
             peer_ns_fd=cx.pod.fd,
             master=cx.facts["bridge_index"],
             peer_group=cx.key.group,
+            queues=1,  # a veth takes no lock to send; each further queue costs directories in sysfs
         )
         try:
             cx.host_netlink.batch(veth)
         except Exists as e:
             taken = cx.key.host_link if cx.host_netlink.index(cx.key.host_link) else self.ifname
             raise AttachmentExists(f"interface {taken} exists already; DEL comes first") from e
-        index = cx.host_netlink.index(cx.key.host_link)
-        assert index is not None
+        index = need_index(cx.host_netlink, cx.key.host_link)
         messages = silent(index, cx.facts["mtu"])
         if self.vlan:
             _only_vlan(cx.host_netlink, index, self.vlan)
@@ -198,7 +209,7 @@ class Tap(Step):
         derived = cx.key.tap_link
         # The kernel lets everybody open a tap that has neither an owner nor a group.
         owner = 0 if self.owner is None and self.group is None else self.owner
-        with cx.pod.entered():
+        with cx.in_pod():
             index = tuntap.create_tap(derived, queues=self.queues, owner=owner, group=self.group)
         mac = cx.key.mac("tap")
         cx.facts["tap_mac"] = mac
@@ -208,11 +219,10 @@ class Tap(Step):
             mac=mac,
             group=cx.key.group,
             name=None if self.name == derived else self.name,
+            addrgenmode_none=_can_silence(cx.facts["mtu"]),
         )
         try:
-            cx.pod_netlink.batch(
-                named, *silent(index, cx.facts["mtu"]), rtmsg.set_link(index, up=True)
-            )
+            cx.pod_netlink.batch(named, rtmsg.set_link(index, up=True))
         except Exists as e:
             raise BadConfig(f"tap.name: {self.name} exists in the pod's namespace") from e
 
@@ -238,11 +248,10 @@ class Configure(Step):
     silenced: bool
 
     def do(self, cx: Context) -> None:
-        index = cx.pod_netlink.index(self.ifname)
-        assert index is not None
+        index = need_index(cx.pod_netlink, self.ifname)
         addresses = cx.ipam()
         if any(":" in ip.address for ip in addresses.ips):
-            with cx.pod.entered():
+            with cx.in_pod():
                 _enable_ipv6(self.ifname, cx.facts["mtu"])
         gateways = {":" in ip.gateway: ip.gateway for ip in reversed(addresses.ips) if ip.gateway}
         messages = silent(index, cx.facts["mtu"]) if self.silenced else []
@@ -277,9 +286,9 @@ class Redirect(Step):
     def do(self, cx: Context) -> None:
         engine = redirect.choose(self.engine)
         cx.facts["redirect"] = engine
-        interface = need_link(cx.pod_netlink, self.ifname).index
-        tap = need_link(cx.pod_netlink, self.tap).index
-        with cx.pod.entered():
+        interface = need_index(cx.pod_netlink, self.ifname)
+        tap = need_index(cx.pod_netlink, self.tap)
+        with cx.in_pod():
             redirect.attach(engine, cx.pod_netlink, interface, tap)
 
     def undo(self, cx: Context) -> None:
@@ -287,14 +296,22 @@ class Redirect(Step):
         if not self.lasting or cx.pod_or_none is None:
             return
         if index := cx.pod_netlink.index(self.ifname):
-            with cx.pod.entered():
+            with cx.in_pod():
                 for name in [engine] if engine else redirect.ENGINES:
-                    redirect.detach(name, cx.pod_netlink, index)
+                    if self._is_ours(cx, redirect.target_of(name, cx.pod_netlink, index)):
+                        redirect.detach(name, cx.pod_netlink, index)
+
+    def _is_ours(self, cx: Context, target: int | None) -> bool:
+        """The path, even the inode, of a namespace may be another pod's when an old DEL comes."""
+        if target is None:
+            return False
+        link = cx.pod_netlink.link(index=target) if target else None
+        return link is None or link.group == cx.key.group or link.name == cx.key.tap_link
 
     def check(self, cx: Context) -> None:
         interface = expect_link(cx.pod_netlink, self.ifname, "in the pod's namespace").index
         tap = expect_link(cx.pod_netlink, self.tap, "in the pod's namespace").index
-        with cx.pod.entered():
+        with cx.in_pod():
             redirect.check(cx.facts["redirect"], cx.pod_netlink, interface, tap)
 
 
@@ -305,10 +322,17 @@ def host_mac(key: AttachmentKey) -> str:
 
 def need_link(netlink: Netlink, name: str) -> LinkInfo:
     """The link, which was there a moment ago."""
-    link = netlink.link(name)
+    link = netlink.link(index=need_index(netlink, name))
     if link is None:
         raise VmlinkError(f"interface {name} went away while it was being configured")
     return link
+
+
+def need_index(netlink: Netlink, name: str) -> int:
+    index = netlink.index(name)
+    if index is None:
+        raise VmlinkError(f"interface {name} went away while it was being configured")
+    return index
 
 
 def expect_link(netlink: Netlink, name: str, where: str) -> LinkInfo:
@@ -320,9 +344,11 @@ def expect_link(netlink: Netlink, name: str, where: str) -> LinkInfo:
 
 def silent(index: int, mtu: int) -> list[rtmsg.Message]:
     """No link-local address: runtimes take every addressed link for the guest's (Kata's scan)."""
-    if mtu < _MIN_MTU_V6 or not _has_ipv6():
-        return []
-    return [rtmsg.set_link(index, addrgenmode_none=True)]
+    return [rtmsg.set_link(index, addrgenmode_none=True)] if _can_silence(mtu) else []
+
+
+def _can_silence(mtu: int) -> bool:
+    return mtu >= _MIN_MTU_V6 and _has_ipv6()
 
 
 @cache
@@ -331,10 +357,9 @@ def _has_ipv6() -> bool:
 
 
 def add_address(netlink: Netlink, index: int, cidr: str) -> None:
-    try:
-        netlink.batch(rtmsg.add_address(index, cidr))
-    except Exists:
-        return
+    (error,) = netlink.attempt(rtmsg.add_address(index, cidr))
+    if error and not isinstance(error, Exists):
+        raise error
 
 
 def remove_pod_link(cx: Context, name: str) -> None:
@@ -366,7 +391,9 @@ def _enable_ipv6(ifname: str, mtu: int) -> None:
     _write_sysctl(f"ipv6/conf/{ifname}/disable_ipv6", "0")
 
 
-def _enable_forwarding(v6: bool) -> None:
+@cache
+def _enable_forwarding(_host: tuple[int, int], v6: bool) -> None:
+    """Once in the life of the daemon: who switches it off later means it."""
     _write_sysctl("ipv6/conf/all/forwarding" if v6 else "ipv4/ip_forward", "1")
 
 

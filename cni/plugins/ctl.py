@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         options.action(options)
+        sys.stdout.flush()
     except VmlinkError as e:
         print(f"vmlinkctl: {e.msg}", file=sys.stderr)
         return 1

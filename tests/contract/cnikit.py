@@ -13,6 +13,7 @@ from bench.node import CLIENT, PLUGINS, Answer, Node
 from cni.netlink import Netlink
 from cni.netns import Namespace
 
+ABSENT = object()
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SUBNETS = ("10.9.0.0/24", "fd00:9::/64")
 ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
@@ -32,17 +33,21 @@ def has(verb: str, version: str) -> bool:
 
 
 def config(node: Node, **change: Any) -> dict[str, Any]:
-    """A good configuration; a key that is changed to None is left out."""
+    """A good configuration; a key that is changed to ABSENT is left out."""
     base = {
         "cniVersion": "1.1.0",
         "name": "net",
         "type": "vmlink",
         "linux": {"bridge": "br0"},
         "ipam": node.ipam(*SUBNETS, routes=["0.0.0.0/0", "::/0"]),
-        "cni.dev/valid-attachments": None,
     }
-    made = {k: v for k, v in (base | change).items() if v is not None}
-    return made | {"cni.dev/valid-attachments": []} if "valid" not in change else made
+    return {k: v for k, v in (base | change).items() if v is not ABSENT}
+
+
+def valid(*attachments: tuple[str, str]) -> dict[str, Any]:
+    """GC's list, to be merged into a configuration."""
+    pairs = [{"containerID": c, "ifname": i} for c, i in attachments]
+    return {"cni.dev/valid-attachments": pairs}
 
 
 def variables(verb: str, netns: Path | str, **change: str | None) -> dict[str, str]:
@@ -124,7 +129,7 @@ def chained(node: Node, pod: Path, **change: Any) -> dict[str, Any]:
         "routes": [],
         "dns": {"nameservers": ["10.5.0.53"]},
     }
-    return config(node, linux=None, ipam=None, **{"prevResult": prev, **change})
+    return config(node, linux=ABSENT, ipam=ABSENT, **{"prevResult": prev, **change})
 
 
 def script(directory: Path, name: str, body: str) -> None:

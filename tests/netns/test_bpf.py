@@ -147,8 +147,8 @@ def test_an_attach_that_finds_one_end_taken_leaves_the_other(wire, engine):
         redirect.detach(engine, wire.netlink, wire.near)
         with pytest.raises(Exists):
             redirect.attach(engine, wire.netlink, wire.near, wire.guest)
-        assert redirect._target(engine, wire.netlink, wire.near) is None
-        assert redirect._target(engine, wire.netlink, wire.guest) == wire.near
+        assert redirect.target_of(engine, wire.netlink, wire.near) is None
+        assert redirect.target_of(engine, wire.netlink, wire.guest) == wire.near
 
 
 def test_missing_link(wire, engine):

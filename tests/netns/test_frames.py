@@ -1,10 +1,8 @@
 """Frames cross an attachment byte for byte, both ways, by every engine; nothing else is heard."""
 
-import struct
-
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
+from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Raw
 from wirelib import MTU, POD4, POD6, POD_MAC, TOPOLOGIES, bridged, chained
@@ -29,10 +27,13 @@ SOLICITATION = (
 )
 PROBES = {"arp": ARP_REQUEST, "ping": PING, "syn": SYN, "solicitation": SOLICITATION}
 
+FROM_GUEST = bytes(Ether(src=POD_MAC, dst=SRC, type=0x88B5) / Raw(b"the guest"))
+ADDRESSES = {"ips": [POD4, POD6]}
+
 FRAMES = PROBES | {
     "udp": _ETHER / _UDP,
     "udp without checksum": _ETHER / IP(**_FLOW) / UDP(chksum=0) / Raw(b"x"),
-    "wrong checksum": _ETHER / IP(**_FLOW, chksum=0xBAD) / UDP(chksum=0xBAD) / Raw(b"x"),
+    "wrong checksum": _ETHER / IP(**_FLOW) / UDP(chksum=0xBAD) / Raw(b"x"),
     "fragment": _ETHER / IP(**_FLOW, flags="MF", frag=100) / Raw(b"f" * 64),
     "tcp6": _ETHER / IPv6(**_FLOW6) / TCP(flags="PA") / Raw(b"bytes"),
     "multicast": Ether(src=SRC, dst="01:00:5e:01:02:03") / IP(dst="239.1.2.3") / UDP() / Raw(b"m"),
@@ -75,7 +76,7 @@ def test_every_frame_crosses_unchanged(link, name):
     _, header, received = guest.receive_with_header()
     assert received == frame
     assert header == bytes(10)
-    answer = frame[6:12] + frame[6:12] + frame[12:]
+    # Another source, else the bridge learns that the outside's is here.
     answer = frame[:6] + bytes.fromhex("02000000aa01") + frame[12:]
     guest.send(answer)
     assert port.receive() == answer
@@ -96,76 +97,83 @@ def test_link_local_control_frames_cross_a_chained_interface(node, engine):
         assert port.receive() == lldp
 
 
-def answered(port, probe):
-    """Who answers it says so before it can send back what we send next."""
-    port.send(bytes(probe))
-    return port.receive(0.3)
+def heard(port, seconds):
+    """All that is said until it is quiet for so long, but for the kernel's MLD reports.
+
+    It makes one for each IPv6 address that an interface gets, and has no switch for it.
+    """
+    frames = []
+    while frame := port.receive(seconds):
+        if frame[12:14] != b"\x86\xdd" or ICMPv6MLReport2 not in Ether(frame):
+            frames.append(frame)
+    return frames
+
+
+def answers(port):
+    """The names of the probes that somebody answers."""
+    found = set()
+    for name, probe in PROBES.items():
+        port.send(bytes(probe))
+        if heard(port, 0.1):
+            found.add(name)
+    return found
 
 
 def test_the_namespace_answers_only_while_it_is_not_the_guests(node, engine):
-    with chained(node, redirect=engine) as attached:
+    with chained(node, v6=True, redirect=engine) as attached:
         port = attached.port()
-        before = {name: answered(port, probe) is not None for name, probe in PROBES.items()}
+        before = answers(port)
         attached.add()
         guest = attached.guest()
-        for name, probe in PROBES.items():
-            port.send(bytes(probe))
-            assert guest.receive() == bytes(probe), name
-        marker = bytes(Ether(src=DST, dst=SRC, type=0x88B5) / Raw(b"the guest"))
-        guest.send(marker)
-        assert port.receive() == marker
-        assert port.receive(0.2) is None
+        during = answers(port)
+        received = [guest.receive() for _ in PROBES]
+        guest.send(FROM_GUEST)
+        assert port.receive() == FROM_GUEST
         attached.delete()
-        after = {name: answered(port, probe) is not None for name, probe in PROBES.items()}
-    assert before == after == dict.fromkeys(PROBES, True)
+        assert before == answers(port) == set(PROBES)
+        assert during == set()
+        assert received == [bytes(p) for p in PROBES.values()]
 
 
 def test_nobody_answers_for_a_pod_on_a_bridge(node, engine):
-    with bridged(node, redirect=engine, mac=POD_MAC) as attached:
+    with bridged(node, v6=True, redirect=engine, mac=POD_MAC, args={"cni": ADDRESSES}) as attached:
         result = attached.add()
+        assert {ip["address"] for ip in result["ips"]} == {POD4 + "/24", POD6 + "/64"}
         port, guest = attached.port(), attached.guest()
-        v4, v6 = (ip["address"].partition("/")[0] for ip in result["ips"])
-        arp, ping, syn, _ = (x.copy() for x in PROBES.values())
-        arp.pdst = ping[IP].dst = syn[IP].dst = v4
-        tail = struct.pack("!H", int(v6.rpartition(":")[2], 16))
-        ns = SOLICITATION.copy()
-        ns.tgt, ns.dst = v6, "33:33:ff:00:" + tail.hex(":")
-        ns[IPv6].dst = "ff02::1:ff00:" + tail.hex()
-        for probe in (arp, ping, syn, ns):
-            port.send(bytes(probe))
-            assert guest.receive() == bytes(probe)
-        assert port.receive(0.3) is None
+        assert answers(port) == set()
+        assert [guest.receive() for _ in PROBES] == [bytes(p) for p in PROBES.values()]
+        guest.send(FROM_GUEST)
+        assert heard(port, 0.1) == [FROM_GUEST]
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_nothing_is_said_by_the_namespace(node, engine, topology):
-    with TOPOLOGIES[topology](node, redirect=engine) as attached:
+@pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "dual stack"])
+def test_the_namespace_says_nothing_by_itself(node, engine, v6):
+    with bridged(node, v6=v6, redirect=engine) as attached:
         port = attached.port()
         attached.add()
         guest = attached.guest()
-        assert port.receive(1.0) is None
-        assert guest.receive(0.1) is None
-        marker = bytes(Ether(src=DST, dst=SRC, type=0x88B5) / Raw(b"the guest"))
-        guest.send(marker)
-        assert port.receive() == marker
-
-
-@pytest.mark.parametrize("segmenting", [True, False], ids=["TSO off", "TSO on"])
-def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, engine, segmenting):
-    pass
+        assert heard(port, 1.1) == []
+        assert guest.receive(0) is None
+        guest.send(FROM_GUEST)
+        assert port.receive() == FROM_GUEST
 
 
 def test_a_vlan_is_the_switchs_affair(node, engine):
+    node.run("ip link add filters type bridge".split())
+    refused = node.run("ip link set filters type bridge vlan_filtering 1".split(), check=False)
+    node.run("ip link del filters".split())
+    if refused.returncode:
+        pytest.skip(f"no VLAN filtering in this kernel's bridge: {refused.stderr.strip()}")
     with bridged(node, redirect=engine, linux={"vlan": 42}) as attached:
         attached.add()
-        node.run("bridge vlan add dev port vid 42".split())
-        node.run("bridge vlan add dev port vid 43".split())
+        for vid in ("42", "43"):
+            node.run(["bridge", "vlan", "add", "dev", f"p-{attached.pod.name}", "vid", vid])
         port, guest = attached.port(), attached.guest()
-        plain = bytes(_ETHER / _UDP)
-        other, tagged = (bytes(_ETHER / Dot1Q(vlan=vid) / _UDP) for vid in (43, 42))
-        for frame in (plain, other, tagged):
-            port.send(frame)
+        tagged, plain = bytes(_ETHER / Dot1Q(vlan=42) / _UDP), bytes(_ETHER / _UDP)
+        for stranger in (_ETHER / PING[IP], _ETHER / Dot1Q(vlan=43) / PING[IP]):
+            port.send(bytes(stranger))
+        port.send(tagged)
         assert guest.receive() == plain
-        assert guest.receive(0.2) is None
+        assert guest.receive(0) is None
         guest.send(plain)
         assert port.receive() == tagged

@@ -85,22 +85,30 @@ class Guest:
 class Attachment:
     """A pod attached by vmlink. `port` is on the switch's side, `guest` is opened on demand."""
 
-    def __init__(self, node, pod, outside, conf, name):
-        self.node, self.pod, self.outside, self.conf, self.name = node, pod, outside, conf, name
-        self.namespace = self.result = None
+    def __init__(self, node, pod, outside, conf):
+        self.node, self.pod, self.outside = node, pod, outside
+        self.conf = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", **conf}
         self.stack = ExitStack()
+        self.namespace = self.stack.enter_context(Namespace.open(str(pod)))
+        self.result = {}
 
     def add(self):
-        self.namespace = self.stack.enter_context(Namespace.open(str(self.pod)))
-        self.result = self.node.call("ADD", self.conf, self.name, self.pod).expect()
+        self.result = self.node.call("ADD", self.conf, self.pod.name, self.pod).expect()
         return self.result
 
     def delete(self):
-        self.node.call("DEL", self.conf, self.name, self.pod).expect()
+        self.node.call("DEL", self.conf, self.pod.name, self.pod).expect()
 
     @property
     def tap(self):
-        return next(i["name"] for i in self.result["interfaces"] if i["name"].startswith("vlt"))
+        return self._named("vlt")
+
+    @property
+    def host_link(self):
+        return self._named("vlh")
+
+    def _named(self, prefix):
+        return next(i["name"] for i in self.result["interfaces"] if i["name"].startswith(prefix))
 
     def port(self, link="wire", vnet=False):
         with Namespace.open(str(self.outside)) as namespace:
@@ -121,48 +129,45 @@ class Attachment:
 
 
 @contextmanager
-def bridged(node, **conf):
-    """A pod on the bridge `brf`, and the namespace of another of its ports, `wire`."""
-    linux = {"bridge": "brf", **conf.pop("linux", {})}
+def bridged(node, v6=False, **conf):
+    """A pod on a bridge, and the namespace of another of its ports, `wire`."""
     pod, outside = node.pod(), node.pod()
-    ip = ["ip", "link"]
+    bridge, port = f"br-{pod.name}", f"p-{pod.name}"
+    linux = {"bridge": bridge, **conf.pop("linux", {})}
+    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
+    ipam = node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+    attached = Attachment(node, pod, outside, {"linux": linux, "ipam": ipam, **conf})
     try:
         # A bridge that snoops reports its own group ff02::6a; only the attachment is to be heard.
-        node.run([*ip, "add", "brf", "mtu", str(MTU), "type", "bridge", "mcast_snooping", "0"])
-        node.run([*ip, "set", "brf", "addrgenmode", "none", "mtu", str(MTU), "up"])
-        _veth(node, node.path, "port", outside, "wire")
-        node.run([*ip, "set", "port", "master", "brf"])
-        ipam = node.ipam("10.77.0.0/24", "fd77::/64", routes=["0.0.0.0/0", "::/0"])
-        network = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", "mode": "tc"}
-        attached = Attachment(
-            node, pod, outside, {**network, "linux": linux, "ipam": ipam, **conf}, pod.name
-        )
+        kind = ["type", "bridge", "mcast_snooping", "0"]
+        node.run(["ip", "link", "add", bridge, "mtu", str(MTU), *kind])
+        _quietly_up(node, node.path, bridge)
+        _veth(node, node.path, port, outside)
+        node.run(["ip", "link", "set", port, "master", bridge])
         yield from _served(attached)
     finally:
+        for link in (port, bridge):
+            node.run(["ip", "link", "del", link], check=False)
         node.lab.drop(pod)
-        for link in ("port", "brf"):
-            node.run([*ip, "del", link], check=False)
         node.lab.drop(outside)
 
 
 @contextmanager
-def chained(node, **conf):
+def chained(node, v6=False, **conf):
     """A pod whose eth0 is one end of somebody's veth, and the namespace of the other, `wire`."""
     pod, outside = node.pod(), node.pod()
+    addresses = [f"{POD4}/24", f"{POD6}/64"][: 1 + v6]
+    previous = {
+        "cniVersion": "1.1.0",
+        "interfaces": [{"name": "eth0", "mac": POD_MAC, "sandbox": str(pod)}],
+        "ips": [{"address": a, "interface": 0} for a in addresses],
+    }
+    attached = Attachment(node, pod, outside, {"prevResult": previous, **conf})
     try:
-        _veth(node, pod, "eth0", outside, "wire")
+        _veth(node, pod, "eth0", outside)
         node.run(["ip", "link", "set", "eth0", "address", POD_MAC], pod)
-        for address in (f"{POD4}/24", f"{POD6}/64"):
+        for address in addresses:
             node.run(["ip", "address", "add", address, "dev", "eth0", "nodad"], pod)
-        previous = {
-            "cniVersion": "1.1.0",
-            "interfaces": [{"name": "eth0", "mac": POD_MAC, "sandbox": str(pod)}],
-            "ips": [{"address": a, "interface": 0} for a in (f"{POD4}/24", f"{POD6}/64")],
-        }
-        network = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", "mode": "tc"}
-        attached = Attachment(
-            node, pod, outside, {**network, "prevResult": previous, **conf}, pod.name
-        )
         yield from _served(attached)
     finally:
         node.lab.drop(pod)
@@ -180,9 +185,14 @@ def _served(attached):
             attached.delete()
 
 
-def _veth(node, where, name, outside, other):
-    """A silent veth: no addresses of its own on either end."""
-    peer = f"peer name {other} mtu {MTU} netns {outside}"
+def _veth(node, where, name, outside):
+    peer = f"peer name wire mtu {MTU} netns {outside}"
     node.run(f"ip link add {name} mtu {MTU} type veth {peer}".split(), where)
-    for place, link in ((where, name), (outside, other)):
-        node.run(["ip", "link", "set", link, "addrgenmode", "none", "up"], place)
+    _quietly_up(node, where, name)
+    _quietly_up(node, outside, "wire")
+
+
+def _quietly_up(node, where, link):
+    # In one command the link would go up first, and take an address of its own.
+    for what in (["addrgenmode", "none"], ["up"]):
+        node.run(["ip", "link", "set", link, *what], where)

@@ -322,7 +322,7 @@ def bpf_options():
 
 
 def u32_options():
-    found = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": ["0x0/0x0+0"]})
+    found = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": []})
     # Without a class: that is for classful qdiscs.
     found["attrs"] = [each for each in found["attrs"] if each[0] != "TCA_U32_CLASSID"]
     return found

@@ -21,27 +21,27 @@ from bench.guest import (
     iperf_udp,
     ping,
 )
+from bench.node import Lab
 
-NETNS = f"vmlink-guest-{os.getpid()}"
 MAC = "02:00:5e:10:00:02"
 MTU = 1400
 
 
-def ip(*argv: str) -> None:
-    subprocess.run(["ip", *argv], check=True)
-
-
 @pytest.fixture
 def netns() -> Iterator[str]:
-    ip("netns", "add", NETNS)
+    lab = Lab()
+    path = str(lab.namespace("guest"))
     try:
-        ip("-n", NETNS, "tuntap", "add", "tap0", "mode", "tap", "vnet_hdr")
-        ip("-n", NETNS, "link", "set", "tap0", "mtu", str(MTU), "up")
-        ip("-n", NETNS, "addr", "add", "10.0.0.1/24", "dev", "tap0")
-        ip("-n", NETNS, "addr", "add", "fd00::1/64", "dev", "tap0", "nodad")
-        yield NETNS
+        for command in (
+            "tuntap add tap0 mode tap vnet_hdr",
+            f"link set tap0 mtu {MTU} up",
+            "addr add 10.0.0.1/24 dev tap0",
+            "addr add fd00::1/64 dev tap0 nodad",
+        ):
+            subprocess.run(["nsenter", f"--net={path}", "ip", *command.split()], check=True)
+        yield path
     finally:
-        ip("netns", "del", NETNS)
+        lab.close()
 
 
 def gone(pid: int) -> bool:

@@ -1,0 +1,192 @@
+"""The network configuration: every key, its default, and the message when it is wrong."""
+
+import pytest
+
+from cni import config
+from cni.config import Chained, LinuxUplink, NetConf, TapConf
+from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
+from cni.types import AttachmentKey, Interface, Request, Result
+
+BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink"}
+PREV = {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}
+MACS = [f"02:00:00:00:00:0{n}" for n in range(5)]
+
+
+def parse(conf, args=None):
+    return config.parse(Request("ADD", "1.1.0", {**BASE, **conf}, b"", {}, args or {}))
+
+
+def bridged(**conf):
+    return {"linux": {"bridge": "br0"}, **conf}
+
+
+def chained(**conf):
+    return {"prevResult": PREV, **conf}
+
+
+def test_defaults():
+    assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"))
+    prev = Result((Interface("eth0", sandbox="/n"),))
+    assert parse(chained()) == NetConf("net", "tc", Chained(), prev=prev)
+
+
+IPAM = {"type": "host-local", "subnet": "10.0.0.0/24"}
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        (bridged(mode="veth"), {"mode": "veth"}),
+        *((bridged(redirect=r), {"redirect": r}) for r in config.REDIRECTS),
+        *((bridged(mtu=n), {"mtu": n}) for n in (68, 1400, 65521)),
+        *((bridged(queues=n), {"queues": n}) for n in (1, 2, 256)),
+        (bridged(mac="02-00-00-00-00-AA"), {"mac": "02:00:00:00:00:aa"}),
+        (bridged(resultStyle="tc-redirect-tap"), {"result_style": "tc-redirect-tap"}),
+        (bridged(dns={"search": ["x"]}), {"dns": {"search": ["x"]}}),
+        (bridged(ipam=IPAM), {"ipam": "host-local"}),
+        (bridged(ipam={}), {"ipam": ""}),
+        (bridged(tap={"owner": 0, "group": 5}), {"tap": TapConf(0, 5)}),
+        (bridged(tap={"name": "tap0"}), {"tap": TapConf(name="tap0")}),
+        (chained(queues=4), {"queues": 4}),
+        ({"linux": {"bridge": "br0", "vlan": 4094}}, {"uplink": LinuxUplink("br0", vlan=4094)}),
+        (
+            {"linux": {"bridge": "br0", "gateway": True}, "ipam": IPAM},
+            {"uplink": LinuxUplink("br0", gateway=True)},
+        ),
+        (bridged(mtu=None, tap=None, ipam=None, dns=None, mac=None, queues=None), {}),
+        (bridged(capabilities={"mac": True}, runtimeConfig={"other": 1}, args={"x": 1}), {}),
+    ],
+)
+def test_keys(conf, expected):
+    found = parse(conf)
+    assert {name: getattr(found, name) for name in expected} == expected
+    if not expected:
+        assert found == parse(bridged())
+
+
+@pytest.mark.parametrize("given", range(4), ids=["runtimeConfig", "args.cni", "CNI_ARGS", "config"])
+def test_where_the_mac_comes_from(given):
+    """The places from `given` on hold one; the first of them wins."""
+    places = [{"mac": mac} if n >= given else {} for n, mac in enumerate(MACS)]
+    conf = bridged(runtimeConfig=places[0], args={"cni": places[1]}, **places[3])
+    args = {"MAC": MACS[2]} if given <= 2 else {}
+    assert parse(conf, args).mac == MACS[given]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({"TC_REDIRECT_TAP_UID": "7"}, TapConf(7, 2, "tap0")),
+        ({"TC_REDIRECT_TAP_GID": "0"}, TapConf(1, 0, "tap0")),
+        ({"TC_REDIRECT_TAP_NAME": "fc0"}, TapConf(1, 2, "fc0")),
+    ],
+)
+def test_args_for_the_tap_win(args, expected):
+    assert parse(bridged(tap={"owner": 1, "group": 2, "name": "tap0"}), args).tap == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ({"TC_REDIRECT_TAP_UID": "root"}, BadEnvironment),
+        ({"TC_REDIRECT_TAP_GID": "-1"}, BadEnvironment),
+        ({"TC_REDIRECT_TAP_UID": "4294967295"}, BadConfig),
+        ({"TC_REDIRECT_TAP_NAME": "a/b"}, BadConfig),
+        ({"MAC": "ff:ff:ff:ff:ff:ff"}, BadConfig),
+    ],
+)
+def test_bad_args(args, error):
+    with pytest.raises(error):
+        parse(bridged(), args)
+
+
+@pytest.mark.parametrize(
+    ("conf", "key"),
+    [
+        (bridged(bridge="br0"), "bridge"),
+        (bridged(Mode="tc"), "Mode"),
+        ({"linux": {"bridge": "br0", "mtu": 5}}, "linux.mtu"),
+        (bridged(tap={"uid": 1}), "tap.uid"),
+    ],
+)
+def test_unknown_keys_are_named_with_their_value(conf, key):
+    with pytest.raises(UnsupportedField, match=rf"^{key}: unknown key \(value .*\); known are"):
+        parse(conf)
+
+
+NO_MACS = ["01:00:00:00:00:01", "00:00:00:00:00:00", "02:00:00:00:00", "0200.0000.0001", "x", 5]
+NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
+
+
+@pytest.mark.parametrize(
+    ("conf", "key"),
+    [
+        *((bridged(mode=v), "mode") for v in ("tap", "", None, ["tc"])),
+        *((bridged(redirect=v), "redirect") for v in ("tc", None, {})),
+        *((bridged(resultStyle=v), "resultStyle") for v in ("cni", True)),
+        *((bridged(mtu=v), "mtu") for v in (67, 65522, -1, 0, "1500", True, 1500.0)),
+        *((bridged(queues=v), "queues") for v in (0, 257, "2", True)),
+        *((bridged(tap={"owner": v}), "tap.owner") for v in (-1, 2**32 - 1, "root", False)),
+        *((bridged(tap={"group": v}), "tap.group") for v in (-1, 2**32 - 1)),
+        *((bridged(tap={"name": v}), "tap.name") for v in NO_LINKS),
+        *((bridged(**{k: 5}), k) for k in ("tap", "ipam", "dns", "args", "runtimeConfig")),
+        (bridged(args={"cni": []}), "args.cni"),
+        *((bridged(mac=v), "mac") for v in NO_MACS),
+        (bridged(runtimeConfig={"mac": "x"}), "runtimeConfig.mac"),
+        (bridged(args={"cni": {"mac": "x"}}), "args.cni.mac"),
+        *((bridged(ipam={"type": v}), "ipam.type") for v in ("a/b", "..", ".", 5, None, [])),
+        (bridged(ipam={"subnet": "10.0.0.0/8"}), "ipam.type"),
+        ({"linux": []}, "linux"),
+        ({"linux": {}}, "linux.bridge"),
+        *(({"linux": {"bridge": v}}, "linux.bridge") for v in NO_LINKS),
+        *(({"linux": {"bridge": "br0", "vlan": v}}, "linux.vlan") for v in (0, 4095, "1", True)),
+        *(({"linux": {"bridge": "br0", "gateway": v}}, "linux.gateway") for v in (1, "yes", None)),
+        ({"linux": {"bridge": "br0", "gateway": True}}, "linux.gateway"),
+        (chained(prevResult={"ips": 5}), "prevResult.ips"),
+        (chained(prevResult=[]), "prevResult"),
+        ({}, "linux"),
+        (bridged(mode="veth", tap={}), "tap"),
+        (bridged(mode="veth", resultStyle="tc-redirect-tap"), "resultStyle"),
+        (chained(mode="veth"), "mode"),
+        (chained(mtu=1400), "mtu"),
+        (chained(mac=MACS[1]), "mac"),
+        (chained(ipam=IPAM), "ipam"),
+    ],
+)
+def test_wrong_values_are_named_by_their_key(conf, key):
+    with pytest.raises(BadConfig) as error:
+        parse(conf)
+    assert error.value.msg.startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("key", ["cni.dev/valid-attachments", "cni.dev/attachments"])
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        (None, set()),
+        ([], set()),
+        ([{"containerID": "c1", "ifname": "eth0"}], {AttachmentKey("c1", "eth0")}),
+        ([{"containerID": "c", "ifname": "e", "extra": 1}] * 2, {AttachmentKey("c", "e")}),
+    ],
+)
+def test_valid_attachments(key, listed, expected):
+    assert config.valid_attachments({key: listed}) == expected
+
+
+def test_the_newer_list_wins():
+    both = {"cni.dev/attachments": 5, "cni.dev/valid-attachments": []}
+    assert config.valid_attachments(both) == set()
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{}]
+    + [
+        {"cni.dev/valid-attachments": v}
+        for v in ({}, "c1", 0, ["c1"], [{}], [{"containerID": "c1"}], [None])
+    ],
+)
+def test_gc_collects_nothing_on_a_doubtful_list(conf):
+    with pytest.raises(VmlinkError) as error:
+        config.valid_attachments(conf)
+    assert error.value.code == 7

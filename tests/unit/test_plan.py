@@ -1,0 +1,198 @@
+"""Plans: order, the way back, what is told of failures; every real plan survives JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+from purekit import KEY, context, netconf
+
+from cni import plan
+from cni.errors import CheckFailed, ClientGone, DeadlineExceeded
+from cni.modes import MODES, steps
+from cni.plan import Plan, Step
+
+
+@dataclass(frozen=True)
+class Noted(Step):
+    """Writes down what is done with it; fails at what `fails` names."""
+
+    name: str
+    fails: str = ""
+
+    def _note(self, cx, what):
+        cx.facts.setdefault("notes", []).append(f"{what} {self.name}")
+        if what in self.fails.split():
+            raise KeyError(f"{what} {self.name}")
+
+    def do(self, cx):
+        self._note(cx, "do")
+
+    def undo(self, cx):
+        self._note(cx, "undo")
+
+    def check(self, cx):
+        self._note(cx, "check")
+
+
+@dataclass(frozen=True)
+class NotedFirst(Noted):
+    background: ClassVar[bool] = True
+
+
+def notes(cx):
+    return [n.replace(" ", "") for n in cx.facts.get("notes", [])]
+
+
+def test_apply_does_in_order_and_returns_what_commit_returns():
+    cx = context()
+    assert plan.apply([Noted("1"), Noted("2")], cx, lambda: notes(cx)) == ["do1", "do2"]
+    assert cx.clean
+    assert set(cx.timings) == {"Noted.do"}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "commit", "told", "done", "clean"),
+    [
+        ("", "do", "", "do 2", "do1 do2 undo2 undo1", True),
+        ("do", "", "", "do 1", "do1 undo1", True),
+        ("", "", "commit", "commit", "do1 do2 undo2 undo1", True),
+        ("undo", "do", "", "do 2", "do1 do2 undo2 undo1", False),
+        ("", "do undo", "", "do 2", "do1 do2 undo2 undo1", False),
+        ("undo", "undo", "commit", "commit", "do1 do2 undo2 undo1", False),
+    ],
+)
+def test_a_failure_undoes_what_was_begun(one, two, commit, told, done, clean):
+    cx = context()
+
+    def fail():
+        if commit:
+            raise KeyError(commit)
+
+    with pytest.raises(KeyError) as error:
+        plan.apply([Noted("1", one), Noted("2", two)], cx, fail)
+    assert error.value.args == (told,)
+    assert notes(cx) == done.split()
+    assert cx.clean is clean
+
+
+@dataclass(frozen=True)
+class Interrupted(Noted):
+    def do(self, cx):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_undoes_too():
+    cx = context()
+    with pytest.raises(KeyboardInterrupt):
+        plan.apply([Noted("1"), Interrupted("2")], cx, lambda: None)
+    assert notes(cx) == ["do1", "undo2", "undo1"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_caller_who_hangs_up_is_undone_whenever_that_is(after):
+    cx = context(gone=lambda: len(notes(cx)) >= after)
+    with pytest.raises(ClientGone):
+        plan.apply([Noted("1"), Noted("2")], cx, lambda: pytest.fail("committed"))
+    done = [f"do{n}" for n in range(1, after + 1)]
+    assert notes(cx) == done + [f"un{d}" for d in reversed(done)]
+
+
+def test_undoing_has_time_of_its_own():
+    cx = context(seconds=0)
+    with pytest.raises(DeadlineExceeded):
+        plan.apply([Noted("1")], cx, lambda: None)
+    assert cx.cancel.remaining() > 1
+    assert cx.clean
+
+
+@pytest.mark.parametrize(
+    ("fails", "told"), [("", ""), ("1", "undo 1"), ("2", "undo 2"), ("1 2 3", "undo 3")]
+)
+def test_revert_tries_every_undo_and_tells_the_first_error(fails, told):
+    cx = context()
+    made = [Noted(n, "undo" if n in fails else "") for n in "123"]
+    if told:
+        with pytest.raises(KeyError) as error:
+            plan.revert(made, cx)
+        assert error.value.args == (told,)
+    else:
+        plan.revert(made, cx)
+    assert notes(cx) == ["undo3", "undo2", "undo1"]
+
+
+def test_verify_stops_at_the_first_difference():
+    @dataclass(frozen=True)
+    class Differs(Noted):
+        def check(self, cx):
+            raise CheckFailed(self.name)
+
+    cx = context()
+    with pytest.raises(CheckFailed, match="2"):
+        plan.verify([Noted("1"), Differs("2"), Noted("3")], cx)
+    assert notes(cx) == ["check1"]
+
+
+def test_what_runs_beside_the_others_is_started_first():
+    made = Plan(
+        (Noted("1"), Noted("2")), (Noted("3"), NotedFirst("4"), Noted("5"), NotedFirst("6"))
+    )
+    assert [s.name for s in made.steps] == ["4", "6", "1", "2", "3", "5"]
+
+
+LINUX = {"linux": {"bridge": "br0"}}
+GATEWAY = {"linux": {"bridge": "br0", "gateway": True, "vlan": 5}, "ipam": {"type": "host-local"}}
+PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
+PLANS = {
+    "tc": LINUX,
+    "tc, all": {**GATEWAY, "queues": 4, "tap": {"owner": 1, "group": 0, "name": "tap0"}},
+    "tc, chained": PREV,
+    "veth": {**LINUX, "mode": "veth"},
+    "veth, all": {**GATEWAY, "mode": "veth", "mtu": 1400, "mac": "02:00:00:00:00:09"},
+}
+
+
+def real(name):
+    conf = netconf(**PLANS[name])
+    return MODES[conf.mode].plan(KEY, conf)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_real_plans_survive_json(name):
+    made = real(name)
+    assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_those_plans_hold_every_kind_of_step_and_every_mode():
+    held = {type(step) for name in PLANS for step in real(name).steps}
+    assert held == {kind for kind in Step.kinds.values() if kind.__module__ == steps.__name__}
+    assert {netconf(**conf).mode for conf in PLANS.values()} == set(MODES)
+
+
+@pytest.mark.parametrize(
+    ("name", "links"),
+    [
+        ("tc", {"eth0", KEY.tap_link}),
+        ("tc, all", {"eth0", "tap0"}),
+        ("tc, chained", {KEY.tap_link}),
+        ("veth", {"eth0"}),
+    ],
+)
+def test_links_of_the_pod(name, links):
+    assert set(real(name).pod_links()) == links
+
+
+def test_prepare_needs_no_address():
+    made = real("tc, all")
+    assert steps.Addresses() in made.bind
+    assert made.steps[0] == steps.Addresses()
+    assert {type(s) for s in made.prepare} == {steps.Bridge, steps.Veth, steps.Tap}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_steps_are_values(name):
+    for step in real(name).steps:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            step.ifname = "x"
+        assert hash(step) == hash(Step.from_json(step.to_json()))

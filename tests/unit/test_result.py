@@ -1,0 +1,121 @@
+"""Results in every CNI version: round trip, what a version leaves out, what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from cni import result
+from cni.errors import BadConfig
+from cni.types import IP, Interface, Result, Route
+
+FULL = Result(
+    interfaces=(
+        Interface("eth0", "02:00:00:00:00:01", 1400, "/run/netns/x"),
+        Interface("vhu", socket_path="/run/vhu.sock", pci_id="0000:00:01.0"),
+    ),
+    ips=(
+        IP("10.0.0.2/24", "10.0.0.1", 0),
+        IP("fd00::2/64", "fd00::1", 1),
+        IP("10.1.0.2/24"),
+    ),
+    routes=(
+        Route("0.0.0.0/0", "10.0.0.1", 1300, 1260, 100, 254, 253),
+        Route("::/0", "fd00::1", table=0, scope=0),
+        Route("10.9.0.0/16"),
+    ),
+    dns={"nameservers": ["10.0.0.1"], "search": ["example"]},
+)
+
+
+def only_old(full):
+    """What is left of a result in the versions before 1.1.0."""
+    return replace(
+        full,
+        interfaces=tuple(Interface(i.name, i.mac, sandbox=i.sandbox) for i in full.interfaces),
+        routes=tuple(Route(r.dst, r.gw) for r in full.routes),
+    )
+
+
+@pytest.mark.parametrize("version", result.VERSIONS)
+@pytest.mark.parametrize("value", [FULL, Result()], ids=["full", "empty"])
+def test_round_trip(version, value):
+    dumped = json.loads(json.dumps(result.dump(value, version)))
+    assert dumped["cniVersion"] == version
+    assert result.load(dumped) == (value if version == "1.1.0" else only_old(value))
+
+
+KEYS = {
+    "interfaces": ({"name", "mac", "sandbox"}, {"mtu", "socketPath", "pciID"}),
+    "ips": ({"address", "gateway", "interface"}, set()),
+    "routes": ({"dst", "gw"}, {"mtu", "advmss", "priority", "table", "scope"}),
+}
+
+
+@pytest.mark.parametrize("version", result.VERSIONS)
+def test_each_version_has_its_own_keys(version):
+    dumped = result.dump(FULL, version)
+    for where, (always, new) in KEYS.items():
+        expected = always | (new if version == "1.1.0" else set())
+        if where == "ips" and version < "1.0.0":
+            expected |= {"version"}
+        assert set().union(*dumped[where]) == expected
+    if version < "1.0.0":
+        assert [ip["version"] for ip in dumped["ips"]] == ["4", "6", "4"]
+
+
+@pytest.mark.parametrize("empty", [{}, {"ips": None, "interfaces": None, "dns": None}])
+def test_what_is_absent_is_empty(empty):
+    assert result.load(empty) == Result()
+
+
+def test_addresses_without_interfaces():
+    """IPAM plugins return these: index 0 is the interface that somebody else makes."""
+    ips = [{"address": "10.0.0.2/24", "interface": n} for n in (-1, 0)]
+    assert [ip.interface for ip in result.load({"ips": ips}).ips] == [None, 0]
+
+
+def test_gateways_are_written_as_the_kernel_writes_them():
+    loaded = result.load({"ips": [{"address": "fd00::2/64", "gateway": "FD00:0::1"}]})
+    assert loaded.ips[0].gateway == "fd00::1"
+
+
+CIDRS = ["", "x", "10.0.0.2", "10.0.0.2/33", "10.0.0.2/255.255.255.0", "10.0.0/8", "fd00::2/129", 5]
+ADDRESSES = ["x", "10.0.0.1/24", "10.0.0.256", "fd00::g", 5]
+ROUTE_NUMBERS = ["mtu", "advmss", "priority", "table", "scope"]
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        ([], ""),
+        ("text", ""),
+        *(({key: 5}, f".{key}") for key in ("interfaces", "ips", "routes", "dns")),
+        *(({key: [5]}, f".{key}[0]") for key in ("interfaces", "ips", "routes")),
+        *(({"ips": [{"address": a}]}, ".ips[0].address") for a in CIDRS),
+        *(({"routes": [{"dst": d}]}, ".routes[0].dst") for d in CIDRS),
+        ({"ips": [{}]}, ".ips[0].address"),
+        ({"routes": [{}]}, ".routes[0].dst"),
+        *(
+            ({"ips": [{"address": "10.0.0.2/8", "gateway": g}]}, ".ips[0].gateway")
+            for g in ADDRESSES
+        ),
+        *(({"routes": [{"dst": "10.0.0.0/8", "gw": g}]}, ".routes[0].gw") for g in ADDRESSES),
+        *(
+            ({"ips": [{"address": "10.0.0.2/8", "interface": n}]}, ".ips[0].interface")
+            for n in (1, -2, "0", True, 0.0)
+        ),
+        *(
+            ({"interfaces": [{}, {key: []}]}, f".interfaces[1].{key}")
+            for key in ("name", "mac", "sandbox", "mtu", "socketPath", "pciID")
+        ),
+        *(
+            ({"routes": [{"dst": "10.0.0.0/8", key: True}]}, f".routes[0].{key}")
+            for key in ROUTE_NUMBERS
+        ),
+    ],
+)
+def test_a_malformed_field_is_named_by_its_path(data, where):
+    with pytest.raises(BadConfig) as error:
+        result.load(data, "prevResult")
+    assert error.value.msg.startswith(f"prevResult{where}: ")

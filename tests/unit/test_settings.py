@@ -1,0 +1,71 @@
+"""vmlinkd.yaml: the defaults, what is refused, and that the documented file is the truth."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cni import settings
+from cni.errors import BadConfig
+from cni.settings import Settings
+
+NUMBER = "(workers|deadline): expected a number"
+DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def write_and_load(text):
+        path = tmp_path / "vmlinkd.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return settings.load(path)
+
+    return write_and_load
+
+
+def test_the_documented_file_holds_every_default():
+    assert settings.load(DOCUMENTED) == settings.load(None) == Settings()
+    assert yaml.safe_load(DOCUMENTED.read_text()) == asdict(Settings())
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
+def test_an_empty_file_means_the_defaults(load, text):
+    assert load(text) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("workers: 1", Settings(workers=1)),
+        ("workers: 256", Settings(workers=256)),
+        ("deadline: 600\nlog_level: debug", Settings(deadline=600, log_level="debug")),
+    ],
+)
+def test_values(load, text, expected):
+    assert load(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((f"workers: {v}", NUMBER) for v in ("0", "257", "yes", "'4'", "[]")),
+        *((f"deadline: {v}", NUMBER) for v in ("0", "601", "null", ".nan")),
+        *((f"log_level: {v}", "log_level: expected one of") for v in ("loud", "INFO", "1", "[]")),
+        ("worker: 4", "worker: unknown key; known are workers"),
+        ("1: 4", "1: unknown key"),
+        ("- workers", "expected keys and values"),
+        ("workers", "expected keys and values"),
+        ("workers: [", "cannot read"),
+        ("log_level: 2024-13-45", "cannot read"),
+        (b"log_level: \xff", "cannot read"),
+    ],
+)
+def test_what_is_refused_is_named_with_its_file(load, text, message):
+    with pytest.raises(BadConfig, match=rf"/vmlinkd\.yaml: {message}"):
+        load(text)
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path):
+    with pytest.raises(BadConfig, match="cannot read"):
+        settings.load(tmp_path / "absent.yaml")
