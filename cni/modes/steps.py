@@ -11,13 +11,14 @@ from typing import ClassVar
 
 from cni import ipam, redirect, rtmsg, tuntap
 from cni.context import Context
-from cni.errors import AttachmentExists, BadConfig, CheckFailed, VmlinkError
+from cni.errors import AttachmentExists, BadConfig, CheckFailed, DeadlineExceeded, VmlinkError
 from cni.netlink import Exists, Netlink, NotFound
 from cni.plan import Step
 from cni.rtdecode import LinkInfo
 from cni.types import AttachmentKey
 
 _ready_bridges: set[tuple[tuple[int, int], int | None, int]] = set()
+_GRACE = 5  # seconds for an IPAM plugin to end an ADD that is to be undone
 _MIN_MTU_V6 = 1280  # below it a link has no IPv6 at all (RFC 8200, section 5)
 
 
@@ -33,10 +34,32 @@ class Addresses(Step):
         except AttachmentExists:
             cx.facts["address_is_anothers"] = True
             raise
+        except VmlinkError:
+            cx.facts["address_refused"] = True
+            raise
 
     def undo(self, cx: Context) -> None:
-        if not cx.facts.get("address_is_anothers"):
+        if cx.facts.get("address_is_anothers"):
+            return
+        refused = self._refused(cx)
+        try:
             ipam.delete(cx.ipam_call)
+        except VmlinkError as e:
+            if not refused:
+                raise
+            cx.log.info("DEL after a refused ADD of addresses: %s", e.msg)
+
+    def _refused(self, cx: Context) -> bool:
+        """Whether there is nothing to release. Waits for an ADD that is under way: a plugin
+        that is killed while it reserves may leave what its DEL does not find."""
+        if cx.pending_ipam:
+            try:
+                cx.pending_ipam(_GRACE)
+            except DeadlineExceeded:
+                return False
+            except VmlinkError:
+                return True
+        return bool(cx.facts.get("address_refused"))
 
     def check(self, cx: Context) -> None:
         ipam.check(cx.ipam_call)

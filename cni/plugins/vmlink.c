@@ -33,9 +33,9 @@
     "{\"cniVersion\":\"%s\",\"supportedVersions\":[\"" VERSIONS("\",\"") "\"]}\n"
 #define MAGIC "VML1"
 
-enum { HEADER = 8, ENV_MAX = 64 << 10, STDIN_MAX = 1 << 20, ANSWER_MAX = 4 << 20, QUEUE_MAX = 4096 };
+enum { HEADER = 8, ENV_MAX = 64 << 10, STDIN_MAX = 1 << 20, ANSWER_MAX = 4 << 20 };
 enum { UNKNOWN_CONTAINER = 3, BAD_ENVIRONMENT, IO_FAILURE, CANNOT_DECODE };
-enum { TRY_AGAIN = 11, NOT_READY = 50 };
+enum { TRY_AGAIN = 11, NOT_READY = 50, QUEUE_MAX = 4096 };
 
 struct request {
     char magic[4];
@@ -54,10 +54,8 @@ static bool is(const char *one, const char *other)
     return strcmp(one, other) == 0;
 }
 
-/*
- * Reads or writes `size` bytes, less only at the end of file; returns the count, -1 on errors.
- * stdin and stdout may be O_NONBLOCK. EINTR cannot be: the one handler that we have does not return.
- */
+/* Reads or writes `size` bytes, less only at the end of file; returns the count, -1 on errors.
+ * stdin and stdout may be O_NONBLOCK. There is no EINTR: our one signal handler never returns. */
 static ssize_t transfer(short way, int fd, char *data, size_t size)
 {
     size_t done = 0;
@@ -121,14 +119,13 @@ static long start_deadline(void)
 /* A scan for the version and no JSON parser: vmlinkd judges it, this only words our own answers. */
 static size_t read_config(char *config)
 {
-    static const char key[] = "\"cniVersion\"";
     char digits[sizeof version], quote;
     ssize_t size = transfer(POLLIN, STDIN_FILENO, config, STDIN_MAX + 1);
     if (size < 0)
         fail(IO_FAILURE, "cannot read stdin: %s", strerror(errno));
     config[size] = '\0';
-    const char *at = strstr(config, key);
-    if (at && sscanf(at + strlen(key), " : \"%15[0-9.]%c", digits, &quote) == 2 && quote == '"')
+    const char *at = strstr(config, "\"cniVersion\"");
+    if (at && sscanf(at, "\"cniVersion\" : \"%15[0-9.]%c", digits, &quote) == 2 && quote == '"')
         strcpy(version, digits);
     if (size > STDIN_MAX)
         fail(CANNOT_DECODE, "stdin has more than %d bytes", STDIN_MAX);
@@ -138,9 +135,8 @@ static size_t read_config(char *config)
 static void find_vmlinkd(void)
 {
     const char *path = setting("VMLINK_SOCKET", "/run/vmlink/vmlinkd.sock");
-    size_t size = strlen(path), limit = sizeof vmlinkd.sun_path - 1;
-    if (size > limit)
-        fail(BAD_ENVIRONMENT, "VMLINK_SOCKET has %zu bytes, a socket path at most %zu", size, limit);
+    if (strlen(path) >= sizeof vmlinkd.sun_path)
+        fail(BAD_ENVIRONMENT, "VMLINK_SOCKET has %zu bytes, at most 107 can be", strlen(path));
     strcpy(vmlinkd.sun_path, path);
     char *out = where;
     for (const unsigned char *c = (const void *)path; *c; c++) {
@@ -191,11 +187,10 @@ static int connect_vmlinkd(void)
 
 static _Noreturn void nobody_listens(const char *verb)
 {
-    if (is(verb, "ADD") || is(verb, "CHECK") || is(verb, "GC"))
-        fail(TRY_AGAIN, "vmlinkd does not listen at %s", where);
-    if (is(verb, "STATUS"))
-        fail(NOT_READY, "vmlinkd does not listen at %s", where);
-    fail(BAD_ENVIRONMENT, "CNI_COMMAND must be ADD, DEL, CHECK, GC, STATUS or VERSION");
+    bool status = is(verb, "STATUS");
+    if (!status && !is(verb, "ADD") && !is(verb, "CHECK") && !is(verb, "GC"))
+        fail(BAD_ENVIRONMENT, "CNI_COMMAND must be ADD, DEL, CHECK, GC, STATUS or VERSION");
+    fail(status ? NOT_READY : TRY_AGAIN, "vmlinkd does not listen at %s", where);
 }
 
 static _Noreturn void cannot_queue(const char *why)
@@ -212,13 +207,10 @@ static DIR *open_queue(void)
         *end = '\0';
         mkdir(path, 0700); /* a failure shows when the queue is opened */
     }
-    DIR *queue = opendir(path);
-    if (!queue)
-        cannot_queue(strerror(errno));
-    return queue;
+    return opendir(path);
 }
 
-static void store(DIR *queue, const struct request *request, size_t size)
+static _Noreturn void store(DIR *queue, const struct request *request, size_t size)
 {
     int count = 0;
     for (struct dirent *entry; (entry = readdir(queue));) {
@@ -241,6 +233,7 @@ static void store(DIR *queue, const struct request *request, size_t size)
         unlinkat(fd, temporary, 0);
         cannot_queue(why);
     }
+    finish(0, "", 0);
 }
 
 /* vmlinkd holds the lock exclusively from replay to listen(), so look again once we have it. */
@@ -253,14 +246,12 @@ static int connect_or_queue(const struct request *request, size_t size)
     if (!*id)
         fail(UNKNOWN_CONTAINER, "CNI_CONTAINERID is empty");
     DIR *queue = open_queue();
-    int lock = openat(dirfd(queue), "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int lock = queue ? openat(dirfd(queue), "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
     if (lock < 0 || flock(lock, LOCK_SH) < 0)
         cannot_queue(strerror(errno));
     int conn = connect_vmlinkd();
-    if (conn < 0) {
+    if (conn < 0)
         store(queue, request, size);
-        finish(0, "", 0);
-    }
     close(lock);
     return conn;
 }
@@ -268,17 +259,13 @@ static int connect_or_queue(const struct request *request, size_t size)
 /* Sends with the first bytes the namespace, if it opens; vmlinkd judges what is missing. */
 static void send_request(int conn, struct request *request, size_t size)
 {
-    union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int))]; } rights = {0};
+    struct { struct cmsghdr header; int netns; } rights = {
+        {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS},
+        open(setting("CNI_NETNS", ""), O_RDONLY | O_CLOEXEC | O_NONBLOCK),
+    };
     struct iovec bytes = {request, size};
-    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1};
-    int netns = open(setting("CNI_NETNS", ""), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (netns >= 0) {
-        message.msg_control = &rights, message.msg_controllen = sizeof rights.room;
-        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof netns);
-        memcpy(CMSG_DATA(header), &netns, sizeof netns);
-    }
+    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1, .msg_control = &rights,
+                             .msg_controllen = rights.netns < 0 ? 0 : sizeof rights};
     ssize_t n = sendmsg(conn, &message, 0);
     if (n >= 0)
         n = transfer(POLLOUT, conn, (char *)request + n, size - (size_t)n);
@@ -290,7 +277,7 @@ static void receive(int conn, void *data, size_t size)
 {
     ssize_t n = transfer(POLLIN, conn, data, size);
     if (n < (ssize_t)size)
-        fail(TRY_AGAIN, "no whole answer from %s: %s", where, n < 0 ? strerror(errno) : "it hung up");
+        fail(TRY_AGAIN, "no answer from %s: %s", where, n < 0 ? strerror(errno) : "it hung up");
 }
 
 static _Noreturn void relay_answer(int conn)
@@ -312,7 +299,7 @@ int main(void)
     static char json[2 * sizeof where];
     const char *verb = getenv("CNI_COMMAND");
     if (!verb) {
-        dprintf(STDERR_FILENO, "vmlink: CNI plugin %s, versions %s\n", VMLINK_VERSION, VERSIONS(", "));
+        fputs("vmlink: CNI plugin " VMLINK_VERSION ", versions " VERSIONS(", ") "\n", stderr);
         return 0;
     }
     signal(SIGPIPE, SIG_IGN);
@@ -329,10 +316,10 @@ int main(void)
     late = json;
     size = frame(request, size);
     int conn = connect_vmlinkd();
-    if (conn < 0 && !is(verb, "DEL"))
-        nobody_listens(verb);
-    if (conn < 0)
+    if (conn < 0 && is(verb, "DEL"))
         conn = connect_or_queue(request, size);
+    else if (conn < 0)
+        nobody_listens(verb);
     send_request(conn, request, HEADER + size);
     relay_answer(conn);
 }

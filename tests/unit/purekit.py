@@ -12,6 +12,7 @@ def context(facts=None, given=None, seconds=60, gone=lambda: False):
     made = Context(
         key=KEY,
         host=None,
+        host_netlink=None,
         pod=None,
         reaper=None,
         cancel=Cancel(seconds, gone),

@@ -1,0 +1,272 @@
+"""A node whose vmlinkd goes wrong on demand, and every way to attach a pod to it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.node import CLIENT, PLUGINS, Answer, Node
+from cni import bpf, config, redirect, spec
+from cni.errors import BadConfig
+from cni.modes import MODES
+from cni.netlink import Netlink
+from cni.netns import Namespace
+from cni.types import AttachmentKey
+
+DAEMON = (sys.executable, str(Path(__file__).parents[1] / "faulty_daemon.py"))
+KEY = AttachmentKey("c1", "eth0")
+EXECUTED = "executed-ipam"
+UPLINKS: dict[str, dict[str, Any]] = {
+    "linux": {"linux": {"bridge": "br0"}},
+    "linux with gateway": {"linux": {"bridge": "br0", "gateway": True}},
+    "linux with gateway and vlan": {"linux": {"bridge": "br0", "gateway": True, "vlan": 100}},
+    "chained": {
+        "prevResult": {
+            "interfaces": [{"name": "eth0", "sandbox": "pod"}],
+            "ips": [{"address": "10.5.0.2/24", "interface": 0}],
+        }
+    },
+}
+IPAMS = {"linux": ("host-local", EXECUTED), "chained": ("none",)}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to attach a pod, and the steps that it takes."""
+
+    name: str
+    conf: dict[str, Any]
+    steps: tuple[str, ...]
+
+    def stdin(self, node: Node) -> dict[str, Any]:
+        if "ipam" not in self.conf:
+            return self.conf
+        return {**self.conf, "ipam": {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **ipam(self)}}
+
+
+def ipam(way: Way) -> dict[str, Any]:
+    return {"type": way.conf["ipam"]["type"]}
+
+
+def ways() -> Iterator[Way]:
+    assert {key for name in UPLINKS for key in UPLINKS[name]} == {*config.UPLINKS, "prevResult"}
+    for mode in MODES:
+        for uplink, keys in UPLINKS.items():
+            engines = redirect.ENGINES if uplink == "chained" else ("auto",)
+            for engine in engines:
+                for kind in IPAMS[uplink.split()[0]]:
+                    conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
+                    conf |= {"redirect": engine, **keys}
+                    conf |= {} if kind == "none" else {"ipam": {"type": kind}}
+                    if steps := steps_of(mode, conf):
+                        name = f"{mode}, {uplink}, {engine}, ipam {kind}"
+                        yield Way(name, conf, steps)
+
+
+def steps_of(mode: str, conf: dict[str, Any]) -> tuple[str, ...]:
+    """Nothing where the combination makes no sense."""
+    env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": KEY.container_id, "CNI_IFNAME": KEY.ifname}
+    try:
+        request = spec.parse({**env, "CNI_NETNS": "pod"}, json.dumps(conf).encode())
+        plan = MODES[mode].plan(KEY, config.parse(request))
+    except BadConfig:
+        return ()
+    names = tuple(type(step).__name__ for step in plan.steps)
+    assert len(set(names)) == len(names), "a fault is aimed by the name of its step"
+    return (*names, "Commit")
+
+
+WAYS = list(ways())
+
+
+class Lab:
+    """The node with its faulty vmlinkd, one pod, and what is there when nothing is attached."""
+
+    def __init__(self, node: Node, way: Way) -> None:
+        self.node, self.way = node, way
+        self.noted = 0
+        self.leaks: list[str] = []
+        self.pod = node.pod()
+        self.control = node.lab.dir / "fault"
+        if "prevResult" in way.conf:
+            link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
+            node.run(link, self.pod)
+            node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
+            for name in ("eth0", "far"):
+                node.run(["ip", "link", "set", name, "up"], self.pod)
+        # The bridge, its VLAN interface and the gateway's address stay.
+        self.call("ADD").expect()
+        self.call("DEL").expect()
+        self.empty = self.contents()
+
+    def call(self, verb: str, **change: Any) -> Answer:
+        path = f"{self.node.lab.dir}:{PLUGINS}"
+        conf = self.way.stdin(self.node) | change
+        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path)
+
+    def wait(self) -> None:
+        """CHECK comes after whatever is under way with the attachment, and changes nothing."""
+        answer = self.call("CHECK", prevResult=UPLINKS["chained"]["prevResult"])
+        assert answer.code == 104
+        assert "not attached" in answer.out["msg"]
+
+    def aim(self, step: str, phase: str, when: str, action: str) -> None:
+        fault = {"step": step, "phase": phase, "when": when, "action": action}
+        self.control.write_text(json.dumps(fault))
+
+    def mend(self) -> None:
+        self.control.unlink(missing_ok=True)
+
+    def contents(self) -> frozenset[str]:
+        return self.node.contents() | pod_contents(self.node, self.pod)
+
+    def remains(self) -> list[str]:
+        """What is there too much, or no longer there though it is not ours."""
+        return sorted(self.contents() ^ self.empty)
+
+    def note(self, after: str) -> None:
+        self.noted += 1
+        self.leaks += [f"{self.way.name}: {after}: {what}" for what in self.remains()]
+
+    def records(self) -> list[Path]:
+        return list((self.node.run_dir / "state").glob("*.json"))
+
+    def start(self) -> None:
+        self.node.start(DAEMON, VMLINK_FAULT=str(self.control))
+
+    def died(self) -> None:
+        assert self.node.daemon
+        assert self.node.daemon.wait(20) == -signal.SIGKILL
+        self.node.daemon = None
+        self.mend()
+        wait_for_orphans(EXECUTED)
+
+    def close(self) -> None:
+        self.mend()
+        self.node.lab.drop(self.pod)
+
+
+def pod_contents(node: Node, pod: Path) -> frozenset[str]:
+    found = set()
+    for command in (
+        ["ip", "-oneline", "link"],
+        ["ip", "-oneline", "address"],
+        ["ip", "route", "show", "table", "all"],
+        ["tc", "qdisc"],
+        ["tc", "filter", "show", "dev", "eth0", "ingress"],
+    ):
+        out = node.run(command, pod, check=False).stdout
+        found |= {" ".join(line.split()) for line in out.splitlines()}
+    with Namespace.open(str(pod)) as ns, ns.entered(), Netlink() as netlink:
+        if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
+            found.add("tcx on eth0")
+    return frozenset(found)
+
+
+def wait_for_orphans(name: str) -> None:
+    """An IPAM plugin outlives a killed vmlinkd for a moment, and may still write its address."""
+    until(lambda: not running(name))
+
+
+def running(name: str) -> bool:
+    for comm in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            state = comm.with_name("stat").read_text().rsplit(") ", 1)[1][0]
+            if comm.read_text().strip() == name[:15] and state != "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return False
+
+
+@cache
+def vlan_missing() -> str:
+    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
+    with Node() as node:
+        for command in (
+            "ip link add br0 type bridge vlan_filtering 1",
+            "ip link add link br0 name br0.100 type vlan id 100",
+        ):
+            if said := node.run(command.split(), check=False).stderr:
+                return said.splitlines()[0]
+    return ""
+
+
+@contextmanager
+def faulty(way: Way) -> Iterator[Lab]:
+    with Node() as node:
+        (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
+        node.start(DAEMON, VMLINK_FAULT=str(node.lab.dir / "fault"))
+        lab = Lab(node, way)
+        try:
+            yield lab
+        finally:
+            lab.close()
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@contextmanager
+def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], None]]]:
+    """An ADD that stands still after a step, until the end of the block or the next such step."""
+    path = Path(f"{lab.control}.gate")
+    with socket.socket(socket.AF_UNIX) as gate, ExitStack() as stack:
+        gate.bind(str(path))
+        stack.callback(path.unlink)
+        gate.listen()
+        gate.settimeout(20)
+        lab.aim(step, "do", "after", "hold")
+        client = begin(lab)
+        waiting = gate.accept()[0]
+        lab.mend()
+
+        def go_on_to(next_step: str) -> None:
+            nonlocal waiting
+            lab.aim(next_step, "do", "after", "hold")
+            with waiting:
+                waiting.sendall(b"+")
+            waiting = gate.accept()[0]
+            lab.mend()
+
+        try:
+            yield client, go_on_to
+        finally:
+            with waiting:
+                waiting.sendall(b"+")
+            client.wait(20)
+
+
+def begin(lab: Lab) -> subprocess.Popen[bytes]:
+    env = {
+        "CNI_COMMAND": "ADD",
+        "CNI_CONTAINERID": KEY.container_id,
+        "CNI_IFNAME": KEY.ifname,
+        "CNI_NETNS": str(lab.pod),
+        "CNI_PATH": f"{lab.node.lab.dir}:{PLUGINS}",
+        "VMLINK_SOCKET": str(lab.node.socket),
+    }
+    pipe = subprocess.PIPE
+    client = subprocess.Popen([CLIENT], env=env, stdin=pipe, stdout=subprocess.DEVNULL)
+    assert client.stdin
+    with client.stdin:
+        client.stdin.write(json.dumps(lab.way.stdin(lab.node)).encode())
+    return client

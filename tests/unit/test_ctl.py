@@ -1,0 +1,207 @@
+"""vmlinkctl on records made by hand: what people see, what programs get, and errors."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from cni import __version__
+from cni.plugins import ctl
+from cni.state import Record, Store
+
+DEVICE = {
+    "id": "vlt1",
+    "kind": "tap",
+    "netns": "/run/netns/x",
+    "tap": "vlt1",
+    "mac": "02:00:00:00:00:01",
+    "mtu": 1400,
+    "queues": 1,
+    "addresses": ["10.0.0.2/24"],
+    "routes": [["0.0.0.0/0", "10.0.0.1"]],
+}
+TC = Record(
+    container_id="c1",
+    ifname="eth1",
+    network="net",
+    mode="tc",
+    uplink="linux",
+    plan={"prepare": [{"step": "Bridge", "bridge": "br0"}], "bind": [{"step": "Addresses"}]},
+    netns_path="/run/netns/x",
+    netns_identity=(4, 5),
+    stdin="{}",
+    env={},
+    intent=False,
+    facts={"redirect": "tcx", "mac": DEVICE["mac"]},
+    result={
+        "interfaces": [{"name": "eth1", "mac": DEVICE["mac"]}],
+        "ips": [{"address": "10.0.0.2/24"}, {"address": "fd00::2/64"}],
+        "routes": [{"dst": "0.0.0.0/0"}],
+    },
+    device=DEVICE,
+)
+TWO_PAIRS = replace(TC, ifname="eth0", device={**DEVICE, "id": "vlt0", "tap": "vlt0", "queues": 2})
+VETH = replace(TC, container_id="c2", ifname="eth0", mode="veth", facts={}, device={})
+BEGUN = replace(VETH, container_id="c3", intent=True, result={}, mode="tc")
+ROWS = {
+    ("c1", "eth0"): ["net", "tc", "tcx", DEVICE["mac"], "10.0.0.2/24,fd00::2/64", "attached"],
+    ("c1", "eth1"): ["net", "tc", "tcx", DEVICE["mac"], "10.0.0.2/24,fd00::2/64", "attached"],
+    ("c2", "eth0"): ["net", "veth", "-", "-", "10.0.0.2/24,fd00::2/64", "attached"],
+    ("c3", "eth0"): ["net", "tc", "-", "-", "-", "unfinished"],
+}
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    store = Store(tmp_path / "state")
+    store.create()
+    for record in (TC, TWO_PAIRS, VETH, BEGUN):
+        store.save(record)
+    return tmp_path
+
+
+@pytest.fixture
+def call(run_dir, capsys):
+    def run(*arguments):
+        code = ctl.main(["--run-dir", str(run_dir), *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def test_list(call):
+    code, out, err = call("list")
+    head, *lines = [line.split() for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert head == "CONTAINER IFNAME NETWORK MODE REDIRECT MAC ADDRESSES STATE".split()
+    assert {tuple(line[:2]): line[2:] for line in lines} == ROWS
+
+
+def test_columns_are_aligned(call):
+    lines = call("list")[1].splitlines()
+    last = lines[0].index("STATE")
+    assert {line[last - 2 : last] for line in lines} == {"  "}
+    assert {line[last:] for line in lines} == {"STATE", "attached", "unfinished"}
+    assert not any(line.endswith(" ") for line in lines)
+
+
+def test_list_for_programs(call):
+    rows = json.loads(call("list", "--json")[1])
+    assert {(r["container"], r["ifname"]) for r in rows} == set(ROWS)
+    assert next(r for r in rows if (r["container"], r["ifname"]) == ("c1", "eth1")) == {
+        "container": "c1",
+        "ifname": "eth1",
+        "network": "net",
+        "mode": "tc",
+        "redirect": "tcx",
+        "mac": DEVICE["mac"],
+        "addresses": ["10.0.0.2/24", "fd00::2/64"],
+        "state": "attached",
+    }
+
+
+@pytest.mark.parametrize("directory", ["state", "nowhere"])
+def test_an_empty_node_is_no_error(tmp_path, capsys, directory):
+    run_dir = tmp_path / directory
+    assert ctl.main(["--run-dir", str(run_dir), "list"]) == 0
+    assert capsys.readouterr().out.startswith("CONTAINER")
+    assert ctl.main(["--run-dir", str(run_dir), "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_show_for_programs(call):
+    shown = json.loads(call("show", "c1", "--json")[1])
+    assert [s["ifname"] for s in shown] == ["eth0", "eth1"]
+    assert shown[1]["device"] == DEVICE
+    assert shown[1]["netns"] == "/run/netns/x"
+    assert [s["step"] for s in shown[1]["steps"]] == ["Bridge", "Addresses"]
+    assert shown[1]["interfaces"] == TC.result["interfaces"]
+    assert shown[1]["routes"] == TC.result["routes"]
+
+
+@pytest.mark.parametrize("container", ["c1", "c2", "c3"])
+def test_show_for_people(call, container):
+    code, out, _ = call("show", container)
+    assert code == 0
+    assert f"container   {container}\n" in out
+    assert out.count("step=Bridge  bridge=br0") == (2 if container == "c1" else 1)
+    assert ("tap=vlt0" in out) is (container == "c1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ifnames"), [((), ["vlt0", "vlt1"]), (("--ifname", "eth1"), ["vlt1"])]
+)
+def test_device(call, arguments, ifnames):
+    found = json.loads(call("device", "c1", *arguments)[1])
+    assert [d["id"] for d in found] == ifnames
+    assert found[-1] == DEVICE
+
+
+def test_device_for_qemu(call):
+    first, second = call("device", "c1", "--format", "qemu")[1].splitlines()
+    assert "fds=3:4" in first
+    assert "mq=on,vectors=6" in first
+    assert second.startswith("-netdev tap,id=vlt1,fd=5 -device virtio-net-pci,netdev=vlt1,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "c9"), "c9 is not attached here"),
+        (("show", "c"), "c is not attached here"),
+        (("device", "c1", "--ifname", "eth9"), "c1/eth9 is not attached here"),
+        (("exec", "c9", "--", "true"), "c9 is not attached here"),
+        (("device", "c2"), "c2 has no NIC for a VMM"),
+        (("device", "c3"), "c3 has no NIC for a VMM"),
+        (("exec", "c2", "--", "true"), "c2 has no NIC for a VMM"),
+        (("exec", "c1", "--", "true"), "cannot open '/run/netns/x'"),
+    ],
+)
+def test_errors_go_to_stderr_and_to_the_exit_code(call, arguments, message):
+    code, out, err = call(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("vmlinkctl: ")
+    assert message in err
+
+
+def test_a_record_that_cannot_be_read_is_told(call, run_dir):
+    (run_dir / "state" / "x.json").mkdir()
+    code, out, err = call("list")
+    assert (code, out) == (1, "")
+    assert "cannot read" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["devour"], ["show"], ["exec", "c1"], ["list", "c1"]])
+def test_usage(call, capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        call(*arguments)
+    assert stopped.value.code == 2
+    assert "usage: vmlinkctl" in capsys.readouterr().err
+
+
+def test_version(call, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call("--version")
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize("records", [1, 2000], ids=["all in the buffer", "more than a pipe takes"])
+def test_a_reader_who_goes_away_is_no_error(tmp_path, records):
+    store = Store(tmp_path / "state")
+    store.create()
+    for number in range(records):
+        store.save(replace(TC, container_id=f"c{number}"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "cni.plugins.ctl", "--run-dir", str(tmp_path), "list"]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=env, check=False)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

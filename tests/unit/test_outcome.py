@@ -1,0 +1,129 @@
+"""What an ADD tells the runtime and the VMM, plain and as tc-redirect-tap's readers expect it."""
+
+from dataclasses import replace
+
+import pytest
+from purekit import KEY, NETNS, context, netconf
+
+from cni import result as results
+from cni.errors import BadConfig
+from cni.modes.steps import host_mac
+from cni.outcome import describe, result_of
+from cni.types import IP, Interface, Result, Route
+
+MAC, TAP_MAC = "02:00:00:00:00:01", KEY.mac("tap")
+FACTS = {"mac": MAC, "mtu": 1400, "tap_mac": TAP_MAC}
+LINUX = {"linux": {"bridge": "br0"}, "ipam": {"type": "host-local"}}
+GIVEN = Result(
+    ips=(IP("10.0.0.2/24", "10.0.0.1"), IP("fd00::2/64", "fd00::1", 7), IP("10.1.0.2/24")),
+    routes=(Route("0.0.0.0/0"), Route("::/0"), Route("10.9.0.0/16", "10.0.0.9")),
+    dns={"nameservers": ["10.0.0.1"]},
+)
+POD = Interface("eth0", MAC, 1400, NETNS)
+TAP = Interface(KEY.tap_link, TAP_MAC, 1400, NETNS)
+HOST = Interface(KEY.host_link, host_mac(KEY), 1400)
+PSEUDO = Interface(KEY.tap_link, MAC, 0, KEY.container_id)
+
+OTHER = Interface("br0", "02:00:00:00:00:b0")
+PREV = Result(
+    (OTHER, Interface("eth0", MAC, sandbox=NETNS), Interface("eth1", sandbox=NETNS)),
+    (IP("10.0.0.2/24", "10.0.0.1", 1), IP("10.5.0.2/24", "", 2), IP("fd00::2/64", "", 1)),
+    (Route("0.0.0.0/0"),),
+    {"search": ["example"]},
+)
+
+
+def told(conf, facts=FACTS):
+    parsed, cx = netconf(**conf), context(dict(facts), GIVEN)
+    made = result_of(parsed, cx, NETNS)
+    return made, describe(parsed, cx, made, NETNS)
+
+
+def chained(prev=PREV, **conf):
+    return {"prevResult": results.dump(prev, "1.1.0"), **conf}
+
+
+@pytest.mark.parametrize(("mode", "interfaces"), [("tc", (POD, TAP, HOST)), ("veth", (POD, HOST))])
+def test_plain(mode, interfaces):
+    made, _ = told({**LINUX, "mode": mode})
+    assert made.interfaces == interfaces
+    assert made.ips == tuple(replace(ip, interface=0) for ip in GIVEN.ips)
+    assert (made.routes, made.dns) == (GIVEN.routes, GIVEN.dns)
+
+
+def test_dns_of_the_configuration_wins():
+    assert told({**LINUX, "dns": {"search": ["x"]}})[0].dns == {"search": ["x"]}
+
+
+def test_chained_adds_to_what_others_made():
+    made, _ = told(chained())
+    assert made == replace(PREV, interfaces=(*PREV.interfaces, TAP))
+
+
+def test_a_tap_by_its_own_name():
+    made, device = told({**LINUX, "tap": {"name": "tap0"}, "queues": 3})
+    assert made.interfaces[1].name == device["tap"] == "tap0"
+    assert device["queues"] == 3
+
+
+def test_tc_redirect_tap():
+    made, _ = told({**LINUX, "resultStyle": "tc-redirect-tap"})
+    assert made.interfaces == (POD, HOST, TAP, PSEUDO)
+    assert made.ips == tuple(replace(ip, interface=n) for n in (0, 3) for ip in GIVEN.ips)
+
+
+def test_tc_redirect_tap_chained():
+    made, _ = told(chained(resultStyle="tc-redirect-tap"))
+    assert made.interfaces == (*PREV.interfaces, TAP, PSEUDO)
+    guests = tuple(replace(ip, interface=4) for ip in PREV.ips if ip.interface == 1)
+    assert made.ips == PREV.ips + guests
+    assert len(guests) == 2
+    assert (made.routes, made.dns) == (PREV.routes, PREV.dns)
+
+
+def test_tc_redirect_tap_behind_another_tap():
+    """Every index still leads to the interface that it led to."""
+    first, _ = told({**LINUX, "resultStyle": "tc-redirect-tap"})
+    prev = replace(first, interfaces=(*first.interfaces[:2], replace(TAP, mac=MAC), PSEUDO))
+    made, _ = told(chained(prev, resultStyle="tc-redirect-tap"))
+    for before, after in zip(prev.ips, made.ips, strict=False):
+        assert prev.interfaces[before.interface] == made.interfaces[after.interface]
+
+
+@pytest.mark.parametrize("style", ["plain", "tc-redirect-tap"])
+def test_the_device_tells_a_guest_all_it_needs(style):
+    _, device = told({**LINUX, "resultStyle": style})
+    assert device == {
+        "id": KEY.tap_link,
+        "kind": "tap",
+        "netns": NETNS,
+        "tap": KEY.tap_link,
+        "mac": MAC,
+        "mtu": 1400,
+        "queues": 1,
+        "addresses": ("10.0.0.2/24", "fd00::2/64", "10.1.0.2/24"),
+        "routes": (("0.0.0.0/0", "10.0.0.1"), ("::/0", "fd00::1"), ("10.9.0.0/16", "10.0.0.9")),
+    }
+
+
+def test_the_device_has_the_addresses_of_its_own_interface_only():
+    assert told(chained())[1]["addresses"] == ("10.0.0.2/24", "fd00::2/64")
+
+
+def test_addresses_that_name_no_interface_are_the_pods():
+    ips = (IP("10.0.0.2/24"), IP("10.5.0.2/24", interface=2))
+    assert told(chained(replace(PREV, ips=ips)))[1]["addresses"] == ("10.0.0.2/24",)
+
+
+def test_a_plain_container_has_no_device():
+    assert told({**LINUX, "mode": "veth"})[1] == {}
+
+
+@pytest.mark.parametrize("style", ["plain", "tc-redirect-tap"])
+@pytest.mark.parametrize(
+    "interfaces", [(), (Interface("eth0", MAC),), (Interface("eth1", sandbox=NETNS),)]
+)
+def test_a_prev_result_without_the_pods_interface_is_refused(style, interfaces):
+    prev = Result(interfaces)
+    with pytest.raises(BadConfig, match="prevResult: has no interface eth0"):
+        told(chained(prev, resultStyle=style))
