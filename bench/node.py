@@ -206,9 +206,7 @@ class Node:
         self.lab.close()
 
 
-def execute(
-    command: list[str], env: Mapping[str, str], stdin: bytes
-) -> tuple[int, bytes, float]:
+def execute(command: list[str], env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes, float]:
     """Exit code, stdout, and milliseconds from spawn to end, with no more around it than needed."""
     given, said = os.memfd_create("stdin"), os.memfd_create("stdout")
     try:
