@@ -190,7 +190,7 @@ def _mac(request: Request) -> str:
         ("mac", conf.get("mac")),
     )
     for where, value in places:
-        if value:
+        if value not in (None, ""):
             return _checked_mac(where, value)
     return ""
 
@@ -207,7 +207,7 @@ def _tap(conf: Mapping[str, Any], args: Mapping[str, str]) -> TapConf:
     _refuse_unknown(data, ("owner", "group", "name"), "tap.")
     for key, arg in (("owner", "UID"), ("group", "GID")):
         if text := args.get("TC_REDIRECT_TAP_" + arg):
-            if not text.isdecimal():
+            if not (text.isascii() and text.isdecimal() and len(text) <= 10):
                 raise BadEnvironment(f"CNI_ARGS TC_REDIRECT_TAP_{arg}: not a number: {text!r}")
             data[key] = int(text)
     if name := args.get("TC_REDIRECT_TAP_NAME"):

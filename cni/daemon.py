@@ -52,8 +52,8 @@ class Server:
         for worker in self._workers:
             worker.start()
 
-    def stop(self, *_: object) -> None:
-        """Take no further request. A signal handler, so it may come again."""
+    def stop(self) -> None:
+        """Take no further request. Called by a signal handler, so perhaps again."""
         end, self._stop_write = self._stop_write, -1  # by then the number may be another's
         if end >= 0:
             os.close(end)
@@ -189,6 +189,7 @@ def replay(engine: Engine, queue: Path, seconds: float) -> None:
 def serve(run_dir: Path, config: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises VmlinkError when it cannot start."""
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_foreign(run_dir)
     lock = os.open(run_dir / "vmlinkd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,16 +214,27 @@ def serve(run_dir: Path, config: Settings) -> None:
     os.close(lock)
 
 
+def _refuse_foreign(directory: Path) -> None:
+    status = directory.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise VmlinkError(
+            f"{directory}: others may write there; give it to user {os.geteuid()}, mode 0700"
+        )
+
+
 def _run(server: Server) -> None:
+    def stop(*_: object) -> None:
+        notify("STOPPING=1")
+        server.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, server.stop)
+        signal.signal(number, stop)
     # What is loaded by now stays: the collector need not look at it on each pass.
     gc.freeze()
     server.start()
     notify("READY=1")
     log.info("vmlinkd %s is ready", __version__)
     server.join()
-    notify("STOPPING=1")
 
 
 class _JsonLines(logging.Formatter):

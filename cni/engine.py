@@ -104,7 +104,7 @@ class Engine:
     def delete(self, call: Call) -> None:
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
-            if record is None:
+            if record is None or not _readable(record):
                 conf = config.parse(call.request)
                 record = _record(call, conf, MODES[conf.mode].plan(call.key, conf))
             self._revert(record, call.cancel, call.pod, call.notes)
@@ -218,6 +218,16 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
         stdin=call.request.stdin.decode(),
         env=call.request.env,
     )
+
+
+def _readable(record: Record) -> bool:
+    """False for the plan of another version of vmlink, whose steps may have had other fields."""
+    try:
+        Plan.from_json(record.plan)
+    except (KeyError, TypeError) as e:
+        log.warning("the record of %s has a foreign plan (%r); DEL plans again", record.key, e)
+        return False
+    return True
 
 
 def _ipam_call(request: Request) -> ipam.Call:

@@ -22,7 +22,7 @@ def result_of(conf: NetConf, cx: Context, netns: str) -> Result:
         ips = tuple(replace(ip, interface=0) for ip in given.ips)
         result = Result(made, ips, given.routes, dict(conf.dns) or given.dns)
     if conf.result_style == "tc-redirect-tap":
-        return _tc_redirect_tap(result, cx, netns)
+        return _tc_redirect_tap(result, cx)
     return result
 
 
@@ -38,22 +38,20 @@ def describe(conf: NetConf, cx: Context, result: Result, netns: str) -> dict[str
     return {**vars(device), "addresses": addresses, "routes": routes}
 
 
-def _tc_redirect_tap(result: Result, cx: Context, netns: str) -> Result:
+def _tc_redirect_tap(result: Result, cx: Context) -> Result:
     """The pseudo-interface that Firecracker's Go SDK looks for: it has the tap's name, the
     container id for a sandbox, the guest's MAC and every address of the pod's interface."""
     pod = _position(result, cx.key.ifname)
     tap = next(i for i in result.interfaces if i.mac == cx.facts["tap_mac"])
     pseudo = Interface(tap.name, cx.facts["mac"], 0, cx.key.container_id)
+    # No address points at what moves: the tap, and the host's end behind it.
     interfaces = (*(i for i in result.interfaces if i is not tap), tap, pseudo)
-    index = {old: interfaces.index(i) for old, i in enumerate(result.interfaces)}
-    ips = tuple(
-        ip if ip.interface is None else replace(ip, interface=index[ip.interface])
-        for ip in result.ips
-    )
     guest = tuple(
-        replace(ip, interface=len(interfaces) - 1) for ip in result.ips if ip.interface == pod
+        replace(ip, interface=len(interfaces) - 1)
+        for ip in result.ips
+        if ip.interface in (pod, None)
     )
-    return replace(result, interfaces=interfaces, ips=ips + guest)
+    return replace(result, interfaces=interfaces, ips=result.ips + guest)
 
 
 def _position(result: Result, ifname: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from cni.config import LinuxUplink, NetConf
 from cni.device import Device
-from cni.modes import steps
+from cni.modes import bridge, steps
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
 
@@ -41,12 +41,12 @@ def port_steps(
     """The pod's veth as a port of the bridge: (prepare, bind)."""
     mac = conf.mac or key.mac()
     prepare = (
-        steps.Bridge(uplink.bridge, uplink.vlan),
-        steps.Veth(key.ifname, mac, conf.mtu, uplink.vlan),
+        bridge.Bridge(uplink.bridge, uplink.vlan),
+        bridge.Veth(key.ifname, mac, conf.mtu, uplink.vlan),
     )
     bind: list[Step] = [steps.Addresses()] if conf.ipam else []
     if uplink.gateway:
-        bind.append(steps.Gateway(uplink.bridge, uplink.vlan))
+        bind.append(bridge.Gateway(uplink.bridge, uplink.vlan))
     bind.append(steps.Configure(key.ifname, silenced))
     return prepare, tuple(bind)
 
@@ -56,4 +56,4 @@ def pod_interface(key: AttachmentKey, facts: dict[str, Any], netns: str) -> Inte
 
 
 def host_interface(key: AttachmentKey, facts: dict[str, Any]) -> Interface:
-    return Interface(key.host_link, steps.host_mac(key), facts["mtu"])
+    return Interface(key.host_link, bridge.host_mac(key), facts["mtu"])

@@ -6,6 +6,7 @@ It reads the records in the run directory, so it works while vmlinkd is away.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -79,7 +80,10 @@ def _records(options: argparse.Namespace) -> list[Record]:
 
 def _devices(options: argparse.Namespace) -> list[Device]:
     """What a VMM can open; a container's plain veth is nothing for one."""
-    found = [_from_json(r.device) for r in _records(options) if r.device]
+    records = _records(options)
+    if any(r.intent for r in records):
+        raise VmlinkError(f"{options.container} is being attached; try again")
+    found = [_from_json(r.device) for r in records if r.device]
     if not found:
         raise VmlinkError(f"{options.container} has no NIC for a VMM: its mode is veth")
     return found
@@ -157,10 +161,11 @@ def _device(options: argparse.Namespace) -> None:
         print(json.dumps([vars(d) for d in found], indent=2))
         return
     # The numbers that `exec` would give: what it opens comes right after stdio.
-    free = 3
+    free = itertools.count(3)
     for one in found:
-        print(" ".join(device.qemu(one, range(free, free + one.queues))))
-        free += one.queues
+        fds = list(itertools.islice(free, one.queues))
+        vhost = list(itertools.islice(free, one.queues)) if os.path.exists(_VHOST) else []
+        print(" ".join(device.qemu(one, fds, vhost)))
 
 
 def _exec(options: argparse.Namespace) -> None:

@@ -218,17 +218,15 @@ static _Noreturn void store(DIR *queue, const struct request *request, size_t si
         count += dot && is(dot, ".del");
     }
     if (count >= QUEUE_MAX)
-        cannot_queue("4096 are already");
+        fail(TRY_AGAIN, "vmlinkd does not listen at %s, %d DELs are queued", where, QUEUE_MAX);
     char name[64], temporary[sizeof name + sizeof ".tmp"];
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     sprintf(name, "%010lld%09ld-%d.del", (long long)now.tv_sec, now.tv_nsec, getpid());
     sprintf(temporary, "%s.tmp", name);
     int fd = dirfd(queue), file = openat(fd, temporary, O_WRONLY | O_CREAT | O_EXCL, 0600);
-    if (file < 0)
-        cannot_queue(strerror(errno));
-    if (transfer(POLLOUT, file, (char *)request->payload, size) < 0 || close(file) < 0 ||
-        renameat(fd, temporary, fd, name) < 0) {
+    if (file < 0 || transfer(POLLOUT, file, (char *)request->payload, size) < 0 ||
+        close(file) < 0 || renameat(fd, temporary, fd, name) < 0) {
         const char *why = strerror(errno);
         unlinkat(fd, temporary, 0);
         cannot_queue(why);

@@ -348,3 +348,12 @@ def test_no_descriptor_is_lost(mortal: Node, home: Path) -> None:
         counts.append(descriptors(mortal))
     # Sockets that the reaper still closes come and go; one lost in each round would make 16.
     assert counts[2] - counts[1] < 16, counts
+
+
+def test_run_directory_that_others_can_write_is_refused(mortal: Node) -> None:
+    mortal.run_dir.chmod(0o777)
+    command = [str(BIN / "vmlinkd"), "--run-dir", str(mortal.run_dir)]
+    done = mortal.run(command, check=False)
+    mortal.run_dir.chmod(0o700)
+    assert done.returncode == 1
+    assert f"{mortal.run_dir}: others may write there" in done.stderr

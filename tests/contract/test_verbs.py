@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -301,3 +302,14 @@ def detach(node: Node, pod: Path, engine: str) -> None:
         index = netlink.index(TAP)
         assert index
         redirect.detach(engine, netlink, index)
+
+
+def test_a_record_of_another_version_does_not_stop_del(node: Node, pod: Path) -> None:
+    conf = config(node)
+    run(node, "ADD", pod, conf).expect()
+    (path,) = (node.run_dir / "state").glob("*.json")
+    record = json.loads(path.read_text())
+    record["plan"]["bind"].append({"step": "OfAnotherVersion"})
+    path.write_text(json.dumps(record))
+    silent(run(node, "DEL", pod, conf))
+    assert links(pod) == {"lo"}

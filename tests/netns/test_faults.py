@@ -173,7 +173,8 @@ def test_second_sigterm_hits_nothing() -> None:
             go_on_to("Tap")
             daemon.send_signal(signal.SIGTERM)
         assert client.wait(20) == 0
-        assert lab.node.stop() == 0
+        assert daemon.wait(20) == 0
+        lab.node.daemon = None
         lab.start()
         lab.call("DEL").expect()
         assert not lab.remains()

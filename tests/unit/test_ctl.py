@@ -156,7 +156,7 @@ def test_device_for_qemu(call):
         (("device", "c1", "--ifname", "eth9"), "c1/eth9 is not attached here"),
         (("exec", "c9", "--", "true"), "c9 is not attached here"),
         (("device", "c2"), "c2 has no NIC for a VMM"),
-        (("device", "c3"), "c3 has no NIC for a VMM"),
+        (("device", "c3"), "c3 is being attached"),
         (("exec", "c2", "--", "true"), "c2 has no NIC for a VMM"),
         (("exec", "c1", "--", "true"), "cannot open '/run/netns/x'"),
     ],

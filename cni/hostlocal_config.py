@@ -1,0 +1,204 @@
+"""What a `host-local` config asks for. All functions raise BadConfig, which names the key."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import pairwise
+from typing import Any
+
+from cni.errors import BadConfig
+
+Address = IPv4Address | IPv6Address
+
+DATA_DIR = "/var/lib/cni/networks"
+_NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
+_PREFIX = re.compile(r"[0-9]{1,3}\Z")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A canonical range: `first` to `last`, both included, without the gateway."""
+
+    key: str
+    version: int
+    first: int
+    last: int
+    prefix: int
+    gateway: Address
+
+    def __contains__(self, address: Address) -> bool:
+        return self.version == address.version and self.first <= int(address) <= self.last
+
+    def address(self, number: int) -> Address:
+        return IPv4Address(number) if self.version == 4 else IPv6Address(number)
+
+    def __str__(self) -> str:
+        return f"{self.key} ({self.address(self.first)}-{self.address(self.last)})"
+
+
+def section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _object(config.get("ipam"), "ipam")
+
+
+def directory_of(network: str, config: Mapping[str, Any]) -> str:
+    if not _NETWORK.match(network):
+        raise BadConfig(f"name: {network!r} cannot name a directory; use letters, digits, _ . -")
+    base = _text(section(config), "dataDir", "ipam") or DATA_DIR
+    if not base.startswith("/"):
+        raise BadConfig(f"ipam.dataDir: {base!r} is relative; write an absolute path")
+    return os.path.join(base, network)
+
+
+def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
+    """Capability ranges, the old-style one, `ranges`: last_reserved_ip counts in this order."""
+    ipam = section(config)
+    runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
+    sets = _named_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges")
+    if ipam.get("subnet"):
+        sets.append([_range(ipam, "ipam")])
+    sets += _named_sets(ipam.get("ranges"), "ipam.ranges")
+    file = _text(ipam, "rangeFromFile", "ipam")
+    if not sets and file:
+        sets.append([_range_from_file(file)])
+    if not sets:
+        raise BadConfig("ipam.ranges: no range; give ipam.ranges or ipam.subnet")
+    every = sorted((r for s in sets for r in s), key=lambda r: (r.version, r.first))
+    for a, b in pairwise(every):
+        if a.version == b.version and b.first <= a.last:
+            raise BadConfig(f"{a} overlaps {b}; every address may be in one range only")
+    return sets
+
+
+def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Address, str]:
+    """The addresses asked for, each with the key that asked; a prefix length is ignored."""
+    cni = _object(_object(config.get("args") or {}, "args").get("cni") or {}, "args.cni")
+    runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
+    asked = [(args["IP"], "CNI_ARGS IP")] if args.get("IP") else []
+    for data, key in ((cni, "args.cni.ips"), (runtime, "runtimeConfig.ips")):
+        asked += [(v, f"{key}[{n}]") for n, v in enumerate(_list(data.get("ips"), key))]
+    return {_without_prefix(value, key): key for value, key in asked}
+
+
+def resolv_conf(ipam: Mapping[str, Any]) -> dict[str, Any]:
+    path = _text(ipam, "resolvConf", "ipam")
+    dns: dict[str, Any] = {}
+    for line in _read_file(path, "ipam.resolvConf").splitlines() if path else ():
+        word, *rest = line.split() or [""]
+        if not rest or word[0] in "#;":
+            continue
+        if word == "nameserver":
+            dns.setdefault("nameservers", []).append(rest[0])
+        elif word == "domain":
+            dns["domain"] = rest[0]
+        elif word in ("search", "options"):
+            dns.setdefault(word, []).extend(rest)
+    return dns
+
+
+def _named_sets(value: Any, key: str) -> list[list[Range]]:
+    sets = []
+    for i, item in enumerate(_list(value, key)):
+        ranges = [_range(r, f"{key}[{i}][{j}]") for j, r in enumerate(_list(item, f"{key}[{i}]"))]
+        if not ranges:
+            raise BadConfig(f"{key}[{i}]: an empty range set; give it a range or remove it")
+        if len({r.version for r in ranges}) > 1:
+            raise BadConfig(f"{key}[{i}]: IPv4 and IPv6 in one range set; make a set of each")
+        sets.append(ranges)
+    return sets
+
+
+def _range(value: Any, key: str) -> Range:
+    data = _object(value, key)
+    text = _text(data, "subnet", key)
+    base, _, length = text.partition("/")
+    if not _PREFIX.match(length):
+        raise BadConfig(f"{key}.subnet: expected network/prefix length, found {text!r}")
+    subnet = _address(base, f"{key}.subnet")
+    prefix, bits = int(length), subnet.max_prefixlen
+    if prefix > bits - 2:
+        raise BadConfig(f"{key}.subnet: {text} is too small; the longest prefix is /{bits - 2}")
+    low = int(subnet)
+    hosts = (1 << (bits - prefix)) - 1
+    high = low | hosts
+    if low & hosts:
+        network = type(subnet)(low & ~hosts)
+        raise BadConfig(f"{key}.subnet: {text} has host bits set; write {network}/{prefix}")
+    ends = {"rangeStart": low + 1, "rangeEnd": high - (subnet.version == 4)}
+    for name in ends:
+        if data.get(name):
+            end = _address(data[name], f"{key}.{name}")
+            if end.version != subnet.version or not low <= int(end) <= high:
+                raise BadConfig(f"{key}.{name}: {end} is not in {text}; choose one of it")
+            ends[name] = int(end)
+    first, last = ends.values()
+    if first > last:
+        raise BadConfig(f"{key}.rangeStart: it is after the rangeEnd; exchange or correct them")
+    gateway = data.get("gateway")
+    chosen = _address(gateway, f"{key}.gateway") if gateway else type(subnet)(low + 1)
+    return Range(key, subnet.version, first, last, prefix, chosen)
+
+
+def _range_from_file(path: str) -> Range:
+    key = "ipam.rangeFromFile"
+    try:
+        return _range(json.loads(_read_file(path, key)), key)
+    except ValueError as e:
+        raise BadConfig(f"{key}: {path} is not JSON: {e}") from e
+
+
+def _without_prefix(value: Any, key: str) -> Address:
+    if not isinstance(value, str):
+        raise BadConfig(f"{key}: expected an IP address, found {value!r}")
+    text, slash, length = value.partition("/")
+    address = _address(text, key)
+    if slash and (not _PREFIX.match(length) or int(length) > address.max_prefixlen):
+        raise BadConfig(f"{key}: {value!r} has a bad prefix length; correct it or leave it out")
+    return address
+
+
+def _address(value: Any, key: str) -> Address:
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        address = ip_address(value)
+    except ValueError:
+        raise BadConfig(f"{key}: expected an IP address, found {value!r}") from None
+    if isinstance(address, IPv6Address):
+        if address.scope_id is not None:
+            raise BadConfig(f"{key}: {value!r} has a zone; write the address alone")
+        return address.ipv4_mapped or address
+    return address
+
+
+def _read_file(path: str, key: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError as e:
+        raise BadConfig(f"{key}: cannot read {path}: {e.strerror}") from e
+
+
+def _object(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise BadConfig(f"{key}: expected an object, found {value!r}")
+    return value
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadConfig(f"{key}: expected a list, found {value!r}")
+    return value
+
+
+def _text(data: Mapping[str, Any], name: str, key: str) -> str:
+    value = data.get(name) or ""
+    if not isinstance(value, str) or "\0" in value:
+        raise BadConfig(f"{key}.{name}: expected a string, found {value!r}")
+    return value

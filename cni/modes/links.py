@@ -1,0 +1,76 @@
+"""What the steps do to links, and what they say when one is not there."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from cni import rtmsg
+from cni.context import Context
+from cni.errors import CheckFailed, VmlinkError
+from cni.netlink import Netlink
+from cni.rtdecode import LinkInfo
+
+MIN_MTU_V6 = 1280  # below it a link has no IPv6 at all (RFC 8200, section 5)
+
+
+def need_link(netlink: Netlink, name: str) -> LinkInfo:
+    """The link, which was there a moment ago."""
+    link = netlink.link(index=need_index(netlink, name))
+    if link is None:
+        raise VmlinkError(f"interface {name} went away while it was being configured")
+    return link
+
+
+def need_index(netlink: Netlink, name: str) -> int:
+    index = netlink.index(name)
+    if index is None:
+        raise VmlinkError(f"interface {name} went away while it was being configured")
+    return index
+
+
+def expect_link(netlink: Netlink, name: str, where: str) -> LinkInfo:
+    link = netlink.link(name)
+    if link is None:
+        raise CheckFailed(f"{name}: expected {where}, found nothing")
+    return link
+
+
+def silent(index: int, mtu: int) -> list[rtmsg.Message]:
+    """No link-local address: runtimes take every addressed link for the guest's (Kata's scan)."""
+    return [rtmsg.set_link(index, addrgenmode_none=True)] if can_silence(mtu) else []
+
+
+def can_silence(mtu: int) -> bool:
+    return mtu >= MIN_MTU_V6 and _has_ipv6()
+
+
+@cache
+def _has_ipv6() -> bool:
+    return os.path.exists("/proc/sys/net/ipv6")
+
+
+def remove_pod_link(cx: Context, name: str) -> None:
+    """Delete a link of ours, and with it, in one request, all that carry its group."""
+    if cx.pod_or_none is None:
+        return
+    link = cx.pod_netlink.link(name)
+    if link is None:
+        return
+    if link.group == cx.key.group:
+        ours = [cx.pod_netlink.link(other) for other in cx.pod_links]
+        indexes = [x.index for x in ours if x and x.group == cx.key.group]
+        cx.reaper.delete(cx.pod, cx.key.group, indexes, cx.cancel.remaining())
+    elif name == cx.key.tap_link:
+        cx.reaper.delete(cx.pod, None, [link.index], cx.cancel.remaining())
+
+
+def write_sysctl(name: str, value: str) -> None:
+    path = "/proc/sys/net/" + name
+    try:
+        with open(path, "r+") as f:
+            if f.read().strip() != value:
+                f.seek(0)
+                f.write(value)
+    except OSError as e:
+        raise VmlinkError(f"cannot set {path} to {value}: {e.strerror}") from e

@@ -1,0 +1,44 @@
+"""One network of host-local in a private directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cni import hostlocal
+from cni.types import AttachmentKey, Result
+
+
+class Net:
+    """One network in a private data directory."""
+
+    def __init__(self, root: Path, ipam: dict[str, Any], **top: Any) -> None:
+        self.directory = root / "net"
+        self.config = {"cniVersion": "1.0.0", "name": "net", **top}
+        self.config["ipam"] = {"type": "host-local", "dataDir": str(root), **ipam}
+
+    def request(self, pod: str, ifname: str = "eth0", **args: str) -> hostlocal.IpamRequest:
+        return hostlocal.IpamRequest(AttachmentKey(pod, ifname), "net", self.config, args)
+
+    def add(self, pod: str, ifname: str = "eth0", **args: str) -> Result:
+        return hostlocal.add(self.request(pod, ifname, **args))
+
+    def ips(self, pod: str, ifname: str = "eth0", **args: str) -> list[str]:
+        return [ip.address for ip in self.add(pod, ifname, **args).ips]
+
+    def delete(self, pod: str, ifname: str = "eth0") -> None:
+        hostlocal.delete(self.request(pod, ifname))
+
+    def files(self) -> dict[str, bytes]:
+        skip = ("lock", "last_reserved_ip.")
+        return {
+            p.name: p.read_bytes() for p in self.directory.iterdir() if not p.name.startswith(skip)
+        }
+
+    def put(self, name: str, content: bytes) -> None:
+        self.directory.mkdir(exist_ok=True)
+        (self.directory / name).write_bytes(content)
+
+
+def one(subnet: str, **more: Any) -> dict[str, Any]:
+    return {"ranges": [[{"subnet": subnet, **more}]]}
