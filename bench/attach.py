@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.node import CLIENT, PLUGINS, Node
+from bench.node import CLIENT, PLUGINS, Node, give_back_on_sigterm
 
 VERBS = ("ADD", "CHECK", "DEL")
 
@@ -72,6 +72,7 @@ def main() -> int:
     parser.add_argument("--redirect", nargs="+", default=["auto"], help="engines of mode tc")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
     options = parser.parse_args()
+    give_back_on_sigterm()
     with Node() as node:
         node.start()
         found = contenders(node, options.redirect)

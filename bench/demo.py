@@ -18,7 +18,7 @@ from typing import Any
 from bench import guest as guests
 from bench import snapshot
 from bench.guest import Guest
-from bench.node import PLUGINS, Node
+from bench.node import PLUGINS, Node, give_back_on_sigterm
 from cni import redirect
 
 SUBNETS = ("10.88.0.0/24", "fd00:88::/64")
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
     parser.add_argument("--seconds", type=float, default=2, help="for each iperf3 (default: 2)")
     options = parser.parse_args()
+    give_back_on_sigterm()
     snapshot.adopt_orphans()
     before = snapshot.take()
     say = Progress()

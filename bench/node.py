@@ -32,6 +32,11 @@ _MS_BIND = 4096
 _MNT_DETACH = 2
 
 
+def give_back_on_sigterm() -> None:
+    """SIGTERM ends the program as Ctrl-C does: what it made is given back."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What an executed plugin said: exit code, stdout (decoded if it is JSON), and how long the

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench import snapshot
-from bench.node import Node
+from bench.node import Node, give_back_on_sigterm
 
 
 def pytest_configure() -> None:
     snapshot.adopt_orphans()
+    give_back_on_sigterm()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -102,7 +102,7 @@ def test_more_changes_than_inotify_holds(tmp_path: Path) -> None:
     net = Net(tmp_path, one("10.1.0.0/24"))
     net.add("a")
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
-    for n in range(limit // 2 + 1):
+    for n in range(limit + 1):
         net.put(f"noise{n % 2}", b"")
     for name, pod in (("10.1.0.3", "b"), ("10.1.0.4", "c")):
         net.put(name, f"{pod}\r\neth0".encode())
