@@ -3,21 +3,13 @@
 import errno
 import os
 import socket
-import statistics
-import subprocess
-import sys
 import threading
-import time
 
 import pytest
-from nslib import namespaces, new_namespace
+from nslib import namespaces
 
-from cni import reaper as reaper_module
 from cni import rtmsg, tcmsg, tuntap
-from cni.errors import BadEnvironment
 from cni.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
-from cni.netns import Namespace
-from cni.reaper import Reaper
 
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -34,77 +26,6 @@ def pod():
 def two():
     with namespaces(2) as pairs:
         yield pairs
-
-
-@pytest.fixture
-def reaper():
-    made = Reaper()
-    yield made
-    made.close()
-
-
-# namespaces
-
-
-def test_entered_comes_back_after_an_error():
-    home = os.stat("/proc/thread-self/ns/net").st_ino
-    with new_namespace() as ns:
-        with pytest.raises(LookupError) as caught, ns.entered():
-            raise LookupError(os.stat("/proc/thread-self/ns/net").st_ino)
-        assert caught.value.args == (ns.identity[1],) != (home,)
-        assert os.stat("/proc/thread-self/ns/net").st_ino == home
-
-
-def test_entered_nests():
-    with new_namespace() as outer, new_namespace() as inner, outer.entered():
-        with inner.entered():
-            assert os.stat("/proc/thread-self/ns/net").st_ino == inner.identity[1]
-        assert os.stat("/proc/thread-self/ns/net").st_ino == outer.identity[1]
-
-
-def test_identity():
-    with Namespace.own() as own, Namespace.open("/proc/self/ns/net") as same:
-        assert own.same_as(same)
-        with new_namespace() as other:
-            assert not own.same_as(other)
-
-
-def test_own_is_the_process_even_where_the_thread_is_elsewhere():
-    # A thread of its own, for the main thread's namespace is the process's.
-    found = []
-
-    def work():
-        with new_namespace() as ns, ns.entered(), Namespace.own() as own:
-            found.append(own.identity[1])
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [os.stat("/proc/self/ns/net").st_ino]
-
-
-@pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/etc/hostname", "/no/such", "a\0b"])
-def test_what_is_no_network_namespace(path):
-    before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(BadEnvironment, match="CNI_NETNS"):
-        Namespace.open(path)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_no_way_back_ends_the_process():
-    code = (
-        "from cni import netns\n"
-        "ns = netns.Namespace.own()\n"
-        "with ns.entered():\n"
-        "    class Refuses:\n"
-        "        def setns(self, *_): return -1\n"
-        "    netns.libc = Refuses()\n"
-        "print('went on')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert done.returncode < 0
-    assert b"cannot leave a namespace" in done.stderr
-    assert b"went on" not in done.stdout
 
 
 # batches
@@ -424,148 +345,6 @@ def test_a_tap_has_one_opener(pod):
             assert len(os.listdir("/proc/self/fd")) == before
         finally:
             os.close(fd)
-
-
-# deletion
-
-
-def veths(netlink, count, group=0):
-    names = [f"v{i}" for i in range(count)]
-    netlink.batch(*(rtmsg.new_veth(x, f"p{x}", group=group) for x in names))
-    return [netlink.index(x) for x in names]
-
-
-@pytest.mark.parametrize("group", [None, 77])
-def test_names_are_free_when_delete_returns(pod, reaper, group):
-    ns, netlink = pod
-    for _ in range(20):
-        indexes = veths(netlink, 3, group or 0)
-        reaper.delete(ns, group, indexes, 5)
-        assert not any(netlink.link(index=i) for i in indexes)
-        assert netlink.attempt(*(rtmsg.new_veth(f"v{i}", f"w{i}") for i in range(3))) == [None] * 3
-        reaper.delete(ns, None, [netlink.index(f"v{i}") for i in range(3)], 5)
-
-
-def test_group_takes_its_links_only(pod, reaper):
-    ns, netlink = pod
-    [other] = veths(netlink, 1)
-    netlink.batch(rtmsg.new_veth("x", "y", group=8), rtmsg.new_veth("z", "zz"))
-    reaper.delete(ns, 8, [netlink.index("x"), netlink.index("z")], 5)
-    assert netlink.link(index=other)
-    assert not netlink.link("x")
-    assert not netlink.link("z")
-
-
-def test_absent_is_gone(pod, reaper):
-    ns, netlink = pod
-    [index] = veths(netlink, 1)
-    reaper.delete(ns, 4711, [888, 999], 5)
-    reaper.delete(ns, None, [888, index], 5)
-    assert not netlink.link(index=index)
-    reaper.delete(ns, None, [], 5)
-
-
-def test_refusal_is_raised(pod, reaper):
-    ns, netlink = pod
-    [index] = veths(netlink, 1)
-    with pytest.raises(Unsupported, match="delete link 1"):
-        reaper.delete(ns, None, [1, index], 5)
-
-
-def test_a_port_that_leaves_its_bridge_is_not_yet_gone(pod, monkeypatch):
-    ns, netlink = pod
-    netlink.batch(rtmsg.new_bridge("br0", up=True))
-    netlink.batch(rtmsg.new_veth("a", "b", master=netlink.index("br0"), up=True))
-    index = netlink.index("a")
-    send = reaper_module._Deletion.send
-
-    def late(self, data):
-        netlink.batch(rtmsg.set_link(index, master=0))
-        time.sleep(0.2)
-        send(self, data)
-
-    monkeypatch.setattr(reaper_module._Deletion, "send", late)
-    made = Reaper(1)
-    made.delete(ns, None, [index], 5)
-    assert netlink.link("a") is None
-    made.close()
-
-
-def test_overflow_falls_back_to_the_request(pod, monkeypatch):
-    monkeypatch.setattr(reaper_module, "RECEIVE_BUFFER", 1)
-    lost = []
-    slow = reaper_module._Deletion.wait_for_requests
-
-    def noted(self, timeout):
-        lost.append(self)
-        slow(self, timeout)
-
-    wait = reaper_module._Deletion.wait
-
-    def late(self, deadline):
-        time.sleep(0.1)
-        wait(self, deadline)
-
-    monkeypatch.setattr(reaper_module._Deletion, "wait_for_requests", noted)
-    monkeypatch.setattr(reaper_module._Deletion, "wait", late)
-    ns, netlink = pod
-    indexes = veths(netlink, 30, group=6)
-    made = Reaper(1)
-    try:
-        made.delete(ns, 6, indexes, 5)
-        assert not any(netlink.link(index=i) for i in indexes)
-    finally:
-        made.close()
-    assert lost, "the small buffer did not overflow"
-
-
-def test_timeout_is_an_error_and_the_deletion_goes_on(pod, monkeypatch):
-    ns, netlink = pod
-    [index] = veths(netlink, 1)
-    send = reaper_module._Deletion.send
-
-    def late(self, data):
-        time.sleep(0.3)
-        send(self, data)
-
-    monkeypatch.setattr(reaper_module._Deletion, "send", late)
-    made = Reaper(1)
-    with pytest.raises(NetlinkError) as caught:
-        made.delete(ns, None, [index], 0.05)
-    assert caught.value.errno == errno.ETIMEDOUT
-    made.close()
-    assert netlink.link(index=index) is None
-
-
-def test_descriptors_are_given_back(pod, reaper):
-    ns, netlink = pod
-    for _ in range(3):
-        reaper.delete(ns, None, veths(netlink, 2), 5)
-    reaper.close()
-    before = len(os.listdir("/proc/self/fd"))
-    again = Reaper()
-    for _ in range(5):
-        again.delete(ns, None, veths(netlink, 2), 5)
-    again.close()
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_sooner_than_the_request(pod, reaper, capsys):
-    ns, netlink = pod
-    direct, reaped = [], []
-    for _ in range(8):
-        for times in (direct, reaped):
-            [index] = veths(netlink, 1)
-            start = time.perf_counter()
-            if times is direct:
-                netlink.batch(rtmsg.del_link(index))
-            else:
-                reaper.delete(ns, None, [index], 5)
-            times.append(time.perf_counter() - start)
-    ratio = statistics.median(direct) / statistics.median(reaped)
-    with capsys.disabled():
-        print(f"\n  deletion: the request takes {ratio:.1f} times the reaper's", end="")
-    assert ratio > 1
 
 
 def test_layouts():
