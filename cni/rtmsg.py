@@ -25,7 +25,7 @@ IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP = 18, 20, 26, 27
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 28, 29, 31, 32
-IFLA_LINK_NETNSID = 37
+IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 37, 46
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_BR_VLAN_FILTERING = 1, 2, 7
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 
@@ -304,14 +304,19 @@ def add_neighbour(index: int, ip: str, mac: str, *, on: str = "") -> Message:
     return Message(RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body, what)
 
 
-def del_link(index: int | None = None, group: int | None = None) -> Message:
-    """Delete one link, or all links of a group (never group 0: that is every other link)."""
+def del_link(
+    index: int | None = None, group: int | None = None, netnsid: int | None = None
+) -> Message:
+    """Delete one link, or all links of a group (never group 0: that is every other link): those
+    of the socket's namespace, or of the one that it knows as `netnsid`."""
     if (index is None) == (group is None) or index == 0 or group == 0:
         raise ValueError("del_link needs either an index or a group, not 0")
     if index is not None:
         return Message(RTM_DELLINK, NLM_F_REQUEST, _ifinfo(index), f"delete link {index}")
     assert group is not None
     body = _ifinfo() + u32(IFLA_GROUP, group)
+    if netnsid is not None:
+        body += u32(IFLA_TARGET_NETNSID, netnsid)
     return Message(RTM_DELLINK, NLM_F_REQUEST, body, f"delete the links of group {group}")
 
 

@@ -145,8 +145,19 @@ class Veth(Step):
 
     def undo(self, cx: Context) -> None:
         remove_pod_link(cx, self.ifname)
+        if cx.pod_or_none is None:
+            self._reach_through(cx)
         if index := cx.host_netlink.index(cx.key.host_link):
             cx.reaper.delete(cx.host, None, [index], cx.cancel.remaining())
+
+    def _reach_through(self, cx: Context) -> None:
+        """Nobody tells where the pod's namespace is, but a veth that is there leads to it."""
+        host = cx.host_netlink.link(cx.key.host_link)
+        if host and host.link_netnsid is not None:
+            there = rtmsg.del_link(group=cx.key.group, netnsid=host.link_netnsid)
+            (error,) = cx.host_netlink.attempt(there)
+            if error:  # EINVAL: the namespace is about to go, and its links with it
+                cx.log.info("%s: %s", cx.key, error)
 
     def check(self, cx: Context) -> None:
         host = expect_link(cx.host_netlink, cx.key.host_link, "in the host's namespace")

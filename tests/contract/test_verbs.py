@@ -313,3 +313,13 @@ def test_a_record_of_another_version_does_not_stop_del(node: Node, pod: Path) ->
     path.write_text(json.dumps(record))
     silent(run(node, "DEL", pod, conf))
     assert links(pod) == {"lo"}
+
+
+@pytest.mark.parametrize("mode", ["tc", "veth"])
+def test_del_that_knows_nothing_finds_a_living_namespace(node: Node, pod: Path, mode: str) -> None:
+    conf = config(node, mode=mode)
+    run(node, "ADD", pod, conf).expect()
+    for path in records(node):
+        path.unlink()
+    silent(run(node, "DEL", pod, conf, CNI_NETNS=""))
+    assert links(pod) == {"lo"}

@@ -161,6 +161,10 @@ LINKS = {
         rtmsg.del_link(group=0x40000001),
         link(DELLINK, REQUEST, [("IFLA_GROUP", 0x40000001)]),
     ),
+    "delete by group elsewhere": (
+        rtmsg.del_link(group=0x40000001, netnsid=3),
+        link(DELLINK, REQUEST, [("IFLA_GROUP", 0x40000001), ("IFLA_IF_NETNSID", 3)]),
+    ),
     "get by name": (
         rtmsg.get_link(name="eth0"),
         link(GETLINK, REQUEST, [("IFLA_IFNAME", "eth0"), ("IFLA_EXT_MASK", 8)]),
