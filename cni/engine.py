@@ -79,7 +79,9 @@ class Engine:
         for record in self._store.all():
             if record.intent:
                 try:
-                    self._revert(record, Cancel(_RECOVERY_SECONDS), None, {})
+                    self._revert(
+                        record, Plan.from_json(record.plan), Cancel(_RECOVERY_SECONDS), None, {}
+                    )
                     log.info("undid an unfinished ADD of %s", record.key)
                 except Exception as e:  # whatever it is, the others must be served
                     log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e)
@@ -104,10 +106,12 @@ class Engine:
     def delete(self, call: Call) -> None:
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
-            if record is None or not _readable(record):
+            steps = _plan_of(record) if record else None
+            if record is None or steps is None:
                 conf = config.parse(call.request)
-                record = _record(call, conf, MODES[conf.mode].plan(call.key, conf))
-            self._revert(record, call.cancel, call.pod, call.notes)
+                steps = MODES[conf.mode].plan(call.key, conf)
+                record = _record(call, conf, steps)
+            self._revert(record, steps, call.cancel, call.pod, call.notes)
 
     def check(self, call: Call) -> None:
         conf = config.parse(call.request)
@@ -150,7 +154,8 @@ class Engine:
     def _collect_one(self, key: AttachmentKey, call: Call) -> None:
         with self._locks.held(key, call.cancel):
             if record := self._store.load(key):
-                self._revert(record, call.cancel, None, call.notes)
+                steps = Plan.from_json(record.plan)
+                self._revert(record, steps, call.cancel, None, call.notes)
 
     def _complete(self, record: Record, conf: NetConf, cx: Context) -> Result:
         result = result_of(conf, cx, record.netns_path)
@@ -162,12 +167,16 @@ class Engine:
         return result
 
     def _revert(
-        self, record: Record, cancel: Cancel, pod: Namespace | None, notes: dict[str, Any]
+        self,
+        record: Record,
+        steps: Plan,
+        cancel: Cancel,
+        pod: Namespace | None,
+        notes: dict[str, Any],
     ) -> None:
         """Undo a record's plan, with the request that made it: an address is released with the
         configuration that it was taken with."""
         request = spec.parse({**record.env, "CNI_COMMAND": "DEL"}, record.stdin.encode())
-        steps = Plan.from_json(record.plan)
         with ExitStack() as stack:
             if pod is None and (pod := _reopen(record)):
                 stack.enter_context(pod)
@@ -220,14 +229,13 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
     )
 
 
-def _readable(record: Record) -> bool:
-    """False for the plan of another version of vmlink, whose steps may have had other fields."""
+def _plan_of(record: Record) -> Plan | None:
+    """None for the plan of another version of vmlink, whose steps may have had other fields."""
     try:
-        Plan.from_json(record.plan)
+        return Plan.from_json(record.plan)
     except (KeyError, TypeError) as e:
         log.warning("the record of %s has a foreign plan (%r); DEL plans again", record.key, e)
-        return False
-    return True
+        return None
 
 
 def _ipam_call(request: Request) -> ipam.Call:

@@ -11,8 +11,6 @@ from nslib import new_namespace
 from cni.errors import BadEnvironment
 from cni.netns import Namespace
 
-MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 

@@ -13,8 +13,6 @@ from cni import rtmsg
 from cni.netlink import NetlinkError, Unsupported
 from cni.reaper import Reaper
 
-MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
-
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
