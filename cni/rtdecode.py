@@ -105,6 +105,8 @@ def decode_link(payload: bytes) -> LinkInfo:
         data = attributes(info.get(rtmsg.IFLA_INFO_DATA, b""))
         filtering = data.get(rtmsg.IFLA_BR_VLAN_FILTERING) == b"\1"
     netnsid = found.get(rtmsg.IFLA_LINK_NETNSID)
+    # -1: the other namespace has no id here, or is about to end (NETNSA_NSID_NOT_ASSIGNED).
+    known = netnsid is not None and struct.unpack("=i", netnsid)[0] >= 0
     return LinkInfo(
         index=index,
         name=_text(found.get(rtmsg.IFLA_IFNAME)),
@@ -116,7 +118,7 @@ def decode_link(payload: bytes) -> LinkInfo:
         group=_number(found.get(rtmsg.IFLA_GROUP)),
         flags=flags,
         alias=_text(found.get(rtmsg.IFLA_IFALIAS)),
-        link_netnsid=struct.unpack("=i", netnsid)[0] if netnsid else None,
+        link_netnsid=_number(netnsid) if known else None,
         vlan_filtering=filtering,
     )
 

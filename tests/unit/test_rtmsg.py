@@ -1,6 +1,7 @@
 """Every encoder against pyroute2's, byte for byte."""
 
 import socket
+import struct
 
 import pytest
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
@@ -12,6 +13,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
 
 from cni import rtmsg, tcmsg
 from cni.netlink import encode
+from cni.rtdecode import decode_link
 
 REQUEST, CREATE_EXCL = 0x1, 0x601
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
@@ -406,3 +408,10 @@ def test_what_names_the_link():
     assert rtmsg.add_address(3, "10.0.0.2/24", on="eth0").what == "add address 10.0.0.2/24 to eth0"
     assert rtmsg.add_address(3, "10.0.0.2/24").what == "add address 10.0.0.2/24 to link 3"
     assert rtmsg.set_link(3, mtu=1400, up=True).what == "set link 3 up=True mtu=1400"
+
+
+@pytest.mark.parametrize(("raw", "known"), [(0, 0), (3, 3), (-1, None)])
+def test_a_namespace_without_an_id_is_not_one(raw, known):
+    """The kernel says -1 for the far end in a namespace that is about to end."""
+    body = rtmsg._ifinfo(7) + struct.pack("=HHi", 8, rtmsg.IFLA_LINK_NETNSID, raw)
+    assert decode_link(body).link_netnsid == known
