@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.switch import Switch
 from cni.netlink import Netlink
 from cni.netns import CLONE_NEWNET, Namespace, libc
 
@@ -87,9 +88,12 @@ class Lab:
 
 
 class Node:
-    """The namespace `path` is the node's own; vmlinkd serves it from `run_dir`."""
+    """The namespace `path` is the node's own; vmlinkd serves it from `run_dir`.
 
-    def __init__(self) -> None:
+    With `switch` it has an Open vSwitch, "userspace" or "dpdk", of which vmlinkd knows.
+    """
+
+    def __init__(self, switch: str = "") -> None:
         self.lab = Lab()
         self.path = self.lab.namespace("node")
         self.namespace = Namespace.open(str(self.path))
@@ -101,8 +105,15 @@ class Node:
         self.daemon: subprocess.Popen[bytes] | None = None
         self._count = 0
         self.run(["ip", "link", "set", "lo", "up"])
+        self.switch = Switch(self.namespace, switch == "dpdk") if switch else None
 
     def __enter__(self) -> Node:
+        if self.switch:
+            try:
+                self.switch.start()
+            except BaseException:
+                self.close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -110,6 +121,8 @@ class Node:
 
     def start(self, command: Sequence[str] = (str(BIN / "vmlinkd"),), **env: str) -> None:
         """Start vmlinkd and wait until it says that it is ready (sd_notify)."""
+        options = ["--run-dir", str(self.run_dir)]
+        options += ["--ovs-db", self.switch.db] if self.switch else []
         notify = self.lab.dir / "notify"
         notify.unlink(missing_ok=True)
         with (
@@ -120,7 +133,7 @@ class Node:
             ready.bind(str(notify))
             ready.settimeout(20)
             self.daemon = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command, "--run-dir", str(self.run_dir)],
+                ["setpriv", "--pdeathsig", "KILL", *command, *options],
                 stderr=log,
                 env={**os.environ, "NOTIFY_SOCKET": str(notify), **env},
             )
@@ -194,18 +207,21 @@ class Node:
         }
 
     def contents(self) -> frozenset[str]:
-        """What attachments leave in the node: links, records, queued DELs, addresses."""
+        """What attachments leave in the node: links, records, addresses, rows of the switch."""
         with self.namespace.entered(), Netlink() as netlink:
             found = {f"link {link.name}" for link in netlink.links()}
-        for directory, pattern in ((self.run_dir, "state/*"), (self.run_dir, "queue/*.del")):
-            found |= {f"file {p}" for p in directory.glob(pattern)}
+        for pattern in ("state/*", "queue/*.del", "vhostuser/*"):
+            found |= {f"file {p}" for p in self.run_dir.glob(pattern)}
         stores = (p for p in self.ipam_dir.glob("*/*") if p.name != "lock")
         found |= {f"address {p}" for p in stores if not p.name.startswith("last_reserved_ip")}
+        found |= {f"row {r}" for r in self.switch.rows()} if self.switch else set()
         return frozenset(found)
 
     def close(self) -> None:
         if self.daemon:
             self.stop()
+        if self.switch:
+            self.switch.close()
         self.namespace.close()
         shutil.rmtree(self.run_dir)
         self.lab.close()

@@ -183,9 +183,15 @@ def new_vlan(name: str, link: int, vid: int, up: bool = False) -> Message:
     return Message(RTM_NEWLINK, ADD, body, f"add vlan {name} with tag {vid} on link {link}")
 
 
-def new_dummy(name: str, mac: str | None = None, mtu: int | None = None, group: int = 0) -> Message:
-    body = _up(False) + _link(name=name, mac=mac, mtu=mtu, group=group) + _info("dummy")
-    return Message(RTM_NEWLINK, ADD, body, f"add dummy {name}")
+def new_dummy(
+    name: str,
+    mac: str | None = None,
+    mtu: int | None = None,
+    group: int = 0,
+    kind: Literal["dummy", "ifb"] = "dummy",
+) -> Message:
+    body = _up(False) + _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
+    return Message(RTM_NEWLINK, ADD, body, f"add {kind} {name}")
 
 
 def set_vlan_filtering(index: int) -> Message:

@@ -9,7 +9,7 @@ from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, CheckFailed
 from cni.modes.bridge import host_mac, only_vlan
 from cni.modes.links import can_silence, expect_link, remove_pod_link
-from cni.netlink import Exists
+from cni.netlink import Exists, Unsupported
 from cni.plan import Step
 
 
@@ -86,11 +86,16 @@ class Placeholder(Step):
 
     def do(self, cx: Context) -> None:
         facts, group = cx.facts, cx.key.group
-        dummy = rtmsg.new_dummy(self.ifname, facts["mac"], facts["mtu"], group)
-        try:
-            cx.pod_netlink.batch(dummy)
-        except Exists as e:
-            raise AttachmentExists(f"interface {self.ifname} exists already") from e
+        # An ifb to which nothing is redirected is as good; small kernels have the one or the other.
+        for kind in ("dummy", "ifb"):
+            link = rtmsg.new_dummy(self.ifname, facts["mac"], facts["mtu"], group, kind)
+            (error,) = cx.pod_netlink.attempt(link)
+            if not isinstance(error, Unsupported):
+                break
+        if isinstance(error, Exists):
+            raise AttachmentExists(f"interface {self.ifname} exists already") from error
+        if error:
+            raise error
 
     def undo(self, cx: Context) -> None:
         remove_pod_link(cx, self.ifname)

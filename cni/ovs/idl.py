@@ -130,7 +130,7 @@ class Connection:
             self._idl.cond_change(table, schema.owned_by(self._database.owner))
 
     def run(self) -> None:
-        while not self._database.stopping or self._transaction:
+        while not self._database.stopping or (self._transaction and self._idl.synced):
             try:
                 self._turn()
             except Exception:  # whatever it is, the requests after it must be served
@@ -149,9 +149,12 @@ class Connection:
         self._publish()
         if self._transaction:
             self._finish(self._transaction)
-        while self._idl.synced and not self._transaction and (batch := self._next()):
-            self._begin(batch)
         poller = ovs.poller.Poller()
+        if self._idl.synced and not self._transaction and (batch := self._next()):
+            self._begin(batch)
+            if not self._transaction:
+                # There may be more, or the connection broke, which only the next turn sees.
+                poller.immediate_wake()
         poller.fd_wait(self._database.wake_fd, ovs.poller.POLLIN)
         self._idl.wait(poller)
         if self._database.stopping:

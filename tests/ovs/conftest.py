@@ -1,0 +1,55 @@
+"""A node with an Open vSwitch of its own, and a connection of this process to its database."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from bench import switch
+from bench.node import Node
+from cni.ovs.database import Database
+from cni.settings import Ovs
+
+BRIDGE = "br0"
+
+
+@contextmanager
+def switched() -> Iterator[Node]:
+    """A node whose OVS bridge has its local port up."""
+    if reason := switch.missing():
+        pytest.skip(reason)
+    with Node("userspace") as made:
+        assert made.switch
+        made.switch.add_bridge(BRIDGE)
+        made.run(["ip", "link", "set", BRIDGE, "up"])
+        yield made
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """With vmlinkd running."""
+    with switched() as made:
+        made.start()
+        yield made
+
+
+@pytest.fixture
+def fragile() -> Iterator[Node]:
+    """For one test, which ends the servers and starts them anew."""
+    with switched() as made:
+        yield made
+
+
+@pytest.fixture
+def database(node: Node) -> Iterator[Database]:
+    assert node.switch
+    with node.namespace.entered():
+        connected = Database(Ovs(node.switch.db), "test")
+        connected.look(10)
+        yield connected
+        connected.close()
+    # An internal port's link goes when ovs-vswitchd comes to it; this waits for that.
+    node.switch.vsctl("set", "Open_vSwitch", ".", f"external_ids:test={uuid.uuid4()}")

@@ -1,0 +1,210 @@
+"""The connection: group commit, errors that stay with their operation, servers that go and come."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+
+import pytest
+from conftest import BRIDGE
+
+from bench.node import Node
+from cni.errors import BadConfig, DeadlineExceeded, SwitchRefused, TryAgain
+from cni.ovs import idl
+from cni.ovs.database import Database, Pending
+from cni.ovs.ports import Add, Check, Collect, Port, Remove
+from cni.settings import Ovs
+from cni.types import AttachmentKey
+
+SECONDS = 30  # ovs-vswitchd waits 8 s at most before it connects again
+
+
+def key(n: int) -> AttachmentKey:
+    return AttachmentKey(f"c{n}", "eth0")
+
+
+def add(database: Database, n: int, **fields: str) -> Pending:
+    port = Port(**{"bridge": BRIDGE, "name": f"p{n}", "type": "internal", **fields})
+    return database.submit(Add(database.owner, key(n), port))
+
+
+def remove(database: Database, *numbers: int) -> None:
+    pending = [database.submit(Remove(database.owner, key(n))) for n in numbers]
+    for each in pending:
+        each.wait(SECONDS, "not removed")
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def ovsdb(node: Node) -> int:
+    assert node.switch
+    assert node.switch.ovsdb
+    return node.switch.ovsdb.pid
+
+
+def vswitchd(node: Node) -> int:
+    assert node.switch
+    assert node.switch.vswitchd
+    return node.switch.vswitchd.pid
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many operations each transaction had, as they are sent."""
+    sent: list[int] = []
+
+    class Counted(idl.Transaction):
+        def commit(self):
+            before = self._status
+            status = super().commit()
+            if before == self.UNCOMMITTED:
+                sent.append(len(self._operations))
+            return status
+
+    monkeypatch.setattr(idl, "Transaction", Counted)
+    return sent
+
+
+def test_what_arrives_meanwhile_is_committed_together(node, database, commits):
+    with stopped(ovsdb(node)):
+        pending = [add(database, 0)]
+        until(lambda: bool(commits))
+        pending += [add(database, n) for n in range(1, 30)]
+    for each in pending:
+        each.wait(SECONDS, "no ofport")
+    assert commits == [4, 29 * 4]
+    remove(database, *range(30))
+
+
+def test_a_bad_operation_does_not_sink_its_neighbours(node, database):
+    node.switch.vsctl("add-port", BRIDGE, "p3", "--", "set", "Interface", "p3", "type=internal")
+    with stopped(ovsdb(node)):
+        pending = {n: add(database, n) for n in range(8)}
+        lost = add(database, 8, bridge="br9")
+        absent = add(database, 9, type="")
+    with pytest.raises(SwitchRefused, match=r"identical values .*name"):
+        pending.pop(3).wait(SECONDS, "late")
+    with pytest.raises(BadConfig, match=r"no bridge br9 \(there is br0\)"):
+        lost.wait(SECONDS, "late")
+    with pytest.raises(SwitchRefused, match=r"cannot make port p9: .*No such device"):
+        absent.wait(SECONDS, "late")
+    for each in pending.values():
+        each.wait(SECONDS, "no ofport")
+    remove(database, *pending, 9)
+    node.switch.vsctl("del-port", "p3")
+
+
+def test_an_add_that_is_tried_again_is_one_port(fragile):
+    """The server dies with the request unread, or with the answer unsent."""
+    database = Database(Ovs(fragile.switch.db), "test")
+    with closing(database):
+        add(database, 1).wait(SECONDS, "no ofport")
+        for n in (2, 3):
+            with stopped(ovsdb(fragile)):
+                pending = add(database, n)
+                fragile.switch.kill_ovsdb()
+            fragile.switch.start_ovsdb()
+            pending.wait(SECONDS, "no ofport")
+        assert fragile.switch.vsctl("list-ports", BRIDGE).split() == ["p1", "p2", "p3"]
+
+
+def test_a_row_of_ours_that_was_left_is_replaced(node, database):
+    add(database, 1).wait(SECONDS, "no ofport")
+    tagged = Port(BRIDGE, "p1", "internal", vlan=7)
+    database.submit(Add("test", key(1), tagged)).wait(SECONDS, "no ofport")
+    database.submit(Check(key(1), tagged)).wait(SECONDS, "late")
+    assert node.switch.vsctl("get", "Port", "p1", "tag").strip() == "7"
+    remove(database, 1)
+
+
+def test_who_waits_gives_up_at_the_deadline_and_nothing_is_tried_again(node, database):
+    with stopped(vswitchd(node)):
+        pending = add(database, 1)
+        with pytest.raises(DeadlineExceeded, match="no ofport"):
+            pending.wait(0.2, "no ofport")
+        assert pending.abandoned
+        remove(database, 1)
+    with stopped(ovsdb(node)):
+        first = add(database, 1)
+        with pytest.raises(DeadlineExceeded, match="no answer"):
+            first.wait(0.1, "no answer")
+        second = add(database, 2)
+        assert second.abandon(), "it waits behind the first and was never sent"
+        assert not first.abandon()
+    remove(database, 1)
+    assert "p2" not in node.switch.vsctl("list-ports", BRIDGE)
+
+
+def test_a_bridge_that_goes_at_this_moment_leaves_no_rows(node, database):
+    node.switch.add_bridge("br1")
+    (row,) = node.switch.vsctl("--bare", "--columns=_uuid", "list", "Bridge", "br1").split()
+    gone = {"op": "mutate", "table": "Open_vSwitch", "where": []}
+    gone |= {"mutations": [["bridges", "delete", ["uuid", row]]]}
+    request = {"method": "transact", "params": ["Open_vSwitch", gone], "id": 1}
+    until(lambda: "br1" in (database.look(1).bridges or {}))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(node.switch.db.removeprefix("unix:"))
+        with stopped(ovsdb(node)):
+            other.sendall(json.dumps(request).encode())
+            pending = add(database, 1, bridge="br1")
+        with pytest.raises((BadConfig, SwitchRefused), match=r"no bridge br1|taken away"):
+            pending.wait(SECONDS, "late")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_a_server_that_is_away_is_waited_for(fragile):
+    fragile.switch.kill_ovsdb()
+    with closing(Database(Ovs(fragile.switch.db), "test")) as database:
+        with pytest.raises(TryAgain, match=r"^ovs\.db: no answer from unix:"):
+            database.look(0.1)
+        pending = add(database, 1)
+        with pytest.raises(DeadlineExceeded, match="late"):
+            pending.wait(0.1, "late")
+        pending = add(database, 2)
+        fragile.switch.start_ovsdb()
+        pending.wait(SECONDS, "no ofport")
+        assert fragile.switch.vsctl("list-ports", BRIDGE).split() == ["p2"]
+
+
+def test_only_rows_of_the_owner_without_a_record_are_collected(node, database):
+    for n in (1, 2):
+        add(database, n).wait(SECONDS, "no ofport")
+    other = Database(Ovs(node.switch.db), "other", Collect("other", lambda _key: False))
+    add(other, 3).wait(SECONDS, "no ofport")
+    database.submit(Collect("test", lambda found: found == key(1))).wait(SECONDS, "late")
+    assert node.switch.vsctl("list-ports", BRIDGE).split() == ["p1", "p3"]
+    remove(database, 1)
+    remove(other, 3)
+    other.close()
+
+
+def test_check_tells_what_it_found(node, database):
+    port = Port(BRIDGE, "p1", "internal", vlan=7, trunk=(8, 9))
+    database.submit(Add("test", key(1), port)).wait(SECONDS, "no ofport")
+    check = Check(key(1), port)
+    database.submit(check).wait(SECONDS, "late")
+    node.switch.vsctl("set", "Port", "p1", "tag=6")
+    with pytest.raises(Exception, match=r"expected tag \[7\] .*found \[6\]"):
+        database.submit(check).wait(SECONDS, "late")
+    node.switch.vsctl("del-port", "p1")
+    with pytest.raises(Exception, match="expected a port of br0, found none"):
+        database.submit(check).wait(SECONDS, "late")
