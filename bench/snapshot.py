@@ -24,7 +24,8 @@ def take() -> Snapshot:
     found = set(_links()) | set(_mounts()) | set(_processes())
     found |= {f"namespace {p}" for p in Path("/run/netns").glob("*")}
     found |= {f"file {p}" for p in Path("/run/vmlink").rglob("*")}
-    found.add("huge pages " + Path("/proc/sys/vm/nr_hugepages").read_text().strip())
+    for limit in ("nr_hugepages", "nr_overcommit_hugepages"):
+        found.add(f"{limit} " + Path("/proc/sys/vm", limit).read_text().strip())
     return frozenset(found)
 
 
