@@ -6,13 +6,16 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cni import ipam
 from cni.errors import ClientGone, DeadlineExceeded
 from cni.netlink import Netlink
 from cni.netns import Namespace
+from cni.ovs.database import Database, Pending
 from cni.reaper import Reaper
 from cni.types import AttachmentKey, Result
 
@@ -41,6 +44,17 @@ class Cancel:
         self._deadline = time.monotonic() + seconds
 
 
+@dataclass(frozen=True)
+class Node:
+    """What all requests share: the namespace `host` is where bridges and switches are; what
+    attachments leave in the file system is below `run_dir`."""
+
+    host: Namespace
+    reaper: Reaper
+    run_dir: Path
+    ovs: Database
+
+
 class Context:
     """`facts` are what a step found or chose while it was done; they go into the record."""
 
@@ -50,10 +64,9 @@ class Context:
         self,
         *,
         key: AttachmentKey,
-        host: Namespace,
+        node: Node,
         host_netlink: Netlink,
         pod: Namespace | None,
-        reaper: Reaper,
         cancel: Cancel,
         ipam_call: ipam.Call,
         pod_links: tuple[str, ...] = (),
@@ -61,16 +74,18 @@ class Context:
         timings: dict[str, float] | None = None,
     ) -> None:
         self.key = key
-        self.host = host
+        self.node = node
+        self.host = node.host
+        self.reaper = node.reaper
         self.host_netlink = host_netlink
         self.pod_or_none = pod
-        self.reaper = reaper
         self.cancel = cancel
         self.ipam_call = ipam_call
         self.pod_links = pod_links
         self.facts = {} if facts is None else facts
         self.timings = {} if timings is None else timings
         self.clean = True
+        self.pending_port: Pending | None = None
         self.pending_ipam: Callable[[float], Result] | None = None
         self._addresses = Result()
 

@@ -20,11 +20,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cni import __version__, redirect, service, settings, wire
+from cni.context import Node
 from cni.engine import Engine
 from cni.errors import VmlinkError
 from cni.netns import Namespace
+from cni.ovs.database import Database
+from cni.ovs.ports import Collect
 from cni.reaper import Reaper
-from cni.settings import Settings
+from cni.settings import Ovs, Settings
 from cni.state import Store
 
 log = logging.getLogger("vmlink")
@@ -188,7 +191,8 @@ def replay(engine: Engine, queue: Path, seconds: float) -> None:
 
 def serve(run_dir: Path, config: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises VmlinkError when it cannot start."""
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run_dir = run_dir.absolute()
+    run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
     _refuse_foreign(run_dir)
     lock = os.open(run_dir / "vmlinkd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -198,7 +202,11 @@ def serve(run_dir: Path, config: Settings) -> None:
     store = Store(run_dir / "state")
     store.create()
     reaper = Reaper()
-    engine = Engine(store, Namespace.own(), reaper)
+    owner = str(run_dir)
+    ovs = Database(config.ovs, owner, Collect(owner, lambda key: store.load(key) is not None))
+    if ovs.may_be_there():
+        ovs.start()
+    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs))
     path = run_dir / "vmlinkd.sock"
     redirect.supported()  # the first try costs milliseconds that no ADD should pay
     with _queue_locked(run_dir / "queue"):
@@ -210,6 +218,7 @@ def serve(run_dir: Path, config: Settings) -> None:
     listener.close()
     if not passed:
         path.unlink(missing_ok=True)
+    ovs.close()
     reaper.close()
     os.close(lock)
 
@@ -218,7 +227,7 @@ def _refuse_foreign(directory: Path) -> None:
     status = directory.stat()
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise VmlinkError(
-            f"{directory}: others may write there; give it to user {os.geteuid()}, mode 0700"
+            f"{directory}: others may write there; give it to user {os.geteuid()}, mode 0711"
         )
 
 
@@ -260,10 +269,17 @@ def main(argv: list[str] | None = None) -> int:
         help="socket, state and queue (default: %(default)s)",
     )
     parser.add_argument("--config", type=Path, help="settings, see conf/vmlinkd.yaml")
+    parser.add_argument(
+        "--ovs-db",
+        metavar="REMOTE",
+        help=f"Open vSwitch's database, before the settings' (default: {Ovs.db})",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(argv)
     try:
         config = settings.load(options.config)
+        if options.ovs_db:
+            config = settings.with_db(config, options.ovs_db)
         handler = logging.StreamHandler()
         handler.setFormatter(_JsonLines())
         logging.basicConfig(level=config.log_level.upper(), handlers=[handler])

@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from cni import config, ipam, plan, spec, verdict
 from cni import result as results
-from cni.config import Chained, NetConf
-from cni.context import Cancel, Context
+from cni.config import NetConf
+from cni.context import Cancel, Context, Node
 from cni.errors import (
     BadConfig,
     BadEnvironment,
@@ -29,9 +29,9 @@ from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.outcome import describe, result_of
 from cni.plan import Plan
-from cni.reaper import Reaper
 from cni.state import Record, Store
 from cni.types import AttachmentKey, Request, Result
+from cni.uplinks import Chained
 
 log = logging.getLogger("vmlink")
 
@@ -54,12 +54,11 @@ class Call:
 
 
 class Engine:
-    """Serves one node: the namespace `host` is where bridges and switches are."""
+    """Serves the verbs on one node, with the records of `store`."""
 
-    def __init__(self, store: Store, host: Namespace, reaper: Reaper) -> None:
+    def __init__(self, store: Store, node: Node) -> None:
         self._store = store
-        self._host = host
-        self._reaper = reaper
+        self._node = node
         self._locks = KeyLocks()
         self._thread = threading.local()
         self._verbs: dict[str, Callable[[Call], Result | None]] = {
@@ -124,7 +123,10 @@ class Engine:
                 raise CheckFailed(f"{call.key} is not attached here")
             steps = Plan.from_json(record.plan)
             with self._context(record, steps, call) as cx:
-                verdict.judge(conf.prev, call.key.ifname, cx.pod_netlink)
+                if MODES[conf.mode].in_pod(conf):
+                    verdict.judge(conf.prev, call.key.ifname, cx.pod_netlink)
+                else:
+                    verdict.compare(conf.prev, call.key.ifname, record.result)
                 plan.verify(steps.steps, cx)
 
     def collect(self, call: Call) -> None:
@@ -147,7 +149,7 @@ class Engine:
 
     def status(self, call: Call) -> None:
         conf = config.parse(call.request)
-        MODES[conf.mode].ready(conf)
+        MODES[conf.mode].ready(conf, self._node)
         if conf.ipam:
             ipam.status(_ipam_call(call.request))
 
@@ -188,10 +190,9 @@ class Engine:
         call.notes.update(network=record.network, mode=record.mode, uplink=record.uplink)
         return Context(
             key=record.key,
-            host=self._host,
+            node=self._node,
             host_netlink=self._netlink(),
             pod=call.pod,
-            reaper=self._reaper,
             cancel=call.cancel,
             ipam_call=_ipam_call(call.request),
             pod_links=steps.pod_links(),
@@ -208,7 +209,7 @@ class Engine:
     def _require_pod(self, call: Call) -> None:
         if call.pod is None:
             raise BadEnvironment(f"CNI_NETNS: cannot open {call.request.netns_path!r}")
-        if call.pod.same_as(self._host) and call.request.env.get("CNI_NETNS_OVERRIDE") != "1":
+        if call.pod.same_as(self._node.host) and call.request.env.get("CNI_NETNS_OVERRIDE") != "1":
             raise BadEnvironment(
                 "CNI_NETNS: is vmlinkd's own namespace; CNI_NETNS_OVERRIDE=1 allows it"
             )

@@ -15,7 +15,8 @@ VmlinkError                         100
 ├── AttachmentExists                101  ADD of an attachment or an interface name that is there
 ├── KernelRefused                   102  a kernel request failed; errno and what was asked
 ├── IpamFailed                      103  the delegated plugin failed without a CNI error of its own
-└── CheckFailed                     104  CHECK found a difference; what, expected, found
+├── CheckFailed                     104  CHECK found a difference; what, expected, found
+└── SwitchRefused                   105  ovsdb-server or ovs-vswitchd refused; their reason
 
 Codes 1 to 99 are those of the CNI specification, section "Error".
 """
@@ -94,3 +95,7 @@ class IpamFailed(VmlinkError):
 
 class CheckFailed(VmlinkError):
     code = 104
+
+
+class SwitchRefused(VmlinkError):
+    code = 105

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cni.config import Chained, NetConf
+from cni.config import NetConf
 from cni.context import Context
 from cni.errors import BadConfig
 from cni.modes import MODES
 from cni.types import Interface, Result
+from cni.uplinks import Chained
 
 
 def result_of(conf: NetConf, cx: Context, netns: str) -> Result:

@@ -44,9 +44,14 @@ class Step:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Step:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        fields = {k: _tuples(v) for k, v in data.items()}
         kind = str(fields.pop("step"))
         return Step.kinds[kind](**fields)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists for them."""
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

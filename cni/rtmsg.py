@@ -185,8 +185,8 @@ def new_vlan(name: str, link: int, vid: int, up: bool = False) -> Message:
     return Message(RTM_NEWLINK, ADD, body, f"add vlan {name} with tag {vid} on link {link}")
 
 
-def new_dummy(name: str, mac: str | None = None, mtu: int | None = None) -> Message:
-    body = _up(False) + _link(name=name, mac=mac, mtu=mtu) + _info("dummy")
+def new_dummy(name: str, mac: str | None = None, mtu: int | None = None, group: int = 0) -> Message:
+    body = _up(False) + _link(name=name, mac=mac, mtu=mtu, group=group) + _info("dummy")
     return Message(RTM_NEWLINK, ADD, body, f"add dummy {name}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,24 @@ from cni.errors import BadConfig
 
 
 @dataclass(frozen=True)
+class Ovs:
+    """`db` is where ovsdb-server listens, as ovsdb(7) writes it: unix:, tcp: or ssl:, which
+    needs the three files (PEM)."""
+
+    db: str = "unix:/run/openvswitch/db.sock"
+    private_key: str = ""
+    certificate: str = ""
+    ca_cert: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
     """`deadline` in seconds, for one request; `workers` serve that many requests at a time."""
 
     workers: int = 16
     deadline: float = 45
     log_level: str = "info"
+    ovs: Ovs = Ovs()
 
 
 _RANGES = {"workers": (1, 256), "deadline": (1, 600)}
@@ -36,15 +48,52 @@ def load(path: Path | None) -> Settings:
         return Settings()
     if not isinstance(data, dict):
         raise BadConfig(f"{path}: expected keys and values, found {data!r}")
-    known = [f.name for f in fields(Settings)]
+    _refuse_unknown(f"{path}: ", data, Settings)
     for key, value in data.items():
-        if key not in known:
-            raise BadConfig(f"{path}: {key}: unknown key; known are {', '.join(known)}")
         _check(f"{path}: {key}", key, value)
-    return Settings(**data)
+    plain = {key: value for key, value in data.items() if key != "ovs"}
+    return Settings(**plain, ovs=Ovs(**data.get("ovs", {})))
+
+
+def with_db(settings: Settings, db: str) -> Settings:
+    """The settings with another database, as from the command line. Raises BadConfig."""
+    checked_db("--ovs-db", db)
+    return replace(settings, ovs=replace(settings.ovs, db=db))
+
+
+def checked_db(where: str, value: Any) -> str:
+    """An address of ovsdb-server. Raises BadConfig."""
+    if not isinstance(value, str) or not value.startswith(("unix:/", "tcp:", "ssl:")):
+        raise BadConfig(
+            f"{where}: expected unix:/PATH, tcp:HOST:PORT or ssl:HOST:PORT, found {value!r}"
+        )
+    return value
+
+
+def _check_ovs(where: str, data: dict[str, Any]) -> None:
+    db = checked_db(f"{where}.db", data.get("db", Ovs.db))
+    for key in ("private_key", "certificate", "ca_cert"):
+        value = data.get(key, "")
+        if not isinstance(value, str) or (value and not value.startswith("/")):
+            raise BadConfig(f"{where}.{key}: expected an absolute path, found {value!r}")
+        if db.startswith("ssl:") and not value:
+            raise BadConfig(f"{where}.{key}: required for {db}")
+
+
+def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Settings | Ovs]) -> None:
+    known = [f.name for f in fields(kind)]
+    for key in data:
+        if key not in known:
+            raise BadConfig(f"{where}{key}: unknown key; known are {', '.join(known)}")
 
 
 def _check(where: str, key: str, value: Any) -> None:
+    if key == "ovs":
+        if not isinstance(value, dict):
+            raise BadConfig(f"{where}: expected keys and values, found {value!r}")
+        _refuse_unknown(f"{where}.", value, Ovs)
+        _check_ovs(where, value)
+        return
     if key in _RANGES:
         low, high = _RANGES[key]
         number = isinstance(value, int) and not isinstance(value, bool)

@@ -39,6 +39,11 @@ class AttachmentKey:
         return "vlt" + self.digest
 
     @property
+    def vhost_port(self) -> str:
+        """A port of Open vSwitch that no link of the kernel stands behind."""
+        return "vlu" + self.digest
+
+    @property
     def group(self) -> int:
         """IFLA_GROUP of the links in the pod's namespace: they are deleted by one request."""
         return int(self.digest[:8], 16) & 0x7FFFFFFF | 0x40000000

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_interface, ip_network
+from typing import Any
 
+from cni import result as results
 from cni.errors import CheckFailed
 from cni.netlink import Netlink, RouteInfo
 from cni.rtdecode import LinkInfo
@@ -15,11 +18,7 @@ def judge(expected: Result, ifname: str, netlink: Netlink) -> None:
 
     What others added is no difference: plugins later in the chain may have their reasons.
     """
-    position = next(
-        (n for n, i in enumerate(expected.interfaces) if i.name == ifname and i.sandbox), None
-    )
-    if position is None:
-        raise CheckFailed(f"prevResult: has no interface {ifname} with a sandbox")
+    position = _position(expected, ifname)
     link = netlink.link(ifname)
     if link is None:
         raise CheckFailed(f"{ifname}: expected in the pod's namespace, found nothing")
@@ -33,6 +32,27 @@ def judge(expected: Result, ifname: str, netlink: Netlink) -> None:
         routes = netlink.routes()
         for route in expected.routes:
             _judge_route(route, routes)
+
+
+def compare(expected: Result, ifname: str, given: Mapping[str, Any]) -> None:
+    """As `judge`, where the interface is the guest's alone: what ADD gave is all there is."""
+    position = _position(expected, ifname)
+    result = results.load(given)
+    ours = next(i for i in result.interfaces if i.name == ifname)
+    found = expected.interfaces[position]
+    if found.mac.lower() != ours.mac:
+        raise CheckFailed(f"{ifname}: expected MAC {found.mac}, found {ours.mac}")
+    addresses = {ip_interface(ip.address) for ip in result.ips}
+    for ip in expected.ips:
+        if ip.interface in (position, None) and ip_interface(ip.address) not in addresses:
+            raise CheckFailed(f"{ifname}: expected address {ip.address}, found {_words(addresses)}")
+
+
+def _position(expected: Result, ifname: str) -> int:
+    for n, interface in enumerate(expected.interfaces):
+        if interface.name == ifname and interface.sandbox:
+            return n
+    raise CheckFailed(f"prevResult: has no interface {ifname} with a sandbox")
 
 
 def _judge_link(mac: str, link: LinkInfo) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from cni.config import LinuxUplink, NetConf
+from cni.config import NetConf
+from cni.context import Node
 from cni.device import Device
-from cni.modes import bridge, steps
+from cni.modes import bridge, steps, switch
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
+from cni.uplinks import LinuxUplink, OvsUplink
 
 
 class Mode(Protocol):
@@ -30,25 +32,33 @@ class Mode(Protocol):
         """What a VMM opens; None where there is nothing for one."""
         ...
 
-    def ready(self, conf: NetConf) -> None:
+    def in_pod(self, conf: NetConf) -> bool:
+        """Whether the pod's namespace has the interface that CNI promises."""
+        ...
+
+    def ready(self, conf: NetConf, node: Node) -> None:
         """STATUS: raises NotReady when an ADD cannot succeed on this node."""
         ...
 
 
 def port_steps(
-    key: AttachmentKey, conf: NetConf, uplink: LinuxUplink, silenced: bool
+    key: AttachmentKey, conf: NetConf, silenced: bool
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
-    """The pod's veth as a port of the bridge: (prepare, bind)."""
-    mac = conf.mac or key.mac()
-    prepare = (
+    """The pod's veth as a port of the bridge or switch: (prepare, bind)."""
+    mac, uplink = conf.mac or key.mac(), conf.uplink
+    addresses: tuple[Step, ...] = (steps.Addresses(),) if conf.ipam else ()
+    configure = steps.Configure(key.ifname, silenced)
+    if isinstance(uplink, OvsUplink):
+        before, port, ready = switch.port_steps(uplink, key.host_link, conf)
+        veth = bridge.Veth(key.ifname, mac, conf.mtu, 0)
+        checksums = switch.FinishedChecksums(key.ifname)
+        return (before, veth, port), (*addresses, configure, checksums, ready)
+    assert isinstance(uplink, LinuxUplink)
+    gateway = (bridge.Gateway(uplink.bridge, uplink.vlan),) if uplink.gateway else ()
+    return (
         bridge.Bridge(uplink.bridge, uplink.vlan),
         bridge.Veth(key.ifname, mac, conf.mtu, uplink.vlan),
-    )
-    bind: list[Step] = [steps.Addresses()] if conf.ipam else []
-    if uplink.gateway:
-        bind.append(bridge.Gateway(uplink.bridge, uplink.vlan))
-    bind.append(steps.Configure(key.ifname, silenced))
-    return prepare, tuple(bind)
+    ), (*addresses, *gateway, configure)
 
 
 def pod_interface(key: AttachmentKey, facts: dict[str, Any], netns: str) -> Interface:

@@ -105,8 +105,9 @@ class Gateway(Step):
 class Veth(Step):
     """A veth: one end is the bridge's port, the other the pod's interface.
 
-    `mtu` 0 takes the bridge's. The pod's end carries the attachment's IFLA_GROUP from its first
-    moment, which tells it from an interface of the same name that is not ours.
+    `mtu` 0 takes the bridge's. A port of Open vSwitch has no master from here. The pod's end
+    carries the attachment's IFLA_GROUP from its first moment, which tells it from an interface of
+    the same name that is not ours.
     """
 
     ifname: str
@@ -128,7 +129,7 @@ class Veth(Step):
             peer_mac=self.mac,
             mtu=cx.facts["mtu"],
             peer_ns_fd=cx.pod.fd,
-            master=cx.facts["bridge_index"],
+            master=cx.facts.get("bridge_index"),
             peer_group=cx.key.group,
             queues=1,  # a veth takes no lock to send; each further queue costs directories in sysfs
         )
@@ -140,7 +141,7 @@ class Veth(Step):
         index = need_index(cx.host_netlink, cx.key.host_link)
         messages = silent(index, cx.facts["mtu"])
         if self.vlan:
-            _only_vlan(cx.host_netlink, index, self.vlan)
+            only_vlan(cx.host_netlink, index, self.vlan)
         cx.host_netlink.batch(*messages, rtmsg.set_link(index, up=True))
 
     def undo(self, cx: Context) -> None:
@@ -161,7 +162,7 @@ class Veth(Step):
 
     def check(self, cx: Context) -> None:
         host = expect_link(cx.host_netlink, cx.key.host_link, "in the host's namespace")
-        if host.master != cx.facts["bridge_index"]:
+        if host.master != cx.facts.get("bridge_index", host.master):
             raise CheckFailed(f"{host.name}: is no longer a port of its bridge")
         if not host.up:
             raise CheckFailed(f"{host.name}: is down")
@@ -173,7 +174,8 @@ def host_mac(key: AttachmentKey) -> str:
     return "fe" + key.mac("host")[2:]
 
 
-def _only_vlan(netlink: Netlink, index: int, vlan: int) -> None:
+def only_vlan(netlink: Netlink, index: int, vlan: int) -> None:
+    """The port is an untagged member of this VLAN and of no other."""
     with suppress(NotFound):  # the bridge may have no default VLAN
         netlink.batch(
             rtmsg.bridge_vlan(index, 1, untagged_pvid=True, on_bridge_itself=False, delete=True)

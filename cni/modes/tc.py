@@ -5,35 +5,40 @@ The pod's interface may be vmlink's own veth or, chained, that of any other plug
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from cni import redirect
-from cni.config import Chained, NetConf
+from cni.config import NetConf
+from cni.context import Node
 from cni.device import Device
 from cni.errors import NotReady, VmlinkError
-from cni.modes import steps
+from cni.modes import steps, switch
 from cni.modes.base import host_interface, pod_interface, port_steps
+from cni.modes.tap import require_tun, tap_name
 from cni.plan import Plan
 from cni.types import AttachmentKey, Interface
+from cni.uplinks import Chained, OvsUplink
 
 
 class Tc:
     name = "tc"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        tap = steps.Tap(_tap(key, conf), conf.queues, conf.tap.owner, conf.tap.group)
+        tap = steps.Tap(tap_name(key, conf), conf.queues, conf.tap.owner, conf.tap.group)
         chained = isinstance(conf.uplink, Chained)
         redirect = steps.Redirect(key.ifname, tap.name, conf.redirect, chained)
         if isinstance(conf.uplink, Chained):
             return Plan((), (steps.Chain(key.ifname), tap, redirect))
-        prepare, bind = port_steps(key, conf, conf.uplink, silenced=True)
+        prepare, bind = port_steps(key, conf, silenced=True)
         return Plan((*prepare, tap), (*bind, redirect))
+
+    def in_pod(self, conf: NetConf) -> bool:
+        return True
 
     def interfaces(
         self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
     ) -> tuple[Interface, ...]:
-        tap = Interface(_tap(key, conf), facts["tap_mac"], facts["mtu"], netns)
+        tap = Interface(tap_name(key, conf), facts["tap_mac"], facts["mtu"], netns)
         if isinstance(conf.uplink, Chained):
             return (tap,)
         return (pod_interface(key, facts, netns), tap, host_interface(key, facts))
@@ -45,20 +50,17 @@ class Tc:
             id=key.tap_link,
             kind="tap",
             netns=netns,
-            tap=_tap(key, conf),
+            tap=tap_name(key, conf),
             mac=facts["mac"],
             mtu=facts["mtu"],
             queues=conf.queues,
         )
 
-    def ready(self, conf: NetConf) -> None:
-        if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-            raise NotReady("/dev/net/tun cannot be opened; load the kernel module tun")
+    def ready(self, conf: NetConf, node: Node) -> None:
+        require_tun()
+        if isinstance(conf.uplink, OvsUplink):
+            switch.ready(node, conf.uplink.bridge, dpdk=False)
         try:
             redirect.choose(conf.redirect)
         except VmlinkError as e:
             raise NotReady(e.msg, e.details) from e
-
-
-def _tap(key: AttachmentKey, conf: NetConf) -> str:
-    return conf.tap.name or key.tap_link

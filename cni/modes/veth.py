@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from cni.config import LinuxUplink, NetConf
+from cni.config import NetConf
+from cni.context import Node
+from cni.modes import switch
 from cni.modes.base import host_interface, pod_interface, port_steps
 from cni.plan import Plan
 from cni.types import AttachmentKey, Interface
+from cni.uplinks import OvsUplink
 
 
 class Veth:
     name = "veth"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        assert isinstance(conf.uplink, LinuxUplink)
-        prepare, bind = port_steps(key, conf, conf.uplink, silenced=False)
-        return Plan(prepare, bind)
+        return Plan(*port_steps(key, conf, silenced=False))
+
+    def in_pod(self, conf: NetConf) -> bool:
+        return True
 
     def interfaces(
         self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
@@ -26,5 +30,6 @@ class Veth:
     def device(self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str) -> None:
         return None
 
-    def ready(self, conf: NetConf) -> None:
-        return
+    def ready(self, conf: NetConf, node: Node) -> None:
+        if isinstance(conf.uplink, OvsUplink):
+            switch.ready(node, conf.uplink.bridge, dpdk=False)

@@ -163,17 +163,18 @@ def _device(options: argparse.Namespace) -> None:
     # The numbers that `exec` would give: what it opens comes right after stdio.
     free = itertools.count(3)
     for one in found:
-        fds = list(itertools.islice(free, one.queues))
-        vhost = list(itertools.islice(free, one.queues)) if os.path.exists(_VHOST) else []
+        pairs = one.queues if one.kind != "vhostuser" else 0
+        fds = list(itertools.islice(free, pairs))
+        vhost = list(itertools.islice(free, pairs)) if os.path.exists(_VHOST) else []
         print(" ".join(device.qemu(one, fds, vhost)))
 
 
 def _exec(options: argparse.Namespace) -> None:
     arguments: list[str] = []
     for one in _devices(options):
-        with Namespace.open(one.netns) as namespace, namespace.entered():
-            fds = tuntap.open_tap(one.tap, one.queues)
-        vhost = _open_vhost(one.queues)
+        _require_shared_memory(one, options.command)
+        fds = _open(one)
+        vhost = _open_vhost(one.queues) if fds else []
         for fd in (*fds, *vhost):
             os.set_inheritable(fd, True)
         arguments += device.qemu(one, fds, vhost)
@@ -181,6 +182,24 @@ def _exec(options: argparse.Namespace) -> None:
         os.execvp(options.command[0], [*options.command, *arguments])
     except OSError as e:
         raise VmlinkError(f"cannot execute {options.command[0]}: {e.strerror}") from e
+
+
+def _require_shared_memory(one: Device, command: Sequence[str]) -> None:
+    if one.kind == "vhostuser" and not any("share=on" in word for word in command):
+        raise VmlinkError(
+            f"{one.id} is vhost-user, and the guest's memory must be shared: give QEMU -object "
+            "memory-backend-memfd,id=mem,size=SIZE,share=on and -machine memory-backend=mem"
+        )
+
+
+def _open(one: Device) -> list[int]:
+    """The descriptors of its queues; a VMM makes the socket of vhost-user itself."""
+    if one.kind == "vhostuser":
+        return []
+    if not one.netns:
+        return tuntap.open_tap(one.tap, one.queues)
+    with Namespace.open(one.netns) as namespace, namespace.entered():
+        return tuntap.open_tap(one.tap, one.queues)
 
 
 def _open_vhost(queues: int) -> list[int]:

@@ -1,7 +1,7 @@
 """What pure tests of plans and outcomes start from: a context whose kernel is never asked."""
 
 from cni import config, spec
-from cni.context import Cancel, Context
+from cni.context import Cancel, Context, Node
 from cni.types import AttachmentKey, Result
 
 KEY = AttachmentKey("c1", "eth0")
@@ -11,10 +11,9 @@ NETNS = "/run/netns/x"
 def context(facts=None, given=None, seconds=60, gone=lambda: False):
     made = Context(
         key=KEY,
-        host=None,
+        node=Node(None, None, None, None),
         host_netlink=None,
         pod=None,
-        reaper=None,
         cancel=Cancel(seconds, gone),
         ipam_call=None,
         facts=facts,

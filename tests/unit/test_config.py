@@ -3,9 +3,10 @@
 import pytest
 
 from cni import config
-from cni.config import Chained, LinuxUplink, NetConf, TapConf
+from cni.config import NetConf, TapConf
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
 from cni.types import AttachmentKey, Interface, Request, Result
+from cni.uplinks import Chained, LinuxUplink
 
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink"}
 PREV = {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}
@@ -121,7 +122,7 @@ NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
 @pytest.mark.parametrize(
     ("conf", "key"),
     [
-        *((bridged(mode=v), "mode") for v in ("tap", "", None, ["tc"])),
+        *((bridged(mode=v), "mode") for v in ("bridge", "", None, ["tc"])),
         *((bridged(redirect=v), "redirect") for v in ("tc", None, {})),
         *((bridged(resultStyle=v), "resultStyle") for v in ("cni", True)),
         *((bridged(mtu=v), "mtu") for v in (67, 65522, -1, 0, "1500", True, 1500.0)),

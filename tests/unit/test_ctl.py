@@ -17,6 +17,8 @@ DEVICE = {
     "kind": "tap",
     "netns": "/run/netns/x",
     "tap": "vlt1",
+    "path": "",
+    "offload": True,
     "mac": "02:00:00:00:00:01",
     "mtu": 1400,
     "queues": 1,
@@ -144,7 +146,7 @@ def test_device(call, arguments, ifnames):
 def test_device_for_qemu(call):
     first, second = call("device", "c1", "--format", "qemu")[1].splitlines()
     assert "fds=3:4" in first
-    assert "mq=on,vectors=6" in first
+    assert first.endswith(",mq=on")
     assert second.startswith("-netdev tap,id=vlt1,fd=5 -device virtio-net-pci,netdev=vlt1,")
 
 

@@ -89,6 +89,8 @@ def test_the_device_tells_a_guest_all_it_needs(style):
         "kind": "tap",
         "netns": NETNS,
         "tap": KEY.tap_link,
+        "path": "",
+        "offload": True,
         "mac": MAC,
         "mtu": 1400,
         "queues": 1,

@@ -144,12 +144,18 @@ def test_what_runs_beside_the_others_is_started_first():
 LINUX = {"linux": {"bridge": "br0"}}
 GATEWAY = {"linux": {"bridge": "br0", "gateway": True, "vlan": 5}, "ipam": {"type": "host-local"}}
 PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
+OVS = {"ovs": {"bridge": "br0", "vlan": 5, "trunk": [{"minID": 7, "maxID": 9}]}}
+INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/run/info/x.json"}}
 PLANS = {
     "tc": LINUX,
     "tc, all": {**GATEWAY, "queues": 4, "tap": {"owner": 1, "group": 0, "name": "tap0"}},
     "tc, chained": PREV,
     "veth": {**LINUX, "mode": "veth"},
     "veth, all": {**GATEWAY, "mode": "veth", "mtu": 1400, "mac": "02:00:00:00:00:09"},
+    "veth, ovs": {**OVS, "mode": "veth"},
+    "tap": {**GATEWAY, "mode": "tap", "placeholder": True},
+    "tap, ovs": {**OVS, "mode": "tap", "bandwidth": {"egressRate": 8000, "egressBurst": 8000}},
+    "vhostuser, all": {**OVS, "mode": "vhostuser", "placeholder": True, **INFO},
 }
 
 
@@ -177,6 +183,8 @@ def test_those_plans_hold_every_kind_of_step_and_every_mode():
         ("tc, all", {"eth0", "tap0"}),
         ("tc, chained", {KEY.tap_link}),
         ("veth", {"eth0"}),
+        ("tap", {"eth0"}),
+        ("tap, ovs", set()),
     ],
 )
 def test_links_of_the_pod(name, links):

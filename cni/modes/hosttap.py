@@ -1,0 +1,99 @@
+"""The tap that is itself a port of the switch, and a dummy that stands for it in the pod."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cni import rtmsg, tuntap
+from cni.context import Context
+from cni.errors import AttachmentExists, BadConfig, CheckFailed
+from cni.modes.bridge import host_mac, only_vlan
+from cni.modes.links import can_silence, expect_link, remove_pod_link
+from cni.netlink import Exists
+from cni.plan import Step
+
+
+@dataclass(frozen=True)
+class HostTap(Step):
+    """A persistent tap in the host's namespace. `mac` is the guest's; `mtu` 0 takes the bridge's;
+    with `vlan` it is an untagged member of that VLAN of a Linux bridge.
+
+    It is made under the derived name and takes `name` together with our group, so that an undo
+    never removes somebody else's tap.
+    """
+
+    name: str
+    queues: int
+    owner: int | None
+    group: int | None
+    mac: str
+    mtu: int
+    vlan: int
+
+    def do(self, cx: Context) -> None:
+        derived = cx.key.tap_link
+        # The kernel lets everybody open a tap that has neither an owner nor a group.
+        owner = 0 if self.owner is None and self.group is None else self.owner
+        try:
+            index = tuntap.create_tap(derived, queues=self.queues, owner=owner, group=self.group)
+        except Exists as e:
+            raise AttachmentExists(f"interface {derived} exists already; DEL comes first") from e
+        if self.mtu:
+            cx.facts["mtu"] = self.mtu
+        cx.facts.update(mac=self.mac, tap_mac=host_mac(cx.key))
+        named = rtmsg.set_link(
+            index,
+            mtu=cx.facts["mtu"],
+            mac=cx.facts["tap_mac"],
+            master=cx.facts.get("bridge_index"),
+            group=cx.key.group,
+            name=None if self.name == derived else self.name,
+            addrgenmode_none=can_silence(cx.facts["mtu"]),
+        )
+        try:
+            cx.host_netlink.batch(named)
+        except Exists as e:
+            raise BadConfig(f"tap.name: {self.name} exists in the host's namespace") from e
+        if self.vlan:
+            only_vlan(cx.host_netlink, index, self.vlan)
+        cx.host_netlink.batch(rtmsg.set_link(index, up=True))
+
+    def undo(self, cx: Context) -> None:
+        for name in {self.name, cx.key.tap_link}:
+            link = cx.host_netlink.link(name)
+            if link and (link.group == cx.key.group or name == cx.key.tap_link):
+                cx.reaper.delete(cx.host, None, [link.index], cx.cancel.remaining())
+
+    def check(self, cx: Context) -> None:
+        link = expect_link(cx.host_netlink, self.name, "in the host's namespace")
+        if link.mtu != cx.facts["mtu"] or not link.up:
+            raise CheckFailed(
+                f"{self.name}: expected up with MTU {cx.facts['mtu']}, found "
+                f"{'up' if link.up else 'down'} with {link.mtu}"
+            )
+        if link.master != cx.facts.get("bridge_index", link.master):
+            raise CheckFailed(f"{self.name}: is no longer a port of its bridge")
+
+
+@dataclass(frozen=True)
+class Placeholder(Step):
+    """A dummy with the guest's name, MAC and MTU, for tools that look into the pod's namespace."""
+
+    ifname: str
+
+    def links(self) -> tuple[str, ...]:
+        return (self.ifname,)
+
+    def do(self, cx: Context) -> None:
+        facts, group = cx.facts, cx.key.group
+        dummy = rtmsg.new_dummy(self.ifname, facts["mac"], facts["mtu"], group)
+        try:
+            cx.pod_netlink.batch(dummy)
+        except Exists as e:
+            raise AttachmentExists(f"interface {self.ifname} exists already") from e
+
+    def undo(self, cx: Context) -> None:
+        remove_pod_link(cx, self.ifname)
+
+    def check(self, cx: Context) -> None:
+        expect_link(cx.pod_netlink, self.ifname, "in the pod's namespace")

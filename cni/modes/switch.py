@@ -1,0 +1,171 @@
+"""The steps of Open vSwitch as an uplink: the bridge, the port's rows, ovs-vswitchd's answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cni import ethtool
+from cni.config import Bandwidth, NetConf
+from cni.context import Context, Node
+from cni.errors import BadConfig, CheckFailed, NotReady, SwitchRefused
+from cni.netlink import NotFound
+from cni.ovs import ports
+from cni.ovs.database import View
+from cni.ovs.ports import VHOSTUSER, Port
+from cni.plan import Step
+from cni.uplinks import OvsUplink
+
+_DEFAULT_MTU = 1500
+_STATUS_SECONDS = 2
+_DPDK = "set other_config:dpdk-init=true in the table Open_vSwitch and datapath_type=netdev"
+
+
+def ready(node: Node, bridge: str, dpdk: bool) -> None:
+    """STATUS of a network on Open vSwitch. Raises NotReady, TryAgain."""
+    view = node.ovs.look(_STATUS_SECONDS)
+    if not view.connected:
+        raise NotReady(node.ovs.away())
+    bridges = view.bridges or {}
+    if bridge not in bridges:
+        raise NotReady(ports.missing_bridge(bridge, bridges))
+    if dpdk:
+        _require_dpdk(view, bridge)
+
+
+def _require_dpdk(view: View, bridge: str) -> None:
+    if not view.dpdk or (view.bridges or {})[bridge] != "netdev":
+        raise NotReady(f"mode vhostuser: bridge {bridge} of Open vSwitch has no DPDK; {_DPDK}")
+
+
+def port_steps(
+    uplink: OvsUplink, name: str, conf: NetConf, kind: str = ""
+) -> tuple[OvsBridge, OvsPort, OvsReady]:
+    """What comes before the link `name` is made, right after it, and at the end of the plan."""
+    rates = conf.bandwidth or Bandwidth()
+    limits = (
+        rates.ingress_rate,
+        rates.ingress_burst,
+        rates.egress_rate,
+        rates.egress_burst,
+    )
+    ids, dpdk = tuple(uplink.external_ids.items()), kind == VHOSTUSER
+    return (
+        OvsBridge(uplink.bridge, conf.mtu, dpdk),
+        OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, limits),
+        OvsReady(name, bool(rates.egress_rate) and not dpdk),
+    )
+
+
+@dataclass(frozen=True)
+class OvsBridge(Step):
+    """The bridge, which must be there. Without an `mtu` the port takes that of its local port."""
+
+    bridge: str
+    mtu: int
+    dpdk: bool
+
+    def do(self, cx: Context) -> None:
+        view = cx.node.ovs.look(cx.cancel.remaining())
+        bridges = view.bridges or {}
+        if self.bridge not in bridges:
+            raise BadConfig(ports.missing_bridge(self.bridge, bridges))
+        if self.dpdk:
+            _require_dpdk(view, self.bridge)
+        # The userspace datapath would pass checksums on that the sender left to the hardware.
+        cx.facts["offload"] = bridges[self.bridge] != "netdev" or view.userspace_tso
+        cx.facts["mtu"] = self.mtu or _local_mtu(cx, self.bridge)
+
+
+def _local_mtu(cx: Context, bridge: str) -> int:
+    try:
+        return cx.host_netlink.mtu(bridge)
+    except NotFound:
+        return _DEFAULT_MTU
+
+
+@dataclass(frozen=True)
+class OvsPort(Step):
+    """The port's rows. They are committed while the steps after this one work."""
+
+    bridge: str
+    name: str
+    type: str
+    vlan: int
+    trunk: tuple[int, ...]
+    external_ids: tuple[tuple[str, str], ...]
+    limits: tuple[int, int, int, int]  # as in Bandwidth
+
+    def do(self, cx: Context) -> None:
+        database = cx.node.ovs
+        cx.pending_port = database.submit(ports.Add(database.owner, cx.key, self._port(cx)))
+
+    def _port(self, cx: Context) -> Port:
+        port = Port(
+            self.bridge,
+            self.name,
+            self.type,
+            self.vlan,
+            self.trunk,
+            external_ids={"attached-mac": cx.facts["mac"], **dict(self.external_ids)},
+            bandwidth=Bandwidth(*self.limits) if any(self.limits) else None,
+        )
+        if self.type != VHOSTUSER:  # a link of the kernel has its MTU from us
+            return port
+        options = {"vhost-server-path": cx.facts["socket"]}
+        return replace(port, mtu=cx.facts["mtu"], options=options)
+
+    def undo(self, cx: Context) -> None:
+        if cx.pending_port and cx.pending_port.abandon():
+            return
+        database = cx.node.ovs
+        removal = database.submit(ports.Remove(database.owner, cx.key))
+        removal.wait(cx.cancel.remaining(), database.away())
+
+    def check(self, cx: Context) -> None:
+        database = cx.node.ovs
+        looked = database.submit(ports.Check(cx.key, self._port(cx)))
+        looked.wait(cx.cancel.remaining(), database.away())
+
+
+@dataclass(frozen=True)
+class OvsReady(Step):
+    """Waits until ovs-vswitchd has made the port."""
+
+    name: str
+    policed: bool
+
+    def do(self, cx: Context) -> None:
+        assert cx.pending_port, "OvsPort comes before"
+        late = f"ovs-vswitchd has not made port {self.name} in time; is it running?"
+        connected = cx.node.ovs.look(0).connected
+        cx.pending_port.wait(cx.cancel.remaining(), late if connected else cx.node.ovs.away())
+        if self.policed:
+            self._require_policing(cx)
+
+    def _require_policing(self, cx: Context) -> None:
+        """ovs-vswitchd only logs that the kernel refused."""
+        index = cx.host_netlink.index(self.name)
+        if index is None or not cx.host_netlink.filters(index):
+            raise SwitchRefused(
+                f"bandwidth.egressRate: ovs-vswitchd cannot police {self.name}; load the kernel's "
+                "act_police and cls_matchall, or leave the rate out"
+            )
+
+
+@dataclass(frozen=True)
+class FinishedChecksums(Step):
+    """What the pod sends has its checksums when the switch passes unfinished ones on."""
+
+    ifname: str
+
+    def do(self, cx: Context) -> None:
+        if not cx.facts["offload"]:
+            with cx.in_pod():
+                ethtool.stop_tx_checksum(self.ifname)
+
+    def check(self, cx: Context) -> None:
+        if cx.facts["offload"]:
+            return
+        with cx.in_pod():
+            if ethtool.tx_checksum(self.ifname):
+                raise CheckFailed(f"{self.ifname}: expected tx checksum offload off, found on")

@@ -1,0 +1,105 @@
+"""Mode vhostuser: the guest's queues are shared with Open vSwitch's DPDK datapath.
+
+The VMM listens on a socket in a directory of the attachment's own and ovs-vswitchd connects, so
+traffic returns by itself when either starts anew. Source: Open vSwitch manual, "DPDK vHost User
+Ports"; ovs-vswitchd.conf.db(5).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from cni.config import NetConf
+from cni.context import Context, Node
+from cni.device import Device
+from cni.deviceinfo import DeviceInfo
+from cni.errors import BadConfig, CheckFailed
+from cni.modes import steps, switch
+from cni.modes.hosttap import Placeholder
+from cni.ovs.ports import VHOSTUSER
+from cni.plan import Plan, Step
+from cni.types import AttachmentKey, Interface
+from cni.uplinks import OvsUplink
+
+_SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
+
+
+@dataclass(frozen=True)
+class SocketDirectory(Step):
+    """Where the VMM makes its socket: for `owner` alone, and `group` if there is one."""
+
+    mac: str
+    owner: int | None
+    group: int | None
+
+    def do(self, cx: Context) -> None:
+        directory = self._path(cx)
+        path = f"{directory}/sock"
+        if len(path.encode()) > _SUN_PATH:
+            raise BadConfig(
+                f"--run-dir: {path} is longer than the {_SUN_PATH} bytes of a socket's address; "
+                "start vmlinkd with a shorter one"
+            )
+        os.makedirs(os.path.dirname(directory), mode=0o711, exist_ok=True)
+        with suppress(FileExistsError):  # of an attachment whose record was lost
+            os.mkdir(directory, 0o700)
+        os.chown(directory, self.owner or 0, -1 if self.group is None else self.group)
+        os.chmod(directory, 0o700 if self.group is None else 0o770)
+        cx.facts.update(mac=self.mac, socket=path)
+
+    def undo(self, cx: Context) -> None:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._path(cx))
+
+    def check(self, cx: Context) -> None:
+        if not os.path.isdir(self._path(cx)):
+            raise CheckFailed(f"{self._path(cx)}: expected a directory, found nothing")
+
+    @staticmethod
+    def _path(cx: Context) -> str:
+        return f"{cx.node.run_dir}/vhostuser/{cx.key.digest}"
+
+
+class VhostUser:
+    name = "vhostuser"
+
+    def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
+        assert isinstance(conf.uplink, OvsUplink)
+        mac = conf.mac or key.mac()
+        directory = SocketDirectory(mac, conf.tap.owner, conf.tap.group)
+        before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, VHOSTUSER)
+        bind: list[Step] = [steps.Addresses()] if conf.ipam else []
+        if conf.placeholder:
+            bind += [Placeholder(key.ifname), steps.Configure(key.ifname, True)]
+        if conf.device_info:
+            bind.append(DeviceInfo(conf.device_info))
+        return Plan((before, directory, port), (*bind, ready))
+
+    def in_pod(self, conf: NetConf) -> bool:
+        return conf.placeholder
+
+    def interfaces(
+        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+    ) -> tuple[Interface, ...]:
+        return (Interface(key.ifname, facts["mac"], facts["mtu"], netns, facts["socket"]),)
+
+    def device(
+        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+    ) -> Device:
+        return Device(
+            id=key.vhost_port,
+            kind="vhostuser",
+            path=facts["socket"],
+            mac=facts["mac"],
+            mtu=facts["mtu"],
+            queues=conf.queues,
+            offload=facts["offload"],
+        )
+
+    def ready(self, conf: NetConf, node: Node) -> None:
+        assert isinstance(conf.uplink, OvsUplink)
+        switch.ready(node, conf.uplink.bridge, dpdk=True)

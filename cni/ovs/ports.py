@@ -1,0 +1,265 @@
+"""The rows of a port: made, taken away, looked at, collected.
+
+Source: ovs-vswitchd.conf.db(5); operations as in RFC 7047, section 5.2. Every row of ours carries
+the owner, the container and the interface name in its external_ids.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cni.config import Bandwidth
+from cni.errors import BadConfig, CheckFailed, SwitchRefused
+from cni.ovs import schema
+from cni.ovs.database import Operations
+from cni.types import AttachmentKey
+
+if TYPE_CHECKING:
+    from cni.ovs.idl import Tables
+
+log = logging.getLogger("vmlink")
+
+VHOSTUSER = "dpdkvhostuserclient"
+
+
+@dataclass(frozen=True)
+class Port:
+    """What is asked of the switch. `type` is the Interface's: "" for a link of the kernel.
+
+    `mtu` (bytes) is requested where the switch is the one that sets it; 0 where it is not.
+    """
+
+    bridge: str
+    name: str
+    type: str = ""
+    vlan: int = 0
+    trunk: tuple[int, ...] = ()
+    mtu: int = 0
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    bandwidth: Bandwidth | None = None
+
+
+@dataclass(frozen=True)
+class Add:
+    """Settled when ovs-vswitchd has given the interface its ofport."""
+
+    owner: str
+    key: AttachmentKey
+    port: Port
+
+    @property
+    def interface(self) -> str:
+        return self.port.name
+
+    def compose(self, tables: Tables, again: bool) -> Operations:
+        port, bridges = self.port, tables.bridges()
+        if port.bridge not in bridges:
+            raise BadConfig(missing_bridge(port.bridge, bridges))
+        known = tables.port(self.key)
+        if known is not None and again:
+            return []
+        ids = _ids(self.owner, self.key)
+        rows = Rows(self.key.digest, ids)
+        return [
+            *(_removal(known.uuid, ids) if known is not None else ()),
+            # Nothing is added to a bridge that goes away at this moment.
+            _exists("Bridge", "name", port.bridge),
+            *rows.port(port),
+        ]
+
+    def settled(self, tables: Tables) -> bool:
+        row = tables.interface(self.port.name)
+        if row is None:
+            raise SwitchRefused(f"port {self.port.name} was taken away by somebody else")
+        if row.error:
+            raise SwitchRefused(f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}")
+        return bool(row.ofport) and row.ofport[0] > 0
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Settled when the rows are gone."""
+
+    owner: str
+    key: AttachmentKey
+    interface: str = ""
+
+    def compose(self, tables: Tables, again: bool) -> Operations:
+        row = tables.port(self.key)
+        return _removal(row.uuid if row is not None else None, _ids(self.owner, self.key))
+
+    def settled(self, tables: Tables) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Check:
+    """Settled when the rows are as `port` says. Raises CheckFailed otherwise."""
+
+    key: AttachmentKey
+    port: Port
+    interface: str = ""
+
+    def compose(self, tables: Tables, again: bool) -> Operations:
+        return []
+
+    def settled(self, tables: Tables) -> bool:
+        name = self.port.name
+        row = tables.interface(name)
+        if tables.port(self.key) is None or row is None:
+            raise CheckFailed(f"{name}: expected a port of {self.port.bridge}, found none")
+        if row.error or not row.ofport or row.ofport[0] < 0:
+            found = row.error[0] if row.error else "no ofport"
+            raise CheckFailed(f"{name}: expected an ofport, found {found}")
+        return True
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Rows of ours whose attachment is not known any more, as after a reboot."""
+
+    owner: str
+    known: Callable[[AttachmentKey], bool]
+    interface: str = ""
+
+    def compose(self, tables: Tables, again: bool) -> Operations:
+        from cni.ovs.idl import key_of
+
+        found = {key_of(row) for table in schema.OWNED for row in tables.owned(table)}
+        out: Operations = []
+        for key in found:
+            if key and not self.known(key):
+                log.info("the rows of %s have no record and are collected", key)
+                out += Remove(self.owner, key).compose(tables, again)
+        return out
+
+    def settled(self, tables: Tables) -> bool:
+        return True
+
+
+def missing_bridge(name: str, bridges: Mapping[str, str]) -> str:
+    there = ", ".join(sorted(bridges)) or "none"
+    return f"ovs.bridge: there is no bridge {name} (there is {there}); make it or name another"
+
+
+class Rows:
+    """The inserts for one port, whose named-uuids begin with `tag`."""
+
+    def __init__(self, tag: str, ids: Mapping[str, str]) -> None:
+        self._tag = tag
+        self._ids = ids
+
+    def port(self, port: Port) -> Operations:
+        interface: dict[str, Any] = {
+            "name": port.name,
+            "type": port.type,
+            "options": _map(port.options),
+            "external_ids": _map({**port.external_ids, **self._ids}),
+        }
+        if port.mtu:
+            interface["mtu_request"] = port.mtu
+        row: dict[str, Any] = {
+            "name": port.name,
+            "interfaces": self._named("i"),
+            "external_ids": _map(self._ids),
+            **_vlan(port),
+        }
+        before: Operations = []
+        if port.bandwidth:
+            interface |= _policing(port.bandwidth)
+            before, qos = self._qos(port.bandwidth, port.type)
+            row |= qos
+        added = [["ports", "insert", self._named("p")]]
+        return [
+            *before,
+            self._insert("Interface", "i", interface),
+            self._insert("Port", "p", row),
+            {"op": "mutate", "table": "Bridge", "where": _is("name", port.bridge)}
+            | {"mutations": added},
+        ]
+
+    def _qos(self, bandwidth: Bandwidth, kind: str) -> tuple[Operations, dict[str, Any]]:
+        """What limits the way to the pod: a shaper of the kernel's, or DPDK's policer."""
+        rate, burst = bandwidth.ingress_rate, bandwidth.ingress_burst
+        if not rate:
+            return [], {}
+        row: dict[str, Any] = {"external_ids": _map(self._ids)}
+        if kind == VHOSTUSER:
+            config = {"cir": str(max(rate // 8, 1)), "cbs": str(max(burst // 8, 1))}
+            row |= {"type": "egress-policer", "other_config": _map(config)}
+            return [self._insert("QoS", "s", row)], {"qos": self._named("s")}
+        limits = {"max-rate": str(rate), "burst": str(burst)}
+        queue = {"external_ids": _map(self._ids), "other_config": _map(limits)}
+        row |= {"type": "linux-htb", "other_config": _map({"max-rate": str(rate)})}
+        row |= {"queues": ["map", [[0, self._named("q")]]]}
+        return [
+            self._insert("Queue", "q", queue),
+            self._insert("QoS", "s", row),
+        ], {"qos": self._named("s")}
+
+    def _named(self, what: str) -> list[str]:
+        return ["named-uuid", f"{what}{self._tag}"]
+
+    def _insert(self, table: str, what: str, row: dict[str, Any]) -> dict[str, Any]:
+        return {"op": "insert", "table": table, "row": row, "uuid-name": self._named(what)[1]}
+
+
+def _vlan(port: Port) -> dict[str, Any]:
+    """Source: ovs-vswitchd.conf.db(5), table Port, "VLAN Configuration"."""
+    row: dict[str, Any] = {}
+    if port.vlan:
+        row["tag"] = port.vlan
+    if port.trunk:
+        row["trunks"] = ["set", list(port.trunk)]
+    if port.vlan or port.trunk:
+        both = "native-untagged" if port.vlan else "trunk"
+        row["vlan_mode"] = both if port.trunk else "access"
+    return row
+
+
+def _policing(bandwidth: Bandwidth) -> dict[str, int]:
+    """What limits the way from the pod; kbit/s and kbit, never rounded to 0, which is no limit."""
+    if not bandwidth.egress_rate:
+        return {}
+    return {
+        "ingress_policing_rate": max(bandwidth.egress_rate // 1000, 1),
+        "ingress_policing_burst": max(bandwidth.egress_burst // 1000, 1),
+    }
+
+
+def _ids(owner: str, key: AttachmentKey) -> dict[str, str]:
+    return {
+        schema.OWNER: owner,
+        schema.CONTAINER: key.container_id,
+        schema.IFNAME: key.ifname,
+    }
+
+
+def _removal(uuid: Any, ids: Mapping[str, str]) -> Operations:
+    """A port goes with its interface when no bridge has it; QoS and Queue are roots."""
+    out: Operations = []
+    if uuid is not None:
+        ref = ["uuid", str(uuid)]
+        where = [["ports", "includes", ref]]
+        gone = [["ports", "delete", ref]]
+        out.append({"op": "mutate", "table": "Bridge", "where": where, "mutations": gone})
+    ours = [["external_ids", "includes", _map(ids)]]
+    return out + [{"op": "delete", "table": t, "where": ours} for t in ("QoS", "Queue")]
+
+
+def _exists(table: str, column: str, value: str) -> dict[str, Any]:
+    """Refuses the transaction where there is no such row, so that it is composed anew."""
+    found = {"where": _is(column, value), "columns": [column], "rows": [{column: value}]}
+    return {"op": "wait", "table": table, "until": "==", "timeout": 0} | found
+
+
+def _is(column: str, value: str) -> list[Any]:
+    return [[column, "==", value]]
+
+
+def _map(data: Mapping[str, str]) -> list[Any]:
+    return ["map", [[k, v] for k, v in data.items()]]

@@ -1,0 +1,39 @@
+"""What vmlinkd reads of the database, and no more: each further column is work for every change.
+
+Source: ovs-vswitchd.conf.db(5). Conditions: ovsdb-server(7), section "Monitor Cond".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAME = "Open_vSwitch"
+OWNER, CONTAINER, IFNAME = "vmlink-owner", "vmlink-container", "vmlink-ifname"
+OWNED = ("Port", "Interface", "QoS", "Queue")  # the tables with rows of ours
+
+_MAP = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
+_STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "Open_vSwitch": {"dpdk_initialized": _BOOLEAN, "other_config": _MAP},
+    "Bridge": {"name": _STRING, "datapath_type": _STRING},
+    "Port": {"name": _STRING, "external_ids": _MAP},
+    "Interface": {
+        "name": _STRING,
+        "external_ids": _MAP,
+        "ofport": {"type": {"key": "integer", "min": 0, "max": 1}},
+        "error": {"type": {"key": "string", "min": 0, "max": 1}},
+    },
+    "QoS": {"external_ids": _MAP},
+    "Queue": {"external_ids": _MAP},
+}
+
+
+def schema() -> dict[str, Any]:
+    """In the form of RFC 7047, section 3.2, for python-ovs."""
+    tables = {name: {"columns": columns} for name, columns in _COLUMNS.items()}
+    return {"name": NAME, "version": "8.0.0", "tables": tables}
+
+
+def owned_by(owner: str) -> list[Any]:
+    """The condition for the rows of one vmlinkd."""
+    return [["external_ids", "includes", ["map", [[OWNER, owner]]]]]
