@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from cni import ethtool
 from cni.config import Bandwidth, NetConf
 from cni.context import Context, Node
-from cni.errors import BadConfig, CheckFailed, NotReady, SwitchRefused
+from cni.errors import BadConfig, CheckFailed, NotReady, SwitchRefused, TryAgain
 from cni.netlink import NotFound
 from cni.ovs import ports
 from cni.ovs.database import View
@@ -21,8 +21,11 @@ _DPDK = "set other_config:dpdk-init=true in the table Open_vSwitch and datapath_
 
 
 def ready(node: Node, bridge: str, dpdk: bool) -> None:
-    """STATUS of a network on Open vSwitch. Raises NotReady, TryAgain."""
-    view = node.ovs.look(_STATUS_SECONDS)
+    """STATUS of a network on Open vSwitch. Raises NotReady."""
+    try:
+        view = node.ovs.look(_STATUS_SECONDS)
+    except TryAgain as e:
+        raise NotReady(e.msg) from e
     if not view.connected:
         raise NotReady(node.ovs.away())
     bridges = view.bridges or {}
@@ -41,7 +44,8 @@ def port_steps(
     uplink: OvsUplink, name: str, conf: NetConf, kind: str = ""
 ) -> tuple[OvsBridge, OvsPort, OvsReady]:
     """What comes before the link `name` is made, right after it, and at the end of the plan."""
-    rates = conf.bandwidth or Bandwidth()
+    # Mode tc has its limits in the pod's namespace, where the guest does not reach them.
+    rates = Bandwidth() if conf.bandwidth is None or conf.mode == "tc" else conf.bandwidth
     limits = (
         rates.ingress_rate,
         rates.ingress_burst,

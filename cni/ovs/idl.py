@@ -21,7 +21,7 @@ import ovs.poller
 import ovs.stream
 from ovs.db.idl import ROW_DELETE, Idl, Row, SchemaHelper, Transaction
 
-from cni.errors import SwitchRefused, VmlinkError
+from cni.errors import SwitchRefused
 from cni.ovs import schema
 from cni.ovs.database import Database, Operations, Pending, View
 from cni.ovs.parser import Parser
@@ -137,6 +137,7 @@ class Connection:
                 log.exception("the connection to Open vSwitch's database is made anew")
                 self._idl.close()
                 self._retry(self._sent)
+                self._transaction, self._sent = None, []
                 time.sleep(RETRY_MS / 1000)
                 self._connect()
         self._idl.close()
@@ -193,7 +194,7 @@ class Connection:
                 continue
             try:
                 composed = pending.operation.compose(self.tables, pending.again)
-            except VmlinkError as e:
+            except Exception as e:  # it is the caller's, and no neighbour's
                 pending.future.set_exception(e)
                 continue
             operations += composed
@@ -211,7 +212,7 @@ class Connection:
         status = transaction.commit()
         if status == Transaction.INCOMPLETE:
             return
-        self._transaction, sent = None, self._sent
+        self._transaction, sent, self._sent = None, self._sent, []
         if status in (Transaction.SUCCESS, Transaction.UNCHANGED):
             for pending in sent:
                 self._settle(pending)
@@ -225,7 +226,6 @@ class Connection:
             sent[0].future.set_exception(error)
 
     def _retry(self, sent: list[Pending]) -> None:
-        self._transaction, self._sent = None, []
         for pending in sent:
             pending.again = True
         if sent:
@@ -236,7 +236,7 @@ class Connection:
             return
         try:
             done = pending.operation.settled(self.tables)
-        except VmlinkError as e:
+        except Exception as e:  # it is the caller's, and no neighbour's
             pending.future.set_exception(e)
             return
         if done:

@@ -109,9 +109,15 @@ class Check:
 
     def settled(self, tables: Tables) -> bool:
         name = self.port.name
-        row = tables.interface(name)
-        if tables.port(self.key) is None or row is None:
+        port, row = tables.port(self.key), tables.interface(name)
+        if port is None or row is None:
             raise CheckFailed(f"{name}: expected a port of {self.port.bridge}, found none")
+        expected = ([self.port.vlan] if self.port.vlan else [], list(self.port.trunk))
+        if (port.tag, port.trunks) != expected:
+            raise CheckFailed(
+                f"{name}: expected tag {expected[0]} and trunks {expected[1]}, found {port.tag} "
+                f"and {port.trunks}"
+            )
         if row.error or not row.ofport or row.ofport[0] < 0:
             found = row.error[0] if row.error else "no ofport"
             raise CheckFailed(f"{name}: expected an ofport, found {found}")
@@ -244,9 +250,14 @@ def _removal(uuid: Any, ids: Mapping[str, str]) -> Operations:
     out: Operations = []
     if uuid is not None:
         ref = ["uuid", str(uuid)]
-        where = [["ports", "includes", ref]]
         gone = [["ports", "delete", ref]]
-        out.append({"op": "mutate", "table": "Bridge", "where": where, "mutations": gone})
+        out = [
+            # The port goes at the commit, which is too late for its QoS.
+            {"op": "update", "table": "Port", "where": [["_uuid", "==", ref]]}
+            | {"row": {"qos": ["set", []]}},
+            {"op": "mutate", "table": "Bridge", "where": [["ports", "includes", ref]]}
+            | {"mutations": gone},
+        ]
     ours = [["external_ids", "includes", _map(ids)]]
     return out + [{"op": "delete", "table": t, "where": ours} for t in ("QoS", "Queue")]
 

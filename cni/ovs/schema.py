@@ -13,14 +13,16 @@ OWNED = ("Port", "Interface", "QoS", "Queue")  # the tables with rows of ours
 
 _MAP = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
+_NUMBER = {"type": {"key": "integer", "min": 0, "max": 1}}
+_NUMBERS = {"type": {"key": "integer", "min": 0, "max": 4096}}
 _COLUMNS: dict[str, dict[str, Any]] = {
     "Open_vSwitch": {"dpdk_initialized": _BOOLEAN, "other_config": _MAP},
     "Bridge": {"name": _STRING, "datapath_type": _STRING},
-    "Port": {"name": _STRING, "external_ids": _MAP},
+    "Port": {"name": _STRING, "external_ids": _MAP, "tag": _NUMBER, "trunks": _NUMBERS},
     "Interface": {
         "name": _STRING,
         "external_ids": _MAP,
-        "ofport": {"type": {"key": "integer", "min": 0, "max": 1}},
+        "ofport": _NUMBER,
         "error": {"type": {"key": "string", "min": 0, "max": 1}},
     },
     "QoS": {"external_ids": _MAP},

@@ -8,7 +8,7 @@ import yaml
 
 from cni import settings
 from cni.errors import BadConfig
-from cni.settings import Settings
+from cni.settings import Ovs, Settings
 
 NUMBER = "(workers|deadline): expected a number"
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"
@@ -69,3 +69,40 @@ def test_what_is_refused_is_named_with_its_file(load, text, message):
 def test_a_file_that_is_named_must_be_there(tmp_path):
     with pytest.raises(BadConfig, match="cannot read"):
         settings.load(tmp_path / "absent.yaml")
+
+
+FILES = "private_key: /k\n  certificate: /c\n  ca_cert: /a"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ovs: {}", Ovs()),
+        ("ovs: {db: 'unix:/x/db.sock'}", Ovs("unix:/x/db.sock")),
+        ("ovs: {db: 'tcp:127.0.0.1:6640'}", Ovs("tcp:127.0.0.1:6640")),
+        (f"ovs:\n  db: ssl:127.0.0.1:6640\n  {FILES}", Ovs("ssl:127.0.0.1:6640", "/k", "/c", "/a")),
+    ],
+)
+def test_the_database_of_open_vswitch(load, text, expected):
+    assert load(text).ovs == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ovs: br0", "ovs: expected keys and values"),
+        ("ovs: {bridge: br0}", "ovs.bridge: unknown key"),
+        *((f"ovs: {{db: {v}}}", "ovs.db: expected") for v in ("5", "/x", "'punix:/x'", "'unix:x'")),
+        ("ovs: {db: 'ssl:127.0.0.1:6640'}", "ovs.private_key: required"),
+        ("ovs: {ca_cert: a.pem}", "ovs.ca_cert: expected an absolute path"),
+    ],
+)
+def test_a_wrong_database_is_named(load, text, message):
+    with pytest.raises(BadConfig, match=message):
+        load(text)
+
+
+def test_the_command_line_goes_first():
+    assert settings.with_db(Settings(), "tcp:127.0.0.1:1").ovs.db == "tcp:127.0.0.1:1"
+    with pytest.raises(BadConfig, match="--ovs-db: expected"):
+        settings.with_db(Settings(), "db.sock")
