@@ -60,12 +60,12 @@ def _missing(engine: str) -> str:
 
 @cache
 def _filters_missing() -> dict[str, str]:
-    return _tried(_try_engines)
+    return tried(_try_engines)
 
 
 @cache
 def _mirred_kind() -> Kind:
-    return "u32" if _tried(_try_matchall)["matchall"] else "matchall"
+    return "u32" if tried(_try_matchall)["matchall"] else "matchall"
 
 
 def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
@@ -104,10 +104,15 @@ def divert(netlink: Netlink, index: int, to: int) -> None:
         os.close(fd)
 
 
-def ignore(netlink: Netlink, index: int) -> None:
-    """The stack of the namespace takes nothing that comes in on a link of our own."""
+def ignore(index: int) -> list[Message]:
+    """The stack of the namespace takes nothing that comes in on a link, a new one of ours."""
     program = _cls_bpf(index, bpf.ignore_program(), IN_OUR_QDISC, name=bpf.IGNORE)
-    netlink.batch(tcmsg.add_clsact(index), program)
+    return [tcmsg.add_clsact(index), program]
+
+
+def ignores(netlink: Netlink, index: int) -> bool:
+    ours = _ours("cls_bpf", netlink, index)
+    return ours is not None and ours.name == bpf.IGNORE
 
 
 def _attach_both(engine: str, netlink: Netlink, a: int, b: int) -> None:
@@ -205,14 +210,16 @@ def _alone(netlink: Netlink, index: int) -> bool:
 
 def check(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
     """Raises CheckFailed if a direction is missing or leads elsewhere."""
-    for index, to in ((a_index, b_index), (b_index, a_index)):
-        target = target_of(engine, netlink, index)
-        if target is None:
-            raise CheckFailed(f"the {engine} redirect from link {index} to link {to} is gone")
-        if target not in (0, to):
-            raise CheckFailed(
-                f"the {engine} redirect of link {index}: expected {to}, found {target}"
-            )
+    check_way(engine, netlink, a_index, b_index)
+    check_way(engine, netlink, b_index, a_index)
+
+
+def check_way(engine: str, netlink: Netlink, index: int, to: int) -> None:
+    target = target_of(engine, netlink, index)
+    if target is None:
+        raise CheckFailed(f"the {engine} redirect from link {index} to link {to} is gone")
+    if target not in (0, to):
+        raise CheckFailed(f"the {engine} redirect of link {index}: expected {to}, found {target}")
 
 
 def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
@@ -232,7 +239,7 @@ def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
     return loaded.target if loaded else None
 
 
-def _tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
+def tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
     """Run a trial in a namespace that ends with the thread that made it."""
     found: dict[str, str] = {}
     failed: list[BaseException] = []

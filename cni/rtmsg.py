@@ -38,8 +38,7 @@ TABLE_MAIN = 254
 RTPROT_STATIC = 4
 
 Kind = Literal["matchall", "u32"]
-MacvlanMode = Literal["private", "vepa", "bridge", "passthru"]
-MACVLAN_MODES: dict[MacvlanMode, int] = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 
 class Message(NamedTuple):
@@ -195,7 +194,7 @@ def new_macvtap(
     *,
     index: int,
     link: int,
-    mode: MacvlanMode,
+    mode: str,
     mac: str | None = None,
     mtu: int | None = None,
     group: int = 0,
