@@ -83,9 +83,8 @@ class MacvtapLink(Step):
             queues=self.queues if self.queues > 1 else None,
             ns_fd=cx.pod.fd,
         )
-        netlink = self._netlink(cx)
         try:
-            netlink.batch(message)
+            self._netlink(cx).batch(message)
         except NetlinkError as e:
             if e.errno not in (errnos.EEXIST, errnos.EBUSY, errnos.EINVAL):
                 raise
@@ -93,7 +92,7 @@ class MacvtapLink(Step):
                 raise AttachmentExists(
                     f"interface {self.name} exists already; DEL comes first"
                 ) from e
-            if cx.pod_netlink.link(index=index) or netlink.link(index=index):
+            if cx.pod_netlink.link(index=index):
                 return False
             raise self._unfit() from e
         return True
