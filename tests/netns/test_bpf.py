@@ -313,3 +313,20 @@ def test_load_tells_its_target():
     finally:
         os.close(fd)
     assert bpf.program_by_id(found.id) is None
+
+
+def test_divert_is_one_way_and_once(wire):
+    redirect.divert(wire.netlink, wire.near, wire.guest)
+    redirect.check_way("cls_bpf", wire.netlink, wire.near, wire.guest)
+    assert not wire.clsact(wire.guest)
+    with pytest.raises(Exists):
+        redirect.divert(wire.netlink, wire.near, wire.guest)
+    redirect.detach("cls_bpf", wire.netlink, wire.near)
+    assert not wire.clsact(wire.near)
+
+
+def test_ignore_is_told_from_a_redirect(wire):
+    redirect.divert(wire.netlink, wire.near, wire.guest)
+    wire.netlink.batch(*redirect.ignore(wire.guest))
+    assert redirect.ignores(wire.netlink, wire.guest)
+    assert not redirect.ignores(wire.netlink, wire.near)
