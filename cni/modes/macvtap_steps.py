@@ -41,15 +41,20 @@ class MacvtapLink(Step):
     def do(self, cx: Context) -> None:
         lower = self._lower(cx)
         index = self._make(cx, lower)
-        mtu = self.mtu or lower.mtu
-        cx.facts.update(mac=self.mac or lower.mac, mtu=mtu)
-        messages = redirect.ignore(index)
+        mac, mtu = self.mac or lower.mac, self.mtu or lower.mtu
+        cx.facts.update(mac=mac, mtu=mtu)
+        messages = [*redirect.ignore(index), *silent(index, mtu)]
         if self.mode == "passthru" and self.mac:
             # The kernel has given it the lower link's, whatever was asked for.
             messages.append(rtmsg.set_link(index, mac=self.mac))
-        if self.chained:
-            messages += [*silent(index, mtu), rtmsg.set_link(index, up=True)]
-        cx.pod_netlink.batch(*messages)
+        try:
+            cx.pod_netlink.batch(*messages, rtmsg.set_link(index, up=True))
+        except NetlinkError as e:
+            if e.errno not in (errnos.EADDRINUSE, errnos.EBUSY):  # kernels differ
+                raise
+            raise BadConfig(
+                f"mac: {mac} is that of {self.lower} or of another link on it; choose another"
+            ) from e
 
     def _netlink(self, cx: Context) -> Netlink:
         return cx.pod_netlink if self.chained else cx.host_netlink

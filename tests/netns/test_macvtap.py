@@ -15,6 +15,8 @@ from wirelib import MTU, POD4, POD_MAC, chained, mastered
 
 from bench.node import Node
 from cni import macvtap
+from cni.errors import NotReady
+from cni.modes import macvtap as mode
 from cni.netlink import NotFound
 from cni.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF
 from cni.types import AttachmentKey
@@ -41,7 +43,8 @@ def qdiscs(node, name, where):
 def refused(attached, *words):
     answer = attached.node.call("ADD", attached.conf, attached.pod.name, attached.pod)
     assert not [word for word in words if word not in answer.out["msg"]], answer.out
-    assert not [n for n in numbers(attached) if os.path.exists(macvtap.node_path(n))]
+    left = attached.node.run(["ip", "-details", "link"], attached.pod).stdout
+    assert "macvtap" not in left
     return answer.code
 
 
@@ -171,13 +174,17 @@ def test_a_master_that_is_a_port(node):
         assert refused(attached, "master", "port of a bridge") == 7
 
 
-def test_passthru_beside_others(node):
-    with mastered(node) as first:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"macvtap": {"mode": "passthru"}}, "mode passthru"), ({}, f"mac: {OTHER_MAC}")],
+    ids=["passthru", "MAC"],
+)
+def test_what_does_not_go_beside_another(node, change, words):
+    with mastered(node, mac=OTHER_MAC) as first:
         first.add()
         second = node.pod()
-        conf = {**first.conf, "macvtap": {"mode": "passthru"}}
-        answer = node.call("ADD", conf, second.name, second)
-        assert (answer.code, "passthru" in answer.out["msg"]) == (7, True)
+        answer = node.call("ADD", {**first.conf, **change}, second.name, second)
+        assert (answer.code, words in answer.out["msg"]) == (7, True)
         node.lab.drop(second)
 
 
@@ -356,6 +363,15 @@ def test_status(node):
         assert (answer.code, f"{nic} is down" in answer.out["msg"]) == (50, True)
         answer = node.call("STATUS", {**attached.conf, "master": "nowhere"})
         assert (answer.code, "no interface nowhere" in answer.out["msg"]) == (50, True)
+
+
+def test_status_where_the_kernel_has_no_macvtap(monkeypatch):
+    mode._require_macvtap.cache_clear()
+    monkeypatch.setattr(mode, "_try", lambda _: {"macvtap": "Operation not supported"})
+    with pytest.raises(NotReady, match="no macvtap: Operation not supported"):
+        mode._require_macvtap()
+    monkeypatch.undo()
+    mode._require_macvtap()
 
 
 def test_open_says_what_is_missing():

@@ -88,8 +88,9 @@ def test_a_chained_interface_answers_again_after_del(node):
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "dual stack"])
-def test_the_namespace_says_nothing_by_itself(node, v6):
-    with mastered(node, v6=v6) as attached:
+@pytest.mark.parametrize("form", ["bridge", "chained"])
+def test_the_namespace_says_nothing_by_itself(node, form, v6):
+    with FORMS[form](node, v6=v6) as attached:
         port = attached.port()
         attached.add()
         assert heard(port, 1.1) == []
