@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
+from ovskit import switched
 
-from bench import switch
 from bench.node import Node
 from cni.ovs.database import Database
 from cni.settings import Ovs
-
-BRIDGE = "br0"
-
-
-@contextmanager
-def switched() -> Iterator[Node]:
-    """A node whose OVS bridge has its local port up."""
-    if reason := switch.missing():
-        pytest.skip(reason)
-    with Node("userspace") as made:
-        assert made.switch
-        made.switch.add_bridge(BRIDGE)
-        made.run(["ip", "link", "set", BRIDGE, "up"])
-        yield made
 
 
 @pytest.fixture(scope="module")

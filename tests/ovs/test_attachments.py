@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BRIDGE
+from ovskit import BRIDGE
 
 from bench.node import BIN, Node
 from cni.ovs import schema

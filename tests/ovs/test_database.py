@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 
 import pytest
-from conftest import BRIDGE
+from ovskit import BRIDGE
 
 from bench.node import Node
 from cni.errors import BadConfig, DeadlineExceeded, SwitchRefused, TryAgain

@@ -8,7 +8,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from conftest import BRIDGE
+from ovskit import BRIDGE
 from test_attachments import config
 
 from bench.node import Node

@@ -1,0 +1,25 @@
+"""A node with an Open vSwitch of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from bench import switch
+from bench.node import Node
+
+BRIDGE = "br0"
+
+
+@contextmanager
+def switched() -> Iterator[Node]:
+    """A node whose OVS bridge has its local port up."""
+    if reason := switch.missing():
+        pytest.skip(reason)
+    with Node("userspace") as made:
+        assert made.switch
+        made.switch.add_bridge(BRIDGE)
+        made.run(["ip", "link", "set", BRIDGE, "up"])
+        yield made
