@@ -1,7 +1,7 @@
 """./run demo: vmlink's main job, once in every mode that this kernel can do.
 
-A node in a network namespace with its own vmlinkd; for each mode a pod, attached by the executed
-CNI plugin, with a real guest behind it that is pinged and passes iperf3 both ways.
+A node in a network namespace with its own vmlinkd and Open vSwitch; for each way a pod, attached by
+the executed CNI plugin, with a real guest behind it that is pinged and passes iperf3 both ways.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from typing import Any
 from bench import guest as guests
 from bench import snapshot
 from bench.guest import Guest
-from bench.node import PLUGINS, Node, give_back_on_sigterm
-from cni import redirect
-
-SUBNETS = ("10.88.0.0/24", "fd00:88::/64")
-GATEWAY = "10.88.0.1"
+from bench.node import Node, give_back_on_sigterm
+from bench.switch import SwitchError
+from bench.ways import WAYS, Way, network
 
 
 @dataclass
@@ -79,80 +77,54 @@ class Progress:
 
 
 def _rows(seconds: float, say: Progress) -> Iterator[Row]:
-    with Node() as node:
-        node.start()
-        missing = redirect.supported()
-        for uplink in ("linux", "chained"):
-            for engine in redirect.ENGINES:
-                row = Row("tc", uplink, engine, skipped=missing[engine])
-                if uplink == "chained" and not (PLUGINS / "ptp").exists():
-                    row.skipped = f"no plugin to chain on: {PLUGINS}/ptp is missing"
-                if not row.skipped:
-                    say(f"{row.mode} on {uplink} with {engine}: a guest is booting")
-                    try:
-                        _fill(row, node, seconds)
-                    except (AssertionError, guests.GuestError) as e:
-                        say(f"{row.mode} on {uplink} with {engine} failed: {e}\n")
-                yield row
-        say("giving everything back")
+    """A node for each kind of switch, one after the other: DPDK keeps a core for itself."""
+    for kind in dict.fromkeys(way.switch for way in WAYS):
+        ways = [way for way in WAYS if way.switch == kind]
+        rows = [Row(w.mode, w.uplink, w.redirect or "-", skipped=w.missing()) for w in ways]
+        if not all(row.skipped for row in rows):
+            with Node(kind) as node:
+                node.start()
+                for way, row in zip(ways, rows, strict=True):
+                    if not row.skipped:
+                        _show(way, row, node, seconds, say)
+        yield from rows
+    say("everything is given back")
 
 
-def _fill(row: Row, node: Node, seconds: float) -> None:
-    container = f"demo-{row.uplink}-{row.redirect}".replace("_", "-")
+def _show(way: Way, row: Row, node: Node, seconds: float, say: Progress) -> None:
+    say(f"{way.name}: a guest is booting")
+    try:
+        _fill(way, row, node, seconds)
+    except (AssertionError, guests.GuestError, SwitchError) as e:
+        say(f"{way.name} failed: {e}\n")
+
+
+def _fill(way: Way, row: Row, node: Node, seconds: float) -> None:
+    container = f"demo-{way.name}"
     with ExitStack() as stack:
         pod = node.pod(container)
         stack.callback(node.lab.drop, pod)
-        attach = _chained if row.uplink == "chained" else _on_bridge
-        row.add_ms = round(attach(node, container, pod, row.redirect, stack), 2)
+        net = network(way, node, container, pod, stack)
+        added = node.call("ADD", net.conf, container, pod)
+        added.expect()
+        stack.callback(lambda: node.call("DEL", net.conf, container, pod).expect())
+        row.add_ms = round(added.ms, 2)
         device = json.loads(node.run(node.ctl("device", container)).stdout)[0]
         guest = stack.enter_context(
-            Guest.boot(prefix=node.ctl("exec", container, "--"), netns=str(node.path))
+            Guest.boot(
+                prefix=node.ctl("exec", container, "--"),
+                netns=str(node.path),
+                shared_memory=way.mode == "vhostuser",
+            )
         )
         nic = guest.nics()[0]
-        gateways = [gw for _, gw in device["routes"] if gw]
-        guest.configure(nic.name, device["addresses"], gateways)
-        ip = device["addresses"][0].partition("/")[0]
+        guest.configure(nic.name, device["addresses"], [gw for _, gw in device["routes"] if gw])
+        ip, where = device["addresses"][0].partition("/")[0], str(net.peer)
         row.guest = {"ip": ip, "mac": nic.mac, "mtu": nic.mtu}
-        where = str(node.path)
         row.ping_ms = round(guests.ping(where, ip), 3)
         row.tcp_in_gbps = round(guests.iperf_tcp(guest, ip, where, seconds), 2)
         row.tcp_out_gbps = round(guests.iperf_tcp(guest, ip, where, seconds, reverse=True), 2)
         row.ok = (nic.mac, nic.mtu) == (device["mac"], device["mtu"])
-
-
-def _on_bridge(node: Node, container: str, pod: Path, engine: str, stack: ExitStack) -> float:
-    conf = {
-        "cniVersion": "1.1.0",
-        "name": "demo",
-        "type": "vmlink",
-        "redirect": engine,
-        "linux": {"bridge": "demo0", "gateway": True},
-        "ipam": node.ipam(*SUBNETS, routes=("0.0.0.0/0", "::/0")),
-    }
-    return _add(node, conf, container, pod, stack)
-
-
-def _chained(node: Node, container: str, pod: Path, engine: str, stack: ExitStack) -> float:
-    """Behind Debian's ptp, a veth without any bridge."""
-    ipam = {**node.ipam("10.89.0.0/24", routes=("0.0.0.0/0",))}
-    ptp = {"cniVersion": "1.0.0", "name": "demo-ptp", "type": "ptp", "ipam": ipam}
-    made = node.call("ADD", ptp, container, pod, plugin=PLUGINS / "ptp").expect()
-    stack.callback(node.call, "DEL", ptp, container, pod, plugin=PLUGINS / "ptp")
-    conf = {
-        "cniVersion": "1.0.0",
-        "name": "demo-ptp",
-        "type": "vmlink",
-        "redirect": engine,
-        "prevResult": made,
-    }
-    return _add(node, conf, container, pod, stack)
-
-
-def _add(node: Node, conf: dict[str, Any], container: str, pod: Path, stack: ExitStack) -> float:
-    answer = node.call("ADD", conf, container, pod)
-    answer.expect()
-    stack.callback(lambda: node.call("DEL", conf, container, pod).expect())
-    return answer.ms
 
 
 def _print_table(rows: list[Row]) -> None:

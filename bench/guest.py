@@ -120,6 +120,7 @@ class Guest:
         memory_mb: int = 256,
         cpus: int = 1,
         netns: str | None = None,
+        shared_memory: bool = False,
         log: Path | None = None,
         accel: str | None = None,
         timeout: float = BOOT_SECONDS,
@@ -128,7 +129,8 @@ class Guest:
 
         `prefix` goes in front of QEMU's argv and must exec it; `extra` is appended. `netns` (a
         name or a path) is entered first. The guest dies with the THREAD that boots it. A log of
-        your own is appended to and outlives the guest. Raises GuestError, ImageError.
+        your own is appended to and outlives the guest. vhost-user needs `shared_memory`. Raises
+        GuestError, ImageError.
         """
         accel, kernel = accel or accelerator(), image()
         scratch = Path(tempfile.mkdtemp(prefix="vmlink-guest-"))
@@ -138,6 +140,7 @@ class Guest:
             listener.listen(1)
             argv = [*_enter(netns), *prefix, *_qemu(kernel, scratch, log, accel)]
             argv += ["-m", str(memory_mb), "-smp", str(cpus), *extra]
+            argv += _shared(memory_mb, accel) if shared_memory else []
             started = time.monotonic()
             guest = cls(_start(argv, log), scratch, log)
             try:
@@ -317,6 +320,13 @@ def _qemu(kernel: Image, scratch: Path, log: Path, accel: str) -> list[str]:
         *("-chardev", f"file,id=console,path={log},append=on", "-serial", "chardev:console"),
         *("-chardev", f"socket,id=control,path={scratch}/control", "-serial", "chardev:control"),
     ]
+
+
+def _shared(memory_mb: int, accel: str) -> list[str]:
+    memory = f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on"
+    argv = ["-object", memory, "-machine", "memory-backend=mem"]
+    # QEMU 7.2 ends with SIGSEGV when TCG, vhost-user and MSI-X come together.
+    return [*argv, "-global", "virtio-net-pci.vectors=0"] if accel == "tcg" else argv
 
 
 def _client(argv: list[str], netns: str, timeout: float) -> str:
