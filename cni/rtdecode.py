@@ -55,9 +55,13 @@ class LinkInfo:
 
 @dataclass(frozen=True)
 class QdiscInfo:
+    """`rate` (bytes per second) and `limit` (bytes, of the queue) only of tbf."""
+
     kind: str
     handle: int
     parent: int
+    rate: int = 0
+    limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,12 @@ def decode_link(payload: bytes) -> LinkInfo:
 
 def decode_qdisc(payload: bytes) -> QdiscInfo:
     _, _, _, handle, parent, _ = struct.unpack_from("=BxHiIII", payload)
-    return QdiscInfo(_text(attributes(payload, 20).get(1)), handle, parent)
+    found = attributes(payload, 20)
+    kind = _text(found.get(1))
+    tbf = attributes(found.get(2, b"")) if kind == "tbf" else NONE
+    parms = tbf.get(1, b"")
+    rate = _number(tbf.get(4)) or _number(parms[8:12])
+    return QdiscInfo(kind, handle, parent, rate, _number(parms[24:28]))
 
 
 def _mirred_target(actions: bytes) -> int:

@@ -188,6 +188,11 @@ def new_dummy(name: str, mac: str | None = None, mtu: int | None = None, group: 
     return Message(RTM_NEWLINK, ADD, body, f"add dummy {name}")
 
 
+def new_ifb(name: str, mtu: int | None = None) -> Message:
+    body = _up(False) + _link(name=name, mac=None, mtu=mtu) + _info("ifb")
+    return Message(RTM_NEWLINK, ADD, body, f"add ifb {name}")
+
+
 def set_vlan_filtering(index: int) -> Message:
     body = _ifinfo(index) + _info("bridge", attr(IFLA_BR_VLAN_FILTERING, b"\1"))
     return Message(RTM_NEWLINK, NLM_F_REQUEST, body, f"enable VLAN filtering on link {index}")
