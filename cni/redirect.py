@@ -59,12 +59,12 @@ def _missing(engine: str) -> str:
 
 @cache
 def _filters_missing() -> dict[str, str]:
-    return _tried(_try_engines)
+    return tried(_try_engines)
 
 
 @cache
 def _mirred_kind() -> Kind:
-    return "u32" if _tried(_try_matchall)["matchall"] else "matchall"
+    return "u32" if tried(_try_matchall)["matchall"] else "matchall"
 
 
 def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
@@ -139,6 +139,11 @@ def _mirred(index: int, to: int, handle: int, kind: Kind) -> Message:
     return tcmsg.add_mirred_filter(index, to, kind=kind, priority=PRIORITY, handle=handle)
 
 
+def to_ifb(index: int, ifb: int) -> Message:
+    """For a link with a clsact of ours: all that comes in goes through the ifb first."""
+    return _mirred(index, ifb, IN_OUR_QDISC, _mirred_kind())
+
+
 def _ours(engine: str, netlink: Netlink, index: int) -> FilterInfo | None:
     for each in netlink.filters(index):
         # u32 puts the number of its table into the upper bits.
@@ -201,7 +206,7 @@ def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
     return loaded.target if loaded else None
 
 
-def _tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
+def tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
     """Run a trial in a namespace that ends with the thread that made it."""
     found: dict[str, str] = {}
     failed: list[BaseException] = []

@@ -55,13 +55,12 @@ class LinkInfo:
 
 @dataclass(frozen=True)
 class QdiscInfo:
-    """`rate` (bytes per second) and `limit` (bytes, of the queue) only of tbf."""
+    """`rate`, in bytes per second, only of tbf."""
 
     kind: str
     handle: int
     parent: int
     rate: int = 0
-    limit: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,8 @@ def decode_qdisc(payload: bytes) -> QdiscInfo:
     found = attributes(payload, 20)
     kind = _text(found.get(1))
     tbf = attributes(found.get(2, b"")) if kind == "tbf" else NONE
-    parms = tbf.get(1, b"")
-    rate = _number(tbf.get(4)) or _number(parms[8:12])
-    return QdiscInfo(kind, handle, parent, rate, _number(parms[24:28]))
+    rate = _number(tbf.get(4)) or _number(tbf.get(1, b"")[8:12])
+    return QdiscInfo(kind, handle, parent, rate)
 
 
 def _mirred_target(actions: bytes) -> int:

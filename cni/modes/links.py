@@ -65,6 +65,13 @@ def remove_pod_link(cx: Context, name: str) -> None:
         cx.reaper.delete(cx.pod, None, [link.index], cx.cancel.remaining())
 
 
+def remove_host_links(cx: Context, *names: str) -> None:
+    """Delete links of ours in the host's namespace, all at once; absent is done."""
+    found = (cx.host_netlink.index(name) for name in names)
+    if indexes := [index for index in found if index]:
+        cx.reaper.delete(cx.host, None, indexes, cx.cancel.remaining())
+
+
 def write_sysctl(name: str, value: str) -> None:
     path = "/proc/sys/net/" + name
     try:

@@ -319,7 +319,7 @@ def test_the_root_qdisc(pod):
     assert netlink.root_qdisc(index) is None
     assert netlink.root_qdisc(99) is None
     netlink.batch(bucket)
-    assert netlink.root_qdisc(index) == QdiscInfo("tbf", ours, tcmsg.ROOT, 6_250_000, 160_000)
+    assert netlink.root_qdisc(index) == QdiscInfo("tbf", ours, tcmsg.ROOT, 6_250_000)
     with pytest.raises(Exists):
         netlink.batch(tcmsg.add_tbf(index, other, rate=1, burst=1518, limit=1))
     with pytest.raises(NetlinkError, match="Invalid handle"):

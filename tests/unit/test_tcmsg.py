@@ -123,4 +123,4 @@ def test_a_handle_of_0_would_be_all():
 def test_a_bucket_is_read_as_it_was_written(rate):
     message = tcmsg.add_tbf(3, 0x47610000, rate=rate, **SIZES)
     found = decode_qdisc(message.body)
-    assert found == QdiscInfo("tbf", 0x47610000, 0xFFFFFFFF, rate, SIZES["limit"])
+    assert found == QdiscInfo("tbf", 0x47610000, 0xFFFFFFFF, rate)
