@@ -63,7 +63,7 @@ def _filters_missing() -> dict[str, str]:
 
 
 @cache
-def _mirred_kind() -> Kind:
+def mirred_kind() -> Kind:
     return "u32" if tried(_try_matchall)["matchall"] else "matchall"
 
 
@@ -114,7 +114,7 @@ def _attach_filters(engine: str, netlink: Netlink, a_index: int, b_index: int) -
 def _add_filters(engine: str, netlink: Netlink, ways: list[tuple[int, int, int]]) -> None:
     with ExitStack() as stack:
         if engine == "mirred":
-            messages = [_mirred(*way, _mirred_kind()) for way in ways]
+            messages = [_mirred(*way, mirred_kind()) for way in ways]
         else:
             fds = [stack.enter_context(bpf.redirect_program(to)) for _, to, _ in ways]
             messages = [_cls_bpf(way[0], fd, way[2]) for way, fd in zip(ways, fds, strict=True)]
@@ -137,11 +137,6 @@ def _cls_bpf(index: int, fd: int, handle: int, priority: int = PRIORITY) -> Mess
 
 def _mirred(index: int, to: int, handle: int, kind: Kind) -> Message:
     return tcmsg.add_mirred_filter(index, to, kind=kind, priority=PRIORITY, handle=handle)
-
-
-def to_ifb(index: int, ifb: int) -> Message:
-    """For a link with a clsact of ours: all that comes in goes through the ifb first."""
-    return _mirred(index, ifb, IN_OUR_QDISC, _mirred_kind())
 
 
 def _ours(engine: str, netlink: Netlink, index: int) -> FilterInfo | None:
@@ -244,7 +239,7 @@ def _try_engines(netlink: Netlink) -> dict[str, str]:
         # A priority takes filters of one kind only, and the next trial needs ours.
         by_bpf = _why(netlink, _cls_bpf(1, fd, IN_OUR_QDISC, PRIORITY - 1))
         os.close(fd)
-    return {"cls_bpf": by_bpf, "mirred": _why(netlink, _mirred(1, 1, IN_OUR_QDISC, _mirred_kind()))}
+    return {"cls_bpf": by_bpf, "mirred": _why(netlink, _mirred(1, 1, IN_OUR_QDISC, mirred_kind()))}
 
 
 def _why(netlink: Netlink, message: Message) -> str:

@@ -73,9 +73,10 @@ class Limit(NamedTuple):
 
 
 def between(conf: NetConf, ifname: str, tap: str, lasting: bool) -> tuple[Step, ...]:
-    """For an interface and a tap that are redirected to each other in the pod's namespace."""
-    rates = _rates(conf)
-    return (Shape(ifname, tap, lasting, rates),) if rates else ()
+    """For an interface and a tap that are redirected to each other in the pod's namespace. One
+    that stays always has the step, so that a DEL that knows of no bandwidth ends it as well."""
+    rates = _rates(conf) or (0, 0, 0, 0)
+    return (Shape(ifname, tap, lasting, rates),) if lasting or any(rates) else ()
 
 
 def port(conf: NetConf, link: str) -> tuple[Step, ...]:
@@ -168,7 +169,7 @@ class ShapePort(Step):
             egress.tbf(ifb, cx.key.qdisc, mtu),
             rtmsg.set_link(ifb, up=True),
             tcmsg.add_clsact(port),
-            redirect.to_ifb(port, ifb),
+            _through(port, ifb),
         ]
 
     def check(self, cx: Context) -> None:
@@ -180,8 +181,15 @@ class ShapePort(Step):
         if egress.rate:
             ifb = expect_link(netlink, cx.key.ifb_link, "in the host's namespace").index
             egress.expect(netlink, cx.key.ifb_link, ifb)
-            if redirect.target_of("mirred", netlink, port) != ifb:
+            if all(found.redirect != ifb for found in netlink.filters(port)):
                 raise CheckFailed(f"{self.link}: is not led through {cx.key.ifb_link}")
+
+
+def _through(port: int, ifb: int) -> rtmsg.Message:
+    """All that comes in on the port, which has a clsact, goes through the ifb first."""
+    kind, handle = redirect.mirred_kind(), redirect.IN_OUR_QDISC
+    priority = redirect.PRIORITY
+    return tcmsg.add_mirred_filter(port, ifb, kind=kind, priority=priority, handle=handle)
 
 
 def _limits(bandwidth: Rates) -> tuple[Limit, Limit]:
@@ -200,7 +208,7 @@ def _missing() -> str:
     def trial(netlink: Netlink) -> dict[str, str]:
         lo, limit = 1, Limit("ingress", 1, _UNCHOSEN)
         tried = netlink.attempt(limit.tbf(lo, 0x10000, 0), rtmsg.new_ifb("ifb"))
-        tried += netlink.attempt(tcmsg.add_clsact(lo), redirect.to_ifb(lo, lo))
+        tried += netlink.attempt(tcmsg.add_clsact(lo), _through(lo, lo))
         return {"why": "; ".join(error.msg for error in tried if error)}
 
     return redirect.tried(trial)["why"]

@@ -158,13 +158,23 @@ def root(node, pod):
     return [(qdisc["kind"], qdisc["handle"]) for qdisc in json.loads(shown)]
 
 
-def test_a_foreign_interface_has_its_root_back(node):
+@pytest.mark.parametrize("told", [True, False])
+def test_a_foreign_interface_has_its_root_back(node, told):
     with chained(node, bandwidth=LIMIT) as attached:
         before = root(node, attached.pod)
         attached.add()
         assert [kind for kind, _ in root(node, attached.pod)] == ["tbf"]
+        if not told:
+            forget(node, attached)
         attached.delete()
         assert root(node, attached.pod) == before
+
+
+def forget(node, attached):
+    """The DEL to come has no record and does not know of the bandwidth."""
+    for record in node.run_dir.glob("state/*"):
+        record.unlink()
+    del attached.conf["bandwidth"]
 
 
 @pytest.mark.parametrize("qdisc", ["htb", "tbf rate 9mbit burst 9k limit 9k"])
@@ -196,9 +206,7 @@ def test_a_del_that_knows_nothing_finds_the_ifb(node, way):
         attached.add()
         made = {name[:8] for name in node.contents() - before if name.startswith("link")}
         assert made == {"link vli", "link vlh" if way == "veth" else "link vlt"}
-        for record in node.run_dir.glob("state/*"):
-            record.unlink()
-        del attached.conf["bandwidth"]
+        forget(node, attached)
         attached.delete()
         assert node.contents() == before
 

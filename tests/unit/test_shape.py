@@ -56,7 +56,6 @@ def test_a_burst_that_no_full_frame_passes_is_refused(mtu, least):
     ("mode", "uplink", "kind"),
     [
         ("tc", LINUX, Shape),
-        ("tc", PREV, Shape),
         ("veth", LINUX, ShapePort),
         ("tap", LINUX, ShapePort),
         ("veth", OVS, None),
@@ -70,3 +69,8 @@ def test_who_limits(mode, uplink, kind):
 
     assert shaping() == []
     assert shaping(bandwidth=LIMIT) == ([kind] if kind else [])
+
+
+def test_an_interface_that_stays_is_always_looked_after():
+    steps = MODES["tc"].plan(KEY, netconf(**PREV)).steps
+    assert Shape("eth0", KEY.tap_link, True, (0, 0, 0, 0)) in steps
