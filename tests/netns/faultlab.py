@@ -26,15 +26,8 @@ from cni.types import AttachmentKey
 DAEMON = (sys.executable, str(Path(__file__).parents[1] / "faulty_daemon.py"))
 KEY = AttachmentKey("c1", "eth0")
 EXECUTED = "executed-ipam"
-LIMIT = {
-    "ingressRate": 8_000_000,
-    "ingressBurst": 80_000,
-    "egressRate": 8_000_000,
-    "egressBurst": 80_000,
-}
 UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
-    "linux with bandwidth": {"linux": {"bridge": "br0"}, "bandwidth": LIMIT},
     "linux with gateway": {"linux": {"bridge": "br0", "gateway": True}},
     "linux with gateway and vlan": {"linux": {"bridge": "br0", "gateway": True, "vlan": 100}},
     "chained": {
@@ -44,7 +37,11 @@ UPLINKS: dict[str, dict[str, Any]] = {
         }
     },
 }
-UPLINKS["chained with bandwidth"] = {**UPLINKS["chained"], "bandwidth": LIMIT}
+LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000}
+LIMIT |= {"egressRate": 8_000_000, "egressBurst": 80_000}
+LIMITED = {
+    f"{name} with bandwidth": {**UPLINKS[name], "bandwidth": LIMIT} for name in ("linux", "chained")
+}
 IPAMS = {"linux": ("host-local", EXECUTED), "chained": ("none",)}
 
 
@@ -67,8 +64,9 @@ def ipam(way: Way) -> dict[str, Any]:
 
 
 def ways() -> Iterator[Way]:
+    assert {key for name in UPLINKS for key in UPLINKS[name]} == {*config.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in UPLINKS.items():
+        for uplink, keys in (UPLINKS | LIMITED).items():
             engines = redirect.ENGINES if uplink == "chained" else ("auto",)
             for engine in engines:
                 for kind in IPAMS[uplink.split()[0]]:
