@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from cni.netlink import Netlink
@@ -12,6 +13,7 @@ from cni.netns import libc
 
 Snapshot = frozenset[str]
 _PR_SET_CHILD_SUBREAPER = 36
+_PATIENCE = 2.0  # seconds
 
 
 def adopt_orphans() -> None:
@@ -20,8 +22,9 @@ def adopt_orphans() -> None:
 
 
 def take() -> Snapshot:
-    """Links, qdiscs, namespaces, mounts, children, huge pages and vmlink's run directory."""
-    found = set(_links()) | set(_mounts()) | set(_processes())
+    """Links, qdiscs, namespaces, mounts, children, huge pages, macvtaps' device nodes and vmlink's
+    run directory."""
+    found = set(_links()) | set(_mounts()) | set(_processes()) | _nodes()
     found |= {f"namespace {p}" for p in Path("/run/netns").glob("*")}
     found |= {f"file {p}" for p in Path("/run/vmlink").rglob("*")}
     found.add("huge pages " + Path("/proc/sys/vm/nr_hugepages").read_text().strip())
@@ -30,7 +33,15 @@ def take() -> Snapshot:
 
 def left_behind(before: Snapshot) -> list[str]:
     """What is there now and was not, in words."""
-    return sorted(take() - before)
+    end = time.monotonic() + _PATIENCE
+    while (left := take() - before) & _nodes() and time.monotonic() < end:
+        time.sleep(0.02)
+    return sorted(left)
+
+
+def _nodes() -> set[str]:
+    """Device nodes of macvtaps. The kernel removes them with the namespace, at its leisure."""
+    return {f"device {p}" for p in Path("/dev").glob("tap[0-9]*")}
 
 
 def _links() -> list[str]:

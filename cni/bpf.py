@@ -1,4 +1,4 @@
-"""The redirect program: everything that comes in on one link leaves by another.
+"""Our two programs: what comes in on one link is redirected to another; what comes in is ignored.
 
 Plain bpf(2) by ctypes; the layouts are those of union bpf_attr in linux/bpf.h. Attaching and
 looking happen in the calling thread's network namespace.
@@ -19,15 +19,18 @@ from functools import cache
 from cni.netlink import NetlinkError, NotFound, refused
 from cni.netns import libc
 
-NAME = "vmlink_redir"
+NAME, IGNORE = "vmlink_redir", "vmlink_ignore"
 SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
 PROG_LOAD, PROG_ATTACH, PROG_DETACH = 5, 8, 9
 PROG_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD, PROG_QUERY = 13, 15, 16
 SCHED_CLS, TCX_INGRESS = 3, 46
 MOST_PROGRAMS = 64  # BPF_MPROG_MAX
 INSTRUCTION = struct.Struct("=BBhi")
-MOV_R1, MOV_R2, CALL, EXIT = (0xB7, 0x01), (0xB7, 0x02), (0x85, 0x00), (0x95, 0x00)
-BPF_REDIRECT = 23
+MOV_R0, MOV_R1, MOV_R2 = (0xB7, 0x00), (0xB7, 0x01), (0xB7, 0x02)
+CALL, EXIT = (0x85, 0x00), (0x95, 0x00)
+BPF_REDIRECT, BPF_F_INGRESS = 23, 1
+BPF_SKB_CHANGE_TYPE, PACKET_OTHERHOST = 32, 3
+TC_ACT_UNSPEC = -1
 _KEPT = 32  # the largest ifindex whose program is kept loaded
 
 
@@ -51,32 +54,45 @@ def _bpf(command: int, attr: bytearray, what: str) -> int:
     return result
 
 
-def _instructions(ifindex: int) -> bytes:
-    return b"".join(
-        (
-            INSTRUCTION.pack(*MOV_R1, 0, ifindex),
-            INSTRUCTION.pack(*MOV_R2, 0, 0),  # flags 0: egress
-            INSTRUCTION.pack(*CALL, 0, BPF_REDIRECT),
-            INSTRUCTION.pack(*EXIT, 0, 0),
-        )
+def load_redirect(ifindex: int, *, into: bool = False) -> int:
+    """A descriptor of the program that sends everything out of the link `ifindex` or, with `into`,
+    lets it come in there; the caller closes it."""
+    return load(
+        NAME,
+        (*MOV_R1, 0, ifindex),
+        (*MOV_R2, 0, BPF_F_INGRESS if into else 0),
+        (*CALL, 0, BPF_REDIRECT),
+        (*EXIT, 0, 0),
     )
 
 
-def load_redirect(ifindex: int) -> int:
-    """A descriptor of the program that redirects to `ifindex`; the caller closes it."""
-    code = ctypes.create_string_buffer(_instructions(ifindex), 32)
-    name = NAME.encode().ljust(16, b"\0")
+@cache
+def ignore_program() -> int:
+    """A descriptor, kept for good, of the program by which the namespace's own stack takes every
+    frame for somebody else's, as if it came with promiscuous mode; others still get it."""
+    return load(
+        IGNORE,
+        (*MOV_R2, 0, PACKET_OTHERHOST),
+        (*CALL, 0, BPF_SKB_CHANGE_TYPE),
+        (*MOV_R0, 0, TC_ACT_UNSPEC),
+        (*EXIT, 0, 0),
+    )
+
+
+def load(name: str, *instructions: tuple[int, int, int, int]) -> int:
+    """A descriptor of a classifier; `instructions` as INSTRUCTION packs them."""
+    code = ctypes.create_string_buffer(b"".join(INSTRUCTION.pack(*i) for i in instructions))
     license_ = ctypes.create_string_buffer(b"GPL")
     attr = struct.pack(
         "=IIQQIIQII16s",
         SCHED_CLS,
-        4,
+        len(instructions),
         ctypes.addressof(code),
         ctypes.addressof(license_),
         *(0, 0, 0, 0, 0),
-        name,
+        name.encode(),
     )
-    return _bpf(PROG_LOAD, bytearray(attr), "load the redirect program")
+    return _bpf(PROG_LOAD, bytearray(attr), f"load the program {name}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 
 from cni import bpf, tcmsg
 from cni.errors import CheckFailed, KernelRefused, NotReady
@@ -35,6 +35,7 @@ PRIORITY = 0xB0F0
 # qdisc was ours or is somebody else's that happens to be empty now.
 IN_OUR_QDISC, IN_THEIR_QDISC = 0x761, 0x762
 KINDS: dict[str, tuple[str, ...]] = {"cls_bpf": ("bpf",), "mirred": ("matchall", "u32")}
+Filter = Callable[[int], Message]  # of a handle
 
 
 def choose(engine: str = "auto") -> str:
@@ -80,7 +81,7 @@ def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
             bpf.detach_tcx(a_index)
             raise
     else:
-        _attach_filters(engine, netlink, a_index, b_index)
+        _attach_both(engine, netlink, a_index, b_index)
 
 
 def _attach_tcx(index: int, to: int) -> None:
@@ -90,40 +91,73 @@ def _attach_tcx(index: int, to: int) -> None:
         bpf.attach_tcx(fd, index)
 
 
-def _attach_filters(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
-    pair = (a_index, b_index)
-    outcome = netlink.attempt(*(tcmsg.add_clsact(index) for index in pair))
-    made = [index for index, error in zip(pair, outcome, strict=True) if error is None]
+def divert(netlink: Netlink, index: int, to: int) -> None:
+    """What comes in on the link `index` comes in on `to` instead, by cls_bpf; nothing goes back.
+
+    An attach that fails leaves nothing. Raises Exists if `index` is redirected by us already.
+    `detach` undoes it.
+    """
+    fd = bpf.load_redirect(to, into=True)
     try:
-        for index, error in zip(pair, outcome, strict=True):
+        _attach_filters("cls_bpf", netlink, {index: partial(_cls_bpf, index, fd)})
+    finally:
+        os.close(fd)
+
+
+def ignore(index: int) -> list[Message]:
+    """The stack of the namespace takes nothing that comes in on a link, a new one of ours."""
+    program = _cls_bpf(index, bpf.ignore_program(), IN_OUR_QDISC, name=bpf.IGNORE)
+    return [tcmsg.add_clsact(index), program]
+
+
+def ignores(netlink: Netlink, index: int) -> bool:
+    ours = _ours("cls_bpf", netlink, index)
+    return ours is not None and ours.name == bpf.IGNORE
+
+
+def _attach_both(engine: str, netlink: Netlink, a: int, b: int) -> None:
+    with ExitStack() as stack:
+        filters: dict[int, Filter] = {}
+        for index, to in ((a, b), (b, a)):
+            if engine == "mirred":
+                filters[index] = partial(_mirred, index, to, mirred_kind())
+            else:
+                fd = stack.enter_context(bpf.redirect_program(to))
+                filters[index] = partial(_cls_bpf, index, fd)
+        _attach_filters(engine, netlink, filters)
+
+
+def _attach_filters(engine: str, netlink: Netlink, filters: dict[int, Filter]) -> None:
+    """A filter on the ingress of each link, whose handle says whether the qdisc is ours."""
+    outcome = netlink.attempt(*(tcmsg.add_clsact(index) for index in filters))
+    made = [index for index, error in zip(filters, outcome, strict=True) if error is None]
+    try:
+        for index, error in zip(filters, outcome, strict=True):
             if isinstance(error, Exists):
                 if _ours(engine, netlink, index):
                     raise _already(index)
             elif error:
                 raise error
-        ways = [
-            (index, to, IN_OUR_QDISC if index in made else IN_THEIR_QDISC)
-            for index, to in (pair, pair[::-1])
-        ]
-        _add_filters(engine, netlink, ways)
+        _add_filters(engine, netlink, filters, made)
     except BaseException:
         netlink.attempt(*(tcmsg.del_clsact(index) for index in made))
         raise
 
 
-def _add_filters(engine: str, netlink: Netlink, ways: list[tuple[int, int, int]]) -> None:
-    with ExitStack() as stack:
-        if engine == "mirred":
-            messages = [_mirred(*way, mirred_kind()) for way in ways]
-        else:
-            fds = [stack.enter_context(bpf.redirect_program(to)) for _, to, _ in ways]
-            messages = [_cls_bpf(way[0], fd, way[2]) for way, fd in zip(ways, fds, strict=True)]
-        outcome = netlink.attempt(*messages)
+def _add_filters(
+    engine: str, netlink: Netlink, filters: dict[int, Filter], made: list[int]
+) -> None:
+    outcome = netlink.attempt(
+        *(
+            make(IN_OUR_QDISC if index in made else IN_THEIR_QDISC)
+            for index, make in filters.items()
+        )
+    )
     for error in outcome:
         if error:
-            for way, other in zip(ways, outcome, strict=True):
+            for index, other in zip(filters, outcome, strict=True):
                 if other is None:
-                    detach(engine, netlink, way[0])
+                    detach(engine, netlink, index)
             raise error
 
 
@@ -131,11 +165,13 @@ def _already(index: int) -> NetlinkError:
     return refused(errnos.EEXIST, f"attach the redirect to link {index}")
 
 
-def _cls_bpf(index: int, fd: int, handle: int, priority: int = PRIORITY) -> Message:
-    return tcmsg.add_bpf_filter(index, fd, bpf.NAME, priority=priority, handle=handle)
+def _cls_bpf(
+    index: int, fd: int, handle: int, priority: int = PRIORITY, name: str = bpf.NAME
+) -> Message:
+    return tcmsg.add_bpf_filter(index, fd, name, priority=priority, handle=handle)
 
 
-def _mirred(index: int, to: int, handle: int, kind: Kind) -> Message:
+def _mirred(index: int, to: int, kind: Kind, handle: int) -> Message:
     return tcmsg.add_mirred_filter(index, to, kind=kind, priority=PRIORITY, handle=handle)
 
 
@@ -174,14 +210,16 @@ def _alone(netlink: Netlink, index: int) -> bool:
 
 def check(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
     """Raises CheckFailed if a direction is missing or leads elsewhere."""
-    for index, to in ((a_index, b_index), (b_index, a_index)):
-        target = target_of(engine, netlink, index)
-        if target is None:
-            raise CheckFailed(f"the {engine} redirect from link {index} to link {to} is gone")
-        if target not in (0, to):
-            raise CheckFailed(
-                f"the {engine} redirect of link {index}: expected {to}, found {target}"
-            )
+    check_way(engine, netlink, a_index, b_index)
+    check_way(engine, netlink, b_index, a_index)
+
+
+def check_way(engine: str, netlink: Netlink, index: int, to: int) -> None:
+    target = target_of(engine, netlink, index)
+    if target is None:
+        raise CheckFailed(f"the {engine} redirect from link {index} to link {to} is gone")
+    if target not in (0, to):
+        raise CheckFailed(f"the {engine} redirect of link {index}: expected {to}, found {target}")
 
 
 def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
@@ -225,7 +263,7 @@ def tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
 
 def _try_matchall(netlink: Netlink) -> dict[str, str]:
     netlink.batch(tcmsg.add_clsact(1))
-    return {"matchall": _why(netlink, _mirred(1, 1, IN_OUR_QDISC, "matchall"))}
+    return {"matchall": _why(netlink, _mirred(1, 1, "matchall", IN_OUR_QDISC))}
 
 
 def _try_engines(netlink: Netlink) -> dict[str, str]:
@@ -239,7 +277,7 @@ def _try_engines(netlink: Netlink) -> dict[str, str]:
         # A priority takes filters of one kind only, and the next trial needs ours.
         by_bpf = _why(netlink, _cls_bpf(1, fd, IN_OUR_QDISC, PRIORITY - 1))
         os.close(fd)
-    return {"cls_bpf": by_bpf, "mirred": _why(netlink, _mirred(1, 1, IN_OUR_QDISC, mirred_kind()))}
+    return {"cls_bpf": by_bpf, "mirred": _why(netlink, _mirred(1, 1, mirred_kind(), IN_OUR_QDISC))}
 
 
 def _why(netlink: Netlink, message: Message) -> str:

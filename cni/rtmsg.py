@@ -21,7 +21,7 @@ RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 
-IFF_UP, IFF_PROMISC = 0x1, 0x100
+IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP = 18, 20, 26, 27
 IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 28, 29, 31, 32
@@ -38,6 +38,7 @@ TABLE_MAIN = 254
 RTPROT_STATIC = 4
 
 Kind = Literal["matchall", "u32"]
+MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
 
 class Message(NamedTuple):
@@ -191,6 +192,29 @@ def new_dummy(name: str, mac: str | None = None, mtu: int | None = None, group: 
 def new_ifb(name: str, mtu: int | None = None) -> Message:
     body = _up(False) + _link(name=name, mac=None, mtu=mtu) + _info("ifb")
     return Message(RTM_NEWLINK, ADD, body, f"add ifb {name}")
+
+
+def new_macvtap(
+    name: str,
+    *,
+    index: int,
+    link: int,
+    mode: str,
+    mac: str | None = None,
+    mtu: int | None = None,
+    group: int = 0,
+    queues: int | None = None,
+    ns_fd: int | None = None,
+) -> Message:
+    """A macvtap with the ifindex `index` in the namespace of `ns_fd`, on top of a link that is
+    where the socket lives. It takes all multicast: which groups a guest has joined, the guest's
+    kernel knows alone."""
+    body = _ifinfo(index, IFF_ALLMULTI, IFF_ALLMULTI)
+    body += _link(name=name, mac=mac, mtu=mtu, group=group, queues=queues) + u32(IFLA_LINK, link)
+    if ns_fd is not None:
+        body += u32(IFLA_NET_NS_FD, ns_fd)
+    body += _info("macvtap", u32(1, MACVLAN_MODES[mode]))
+    return Message(RTM_NEWLINK, ADD, body, f"add macvtap {name} on link {link}")
 
 
 def set_vlan_filtering(index: int) -> Message:

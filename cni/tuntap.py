@@ -18,7 +18,7 @@ IFF_NO_PI, IFF_VNET_HDR, IFF_TUN_EXCL = 0x1000, 0x4000, 0x8000
 IFREQ = struct.Struct("=16sH22x")
 
 
-def _flags(queues: int) -> int:
+def tap_flags(queues: int) -> int:
     return IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if queues > 1 else 0)
 
 
@@ -33,7 +33,7 @@ def create_tap(
     what = f"create tap {name}"
     fd = _open(what)
     try:
-        fcntl.ioctl(fd, TUNSETIFF, IFREQ.pack(name.encode(), _flags(queues) | IFF_TUN_EXCL))
+        fcntl.ioctl(fd, TUNSETIFF, IFREQ.pack(name.encode(), tap_flags(queues) | IFF_TUN_EXCL))
         if owner is not None:
             fcntl.ioctl(fd, TUNSETOWNER, owner)
         if group is not None:
@@ -56,7 +56,7 @@ def open_tap(name: str, queues: int = 1) -> list[int]:
     try:
         for _ in range(queues):
             fds.append(_open(what))
-            fcntl.ioctl(fds[-1], TUNSETIFF, IFREQ.pack(name.encode(), _flags(queues)))
+            fcntl.ioctl(fds[-1], TUNSETIFF, IFREQ.pack(name.encode(), tap_flags(queues)))
             _require_persistent(fds[-1], what)
     except BaseException as error:
         for fd in fds:

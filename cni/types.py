@@ -58,6 +58,13 @@ class AttachmentKey:
         """IFLA_GROUP of the links in the pod's namespace: they are deleted by one request."""
         return int(self.digest[:8], 16) & 0x7FFFFFFF | 0x40000000
 
+    @property
+    def ifindexes(self) -> range:
+        """What a macvtap may have for an ifindex, the first that is free: its node in /dev, named
+        after it, is there once for all namespaces. Kata Containers picks from 8192 to 73727."""
+        first = 0x20000 + (int.from_bytes(self._hash[21:25]) & 0xFFFFFFF)
+        return range(first, first + 8)
+
     def mac(self, role: Literal["guest", "host", "tap"] = "guest") -> str:
         """A locally administered unicast MAC address, the same for each try of one ADD."""
         start = {"guest": 6, "host": 11, "tap": 16}[role]

@@ -186,26 +186,33 @@ class Redirect(Step):
 
     def undo(self, cx: Context) -> None:
         engine = cx.facts.get("redirect")
-        if not self.lasting or cx.pod_or_none is None:
-            return
-        if index := cx.pod_netlink.index(self.ifname):
-            with cx.in_pod():
-                for name in [engine] if engine else redirect.ENGINES:
-                    if self._is_ours(cx, redirect.target_of(name, cx.pod_netlink, index)):
-                        redirect.detach(name, cx.pod_netlink, index)
-
-    def _is_ours(self, cx: Context, target: int | None) -> bool:
-        """The path, even the inode, of a namespace may be another pod's when an old DEL comes."""
-        if target is None:
-            return False
-        link = cx.pod_netlink.link(index=target) if target else None
-        return link is None or link.group == cx.key.group or link.name == cx.key.tap_link
+        if self.lasting:
+            remove_redirect(cx, self.ifname, (engine,) if engine else redirect.ENGINES)
 
     def check(self, cx: Context) -> None:
         interface = expect_link(cx.pod_netlink, self.ifname, "in the pod's namespace").index
         tap = expect_link(cx.pod_netlink, self.tap, "in the pod's namespace").index
         with cx.in_pod():
             redirect.check(cx.facts["redirect"], cx.pod_netlink, interface, tap)
+
+
+def remove_redirect(cx: Context, ifname: str, engines: tuple[str, ...]) -> None:
+    """Take ours off an interface that stays."""
+    if cx.pod_or_none is None:
+        return
+    if index := cx.pod_netlink.index(ifname):
+        with cx.in_pod():
+            for name in engines:
+                if _is_ours(cx, redirect.target_of(name, cx.pod_netlink, index)):
+                    redirect.detach(name, cx.pod_netlink, index)
+
+
+def _is_ours(cx: Context, target: int | None) -> bool:
+    """The path, even the inode, of a namespace may be another pod's when an old DEL comes."""
+    if target is None:
+        return False
+    link = cx.pod_netlink.link(index=target) if target else None
+    return link is None or link.group == cx.key.group or link.name == cx.key.tap_link
 
 
 def _enable_ipv6(ifname: str, mtu: int) -> None:

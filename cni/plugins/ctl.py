@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cni import __version__, device, tuntap
+from cni import __version__, device, macvtap, tuntap
 from cni.device import Device
 from cni.errors import UnknownContainer, VmlinkError
 from cni.netns import Namespace
@@ -196,6 +196,8 @@ def _open(one: Device) -> list[int]:
     """The descriptors of its queues; a VMM makes the socket of vhost-user itself."""
     if one.kind == "vhostuser":
         return []
+    if one.kind == "macvtap":
+        return macvtap.open_macvtap(one.path, one.queues)
     if not one.netns:
         return tuntap.open_tap(one.tap, one.queues)
     with Namespace.open(one.netns) as namespace, namespace.entered():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.node import CLIENT, PLUGINS, Answer, Node
-from cni import bpf, config, redirect, spec
+from cni import bpf, config, macvtap, redirect, spec, uplinks
 from cni.errors import BadConfig
 from cni.modes import MODES
 from cni.netlink import Netlink
@@ -30,6 +31,7 @@ UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
     "linux with gateway": {"linux": {"bridge": "br0", "gateway": True}},
     "linux with gateway and vlan": {"linux": {"bridge": "br0", "gateway": True, "vlan": 100}},
+    "master": {"master": "nic0"},
     "chained": {
         "prevResult": {
             "interfaces": [{"name": "eth0", "sandbox": "pod"}],
@@ -40,9 +42,11 @@ UPLINKS: dict[str, dict[str, Any]] = {
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000}
 LIMIT |= {"egressRate": 8_000_000, "egressBurst": 80_000}
 LIMITED = {
-    f"{name} with bandwidth": {**UPLINKS[name], "bandwidth": LIMIT} for name in ("linux", "chained")
+    f"{name} with bandwidth": {**UPLINKS[name], "bandwidth": LIMIT}
+    for name in ("linux", "master", "chained")
 }
-IPAMS = {"linux": ("host-local", EXECUTED), "chained": ("none",)}
+BOTH = ("host-local", EXECUTED)
+IPAMS = {"linux": BOTH, "master": BOTH, "chained": ("none",)}
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,11 @@ def ipam(way: Way) -> dict[str, Any]:
 
 
 def ways() -> Iterator[Way]:
-    assert {key for name in UPLINKS for key in UPLINKS[name]} == {*config.UPLINKS, "prevResult"}
+    named = {key for name in UPLINKS for key in UPLINKS[name]}
+    assert named == {*uplinks.UPLINKS, "prevResult"} - {"ovs"}
     for mode in MODES:
         for uplink, keys in (UPLINKS | LIMITED).items():
-            engines = redirect.ENGINES if uplink == "chained" else ("auto",)
+            engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 for kind in IPAMS[uplink.split()[0]]:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
@@ -109,6 +114,8 @@ class Lab:
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
             for name in ("eth0", "far"):
                 node.run(["ip", "link", "set", name, "up"], self.pod)
+        if "master" in way.conf:
+            node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
         # The bridge, its VLAN interface and the gateway's address stay.
         self.call("ADD").expect()
         self.call("DEL").expect()
@@ -133,7 +140,8 @@ class Lab:
         self.control.unlink(missing_ok=True)
 
     def contents(self) -> frozenset[str]:
-        return self.node.contents() | pod_contents(self.node, self.pod)
+        nodes = {path for n in KEY.ifindexes if os.path.exists(path := macvtap.node_path(n))}
+        return self.node.contents() | pod_contents(self.node, self.pod) | nodes
 
     def remains(self) -> list[str]:
         """What is there too much, or no longer there though it is not ours."""
@@ -164,7 +172,7 @@ class Lab:
 def pod_contents(node: Node, pod: Path) -> frozenset[str]:
     found = set()
     for command in (
-        ["ip", "-oneline", "link"],
+        ["ip", "-oneline", "-details", "link"],
         ["ip", "-oneline", "address"],
         ["ip", "route", "show", "table", "all"],
         ["tc", "qdisc"],

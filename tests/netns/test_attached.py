@@ -103,10 +103,11 @@ def test_only_the_owner_opens_the_tap(node, tap, may):
         assert {who for who in WHO if opens(attached, *who)} == may
 
 
+@pytest.mark.parametrize("mode", ["tc", "macvtap"])
 @pytest.mark.parametrize("offload", [0, TUN_F_CSUM | TUN_F_TSO4], ids=["without", "with"])
-def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, offload):
+def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, mode, offload):
     payload = bytes(range(256)) * 12
-    with chained(node) as attached:
+    with chained(node, mode=mode) as attached:
         attached.add()
         port, guest = attached.port(vnet=True), attached.guest()
         fcntl.ioctl(guest.fds[0], TUNSETOFFLOAD, offload)

@@ -11,6 +11,7 @@ from scapy.packet import Raw
 from wirelib import POD_MAC, Guest, Port, bridged, chained, rebuilt, unfinished
 
 from cni import ethtool, redirect
+from cni.tuntap import open_tap
 
 OUTSIDE_MAC = "02:00:00:00:0f:01"
 RATE = 50_000_000
@@ -39,8 +40,13 @@ def frame(source, destination):
 def inside(node, attached, way):
     """What the workload has in hand."""
     if way == "tap":
-        return attached._kept(Guest(node.namespace, attached.tap))
+        return in_host(node, attached)
     return attached._kept(Port(attached.namespace, "eth0")) if way == "veth" else attached.guest()
+
+
+def in_host(node, attached):
+    with node.namespace.entered():
+        return attached._kept(Guest(open_tap(attached.tap)))
 
 
 def bits_per_second(sender, receiver, data):

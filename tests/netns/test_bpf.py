@@ -185,14 +185,7 @@ def test_redirect_goes_with_its_link(wire, engine):
 
 def foreign_program():
     """Passes everything on to the next (TCX_NEXT, TC_ACT_UNSPEC: -1)."""
-    code = struct.pack("=BBhi", 0xB7, 0, 0, -1) * 3 + struct.pack("=BBhi", 0x95, 0, 0, 0)
-    original = bpf._instructions
-    bpf._instructions = lambda _: code
-    name, bpf.NAME = bpf.NAME, "somebody_else"
-    try:
-        return bpf.load_redirect(0)
-    finally:
-        bpf._instructions, bpf.NAME = original, name
+    return bpf.load("somebody_else", (*bpf.MOV_R0, 0, bpf.TC_ACT_UNSPEC), (*bpf.EXIT, 0, 0))
 
 
 @pytest.fixture
@@ -320,3 +313,20 @@ def test_load_tells_its_target():
     finally:
         os.close(fd)
     assert bpf.program_by_id(found.id) is None
+
+
+def test_divert_is_one_way_and_once(wire):
+    redirect.divert(wire.netlink, wire.near, wire.guest)
+    redirect.check_way("cls_bpf", wire.netlink, wire.near, wire.guest)
+    assert not wire.clsact(wire.guest)
+    with pytest.raises(Exists):
+        redirect.divert(wire.netlink, wire.near, wire.guest)
+    redirect.detach("cls_bpf", wire.netlink, wire.near)
+    assert not wire.clsact(wire.near)
+
+
+def test_ignore_is_told_from_a_redirect(wire):
+    redirect.divert(wire.netlink, wire.near, wire.guest)
+    wire.netlink.batch(*redirect.ignore(wire.guest))
+    assert redirect.ignores(wire.netlink, wire.guest)
+    assert not redirect.ignores(wire.netlink, wire.near)

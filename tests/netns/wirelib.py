@@ -1,5 +1,6 @@
 """An attachment with a wire on the switch's side and the guest's end of the tap in hand."""
 
+import json
 import os
 import select
 import socket
@@ -11,6 +12,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.packet import Raw
 from scapy.utils import checksum
 
+from cni.macvtap import open_macvtap
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.tuntap import open_tap
@@ -63,9 +65,8 @@ class Port:
 class Guest:
     """What a VMM has of the tap: its queues."""
 
-    def __init__(self, namespace, tap, queues=1):
-        with namespace.entered():
-            self.fds = open_tap(tap, queues)
+    def __init__(self, fds):
+        self.fds = fds
 
     def send(self, frame, header=NO_OFFLOAD):
         os.write(self.fds[0], header + frame)
@@ -110,6 +111,15 @@ class Attachment:
         return self._named("vlt")
 
     @property
+    def macvtap(self):
+        return self.result["interfaces"][-1]["name"]
+
+    @property
+    def node_path(self):
+        told = self.node.run(self.node.ctl("device", self.pod.name)).stdout
+        return json.loads(told)[0]["path"]
+
+    @property
     def host_link(self):
         return self._named("vlh")
 
@@ -121,10 +131,15 @@ class Attachment:
             return self._kept(Port(namespace, link, vnet))
 
     def guest(self):
-        opened = self._kept(Guest(self.namespace, self.tap, self.conf.get("queues", 1)))
+        queues = self.conf.get("queues", 1)
         with self.namespace.entered(), Netlink() as netlink:
+            if self.conf.get("mode") == "macvtap":
+                link, fds = self.macvtap, open_macvtap(self.node_path, queues)
+            else:
+                link, fds = self.tap, open_tap(self.tap, queues)
+            opened = self._kept(Guest(fds))
             until = time.monotonic() + PATIENCE
-            while not netlink.link(self.tap).carrier:  # link watch may hold an event back for 1 s
+            while not netlink.link(link).carrier:  # link watch may hold an event back for 1 s
                 assert time.monotonic() < until, "the tap has no carrier"
                 select.select([], [], [], 0.002)
         return opened
@@ -154,6 +169,24 @@ def bridged(node, v6=False, **conf):
     finally:
         for link in (port, bridge):
             node.run(["ip", "link", "del", link], check=False)
+        node.lab.drop(pod)
+        node.lab.drop(outside)
+
+
+@contextmanager
+def mastered(node, v6=False, **conf):
+    """A pod's macvtap on a NIC of the node, and the namespace of the cable's other end, `wire`."""
+    pod, outside = node.pod(), node.pod()
+    nic = f"nic-{pod.name}"
+    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
+    ipam = node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+    conf = {"mode": "macvtap", "master": nic, "ipam": ipam, **conf}
+    attached = Attachment(node, pod, outside, conf)
+    try:
+        _veth(node, node.path, nic, outside)
+        yield from _served(attached)
+    finally:
+        node.run(["ip", "link", "del", nic], check=False)
         node.lab.drop(pod)
         node.lab.drop(outside)
 

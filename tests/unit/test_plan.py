@@ -145,6 +145,7 @@ LINUX = {"linux": {"bridge": "br0"}}
 GATEWAY = {"linux": {"bridge": "br0", "gateway": True, "vlan": 5}, "ipam": {"type": "host-local"}}
 PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
 OVS = {"ovs": {"bridge": "br0", "vlan": 5, "trunk": [{"minID": 7, "maxID": 9}]}}
+MASTER = {"master": "eth1", "ipam": {"type": "host-local"}}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/run/info/x.json"}}
 LIMIT = {"bandwidth": {"egressRate": 8000, "egressBurst": 16000}}
 PLANS = {
@@ -157,6 +158,9 @@ PLANS = {
     "veth, ovs": {**OVS, "mode": "veth"},
     "tap": {**GATEWAY, "mode": "tap", "placeholder": True, **LIMIT},
     "tap, ovs": {**OVS, "mode": "tap", **LIMIT},
+    "macvtap": {**MASTER, "mode": "macvtap", "tap": {"group": 107}, "queues": 2},
+    "macvtap, passthru": {**MASTER, "mode": "macvtap", "macvtap": {"mode": "passthru"}},
+    "macvtap, chained": {**PREV, "mode": "macvtap"},
     "vhostuser, all": {**OVS, "mode": "vhostuser", "placeholder": True, **INFO},
 }
 
@@ -187,6 +191,8 @@ def test_those_plans_hold_every_kind_of_step_and_every_mode():
         ("veth", {"eth0"}),
         ("tap", {"eth0"}),
         ("tap, ovs", set()),
+        ("macvtap", {"eth0"}),
+        ("macvtap, chained", {KEY.tap_link}),
     ],
 )
 def test_links_of_the_pod(name, links):

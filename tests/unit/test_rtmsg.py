@@ -39,6 +39,11 @@ def info(kind, *data):
     return ("IFLA_LINKINFO", {"attrs": attrs})
 
 
+def macvtap(attrs, mode):
+    attrs = [*attrs, info("macvtap", ("IFLA_MACVTAP_MODE", mode))]
+    return link(NEWLINK, CREATE_EXCL, attrs, index=140000, flags=0x200, change=0x200)
+
+
 LINKS = {
     "veth, plain": (
         rtmsg.new_veth("a", "b"),
@@ -153,6 +158,36 @@ LINKS = {
             NEWLINK,
             CREATE_EXCL,
             [("IFLA_IFNAME", "d0"), ("IFLA_ADDRESS", MAC), ("IFLA_MTU", 1280), info("dummy", None)],
+        ),
+    ),
+    "macvtap": (
+        rtmsg.new_macvtap("eth0", index=140000, link=3, mode="passthru"),
+        macvtap([("IFLA_IFNAME", "eth0"), ("IFLA_LINK", 3)], "passthru"),
+    ),
+    "macvtap, everything": (
+        rtmsg.new_macvtap(
+            "eth0",
+            index=140000,
+            link=3,
+            mode="bridge",
+            mac=MAC,
+            mtu=9000,
+            group=0x40000001,
+            queues=2,
+            ns_fd=9,
+        ),
+        macvtap(
+            [
+                ("IFLA_IFNAME", "eth0"),
+                ("IFLA_ADDRESS", MAC),
+                ("IFLA_MTU", 9000),
+                ("IFLA_GROUP", 0x40000001),
+                ("IFLA_NUM_TX_QUEUES", 2),
+                ("IFLA_NUM_RX_QUEUES", 2),
+                ("IFLA_LINK", 3),
+                ("IFLA_NET_NS_FD", 9),
+            ],
+            "bridge",
         ),
     ),
     "delete by index": (rtmsg.del_link(8), link(DELLINK, REQUEST, [], index=8)),

@@ -1,0 +1,93 @@
+"""Mode macvtap: the guest's NIC is a macvtap on a NIC of the host or on another plugin's interface.
+
+On a NIC, the macvtap is itself the pod's interface. Chained, the interface stays as it is, and a
+macvtap of mode passthru on top of it has its MAC and all of its traffic.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from cni import redirect, rtmsg
+from cni.config import NetConf
+from cni.context import Node
+from cni.device import Device
+from cni.errors import NotReady
+from cni.macvtap import node_path
+from cni.modes import steps
+from cni.modes.base import pod_interface
+from cni.modes.macvtap_steps import Divert, MacvtapLink
+from cni.netlink import Netlink
+from cni.plan import Plan
+from cni.types import AttachmentKey, Interface
+from cni.uplinks import MasterUplink
+
+
+class Macvtap:
+    name = "macvtap"
+
+    def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
+        access = (conf.queues, conf.tap.owner, conf.tap.group)
+        if not isinstance(conf.uplink, MasterUplink):
+            tap = MacvtapLink(key.tap_link, key.ifname, True, "passthru", "", 0, *access)
+            return Plan((), (steps.Chain(key.ifname), tap, Divert(key.ifname, tap.name)))
+        mode = conf.macvtap_mode
+        mac = conf.mac or ("" if mode == "passthru" else key.mac())
+        link = MacvtapLink(key.ifname, conf.uplink.interface, False, mode, mac, conf.mtu, *access)
+        addresses = (steps.Addresses(),) if conf.ipam else ()
+        return Plan((), (*addresses, link, steps.Configure(key.ifname, silenced=True)))
+
+    def in_pod(self, conf: NetConf) -> bool:
+        return True
+
+    def interfaces(
+        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+    ) -> tuple[Interface, ...]:
+        if isinstance(conf.uplink, MasterUplink):
+            return (pod_interface(key, facts, netns),)
+        return (Interface(key.tap_link, facts["mac"], facts["mtu"], netns),)
+
+    def device(
+        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+    ) -> Device:
+        return Device(
+            id=key.tap_link,
+            kind="macvtap",
+            netns=netns,
+            path=node_path(facts["ifindex"]),
+            mac=facts["mac"],
+            mtu=facts["mtu"],
+            queues=conf.queues,
+        )
+
+    def ready(self, conf: NetConf, node: Node) -> None:
+        if reason := redirect.supported()["cls_bpf"]:
+            raise NotReady(f"the namespace of a macvtap is kept silent by cls_bpf: {reason}")
+        _require_macvtap()
+        if isinstance(conf.uplink, MasterUplink):
+            _require_up(conf.uplink.interface)
+
+
+def _require_up(master: str) -> None:
+    with Netlink() as netlink:
+        link = netlink.link(master)
+    if link is None:
+        raise NotReady(f"master: there is no interface {master} on this node")
+    if not link.up:
+        raise NotReady(f"master: {master} is down; set it up")
+
+
+@cache  # but not the exception: the kernel module may come
+def _require_macvtap() -> None:
+    if reason := redirect.tried(_try)["macvtap"]:
+        raise NotReady(f"the kernel makes no macvtap: {reason}")
+
+
+def _try(netlink: Netlink) -> dict[str, str]:
+    netlink.batch(rtmsg.new_veth("near", "far"))
+    near = netlink.index("near") or 0
+    # Below the numbers of macvtaps, so that the node is none of theirs.
+    made = rtmsg.new_macvtap("tried", index=8191, link=near, mode="bridge")
+    (error,) = netlink.attempt(made)
+    return {"macvtap": error.msg if error else ""}

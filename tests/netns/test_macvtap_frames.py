@@ -1,0 +1,96 @@
+"""Frames cross a macvtap byte for byte, both ways; its namespace is silent, open or not."""
+
+from functools import partial
+
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+from test_frames import ADDRESSES, FRAMES, FROM_GUEST, PROBES, SRC, answers, heard
+from wirelib import POD4, POD6, POD_MAC, chained, mastered
+
+from cni.rtmsg import mac_bytes
+
+FORMS = {
+    mode: partial(mastered, macvtap={"mode": mode}, mac=POD_MAC)
+    for mode in ("bridge", "vepa", "private", "passthru")
+} | {"chained": partial(chained, mode="macvtap")}
+ALL_OF_THE_WIRE = ("passthru", "chained")
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def link(form, node):
+    """(port, guest) of one attachment for all the frames."""
+    with FORMS[form](node) as attached:
+        attached.add()
+        yield attached.port(), attached.guest()
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_every_frame_crosses_unchanged(form, link, name):
+    port, guest = link
+    frame = bytes(FRAMES[name])
+    port.send(frame)
+    if name == "strange destination" and form not in ALL_OF_THE_WIRE:
+        assert guest.receive(0.1) is None
+    else:
+        _, header, received = guest.receive_with_header()
+        assert received == frame
+        assert header == bytes(10)
+    # A macvtap of mode bridge gives its own guest what is sent to its own MAC.
+    answer = (frame[:6] if frame[0] & 1 else mac_bytes(SRC)) + mac_bytes(POD_MAC) + frame[12:]
+    guest.send(answer)
+    assert port.receive() == answer
+
+
+def test_fragments_of_multicast_stay_fragments_in_a_chain(node):
+    everyone = Ether(src=SRC, dst="01:00:5e:01:02:03")
+    whole = IP(src="10.77.0.99", dst="239.1.2.3") / UDP(sport=7, dport=9) / Raw(b"m" * 3000)
+    fragments = [bytes(everyone / part) for part in whole.fragment(1000)]
+    with chained(node, mode="macvtap") as attached:
+        attached.add()
+        port, guest = attached.port(), attached.guest()
+        for fragment in fragments:
+            port.send(fragment)
+        assert [guest.receive() for _ in fragments] == fragments
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nobody_answers_for_the_guest(node, form):
+    args = {} if form == "chained" else {"args": {"cni": ADDRESSES}}
+    with FORMS[form](node, v6=True, **args) as attached:
+        result = attached.add()
+        assert {ip["address"] for ip in result["ips"]} == {POD4 + "/24", POD6 + "/64"}
+        port = attached.port()
+        heard(port, 0.1)
+        assert answers(port) == set()
+        guest = attached.guest()
+        assert answers(port) == set()
+        received = {guest.receive() for _ in PROBES}
+        assert received == {bytes(p) for p in PROBES.values()}
+        guest.send(FROM_GUEST)
+        assert heard(port, 0.1) == [FROM_GUEST]
+
+
+def test_a_chained_interface_answers_again_after_del(node):
+    with chained(node, v6=True, mode="macvtap") as attached:
+        port = attached.port()
+        assert answers(port) == set(PROBES)
+        attached.add()
+        assert answers(port) == set()
+        attached.delete()
+        assert answers(port) == set(PROBES)
+
+
+@pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "dual stack"])
+@pytest.mark.parametrize("form", ["bridge", "chained"])
+def test_the_namespace_says_nothing_by_itself(node, form, v6):
+    with FORMS[form](node, v6=v6) as attached:
+        port = attached.port()
+        attached.add()
+        assert heard(port, 1.1) == []
