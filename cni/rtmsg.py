@@ -189,8 +189,8 @@ def new_dummy(name: str, mac: str | None = None, mtu: int | None = None, group: 
     return Message(RTM_NEWLINK, ADD, body, f"add dummy {name}")
 
 
-def new_ifb(name: str, mtu: int | None = None) -> Message:
-    body = _up(False) + _link(name=name, mac=None, mtu=mtu) + _info("ifb")
+def new_ifb(name: str, mtu: int | None = None, group: int = 0) -> Message:
+    body = _up(False) + _link(name=name, mac=None, mtu=mtu, group=group) + _info("ifb")
     return Message(RTM_NEWLINK, ADD, body, f"add ifb {name}")
 
 

@@ -58,7 +58,7 @@ def remove_pod_link(cx: Context, name: str) -> None:
     if link is None:
         return
     if link.group == cx.key.group:
-        ours = [cx.pod_netlink.link(other) for other in cx.pod_links]
+        ours = [cx.pod_netlink.link(other) for other in {name, *cx.pod_links}]
         indexes = [x.index for x in ours if x and x.group == cx.key.group]
         cx.reaper.delete(cx.pod, cx.key.group, indexes, cx.cancel.remaining())
     elif name == cx.key.tap_link:

@@ -15,7 +15,7 @@ from cni import redirect, rtmsg, tcmsg
 from cni.config import Bandwidth, NetConf
 from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, CheckFailed, NotReady
-from cni.modes.links import expect_link, need_index, silent
+from cni.modes.links import expect_link, need_index, remove_pod_link, silent
 from cni.netlink import Exists, Netlink
 from cni.plan import Step
 from cni.uplinks import OvsUplink
@@ -79,10 +79,10 @@ def between(conf: NetConf, ifname: str, tap: str, lasting: bool) -> tuple[Step, 
     return (Shape(ifname, tap, lasting, rates),) if lasting or any(rates) else ()
 
 
-def port(conf: NetConf, link: str) -> tuple[Step, ...]:
-    """For a port of a bridge, in the host's namespace."""
+def alone(conf: NetConf, link: str, *, in_pod: bool = False) -> tuple[Step, ...]:
+    """For a port of a bridge in the host's namespace, or a macvtap in the pod's."""
     rates = _rates(conf)
-    return (ShapePort(link, rates),) if rates else ()
+    return (ShapeLink(link, in_pod, rates),) if rates else ()
 
 
 def ready(conf: NetConf) -> None:
@@ -138,58 +138,76 @@ class Shape(Step):
 
 
 @dataclass(frozen=True)
-class ShapePort(Step):
-    """A port alone: what it sends is the pod's ingress, what it receives its egress.
+class ShapeLink(Step):
+    """A link alone. What a port in the host's namespace sends is the pod's ingress, what it
+    receives the pod's egress; for a link in the pod's namespace (`in_pod`) it is the other way.
 
-    The ifb goes with the port and by the port's undo, so that a DEL finds it that does not know
+    The ifb goes with the link and by the link's undo, so that a DEL finds it that does not know
     of the bandwidth. mirred, because before Linux 6.2 an ifb drops what a program redirects.
     """
 
     link: str
+    in_pod: bool
     bandwidth: Rates
 
-    def do(self, cx: Context) -> None:
-        netlink, handle, mtu = cx.host_netlink, cx.key.qdisc, cx.facts["mtu"]
+    def _limits(self) -> tuple[Limit, Limit]:
+        """(of what the link sends, of what it receives)."""
         ingress, egress = _limits(self.bandwidth)
-        port = need_index(netlink, self.link)
-        messages = [ingress.tbf(port, handle, mtu)] if ingress.rate else []
-        if egress.rate:
-            messages += self._lead_through_ifb(cx, port, egress)
+        return (egress, ingress) if self.in_pod else (ingress, egress)
+
+    def _netlink(self, cx: Context) -> Netlink:
+        return cx.pod_netlink if self.in_pod else cx.host_netlink
+
+    def do(self, cx: Context) -> None:
+        netlink = self._netlink(cx)
+        sent, received = self._limits()
+        index = need_index(netlink, self.link)
+        messages = [sent.tbf(index, cx.key.qdisc, cx.facts["mtu"])] if sent.rate else []
+        if received.rate:
+            messages += self._lead_through_ifb(cx, index, received)
         netlink.batch(*messages)
 
-    def _lead_through_ifb(self, cx: Context, port: int, egress: Limit) -> list[rtmsg.Message]:
-        name, mtu = cx.key.ifb_link, cx.facts["mtu"]
+    def _lead_through_ifb(self, cx: Context, index: int, limit: Limit) -> list[rtmsg.Message]:
+        netlink, name, mtu = self._netlink(cx), cx.key.ifb_link, cx.facts["mtu"]
         try:
-            cx.host_netlink.batch(rtmsg.new_ifb(name, mtu))
+            netlink.batch(rtmsg.new_ifb(name, mtu, cx.key.group if self.in_pod else 0))
         except Exists as e:
             raise AttachmentExists(f"interface {name} exists already; DEL comes first") from e
-        ifb = need_index(cx.host_netlink, name)
+        ifb = need_index(netlink, name)
         return [
             *silent(ifb, mtu),
-            egress.tbf(ifb, cx.key.qdisc, mtu),
+            limit.tbf(ifb, cx.key.qdisc, mtu),
             rtmsg.set_link(ifb, up=True),
-            tcmsg.add_clsact(port),
-            _through(port, ifb),
+            *([] if self.in_pod else [tcmsg.add_clsact(index)]),  # a macvtap has one already
+            _through(index, ifb),
         ]
 
+    def undo(self, cx: Context) -> None:
+        if self.in_pod:  # where a macvtap goes by itself, with the link below it
+            remove_pod_link(cx, cx.key.ifb_link)
+
     def check(self, cx: Context) -> None:
-        netlink = cx.host_netlink
-        ingress, egress = _limits(self.bandwidth)
-        port = expect_link(netlink, self.link, "in the host's namespace").index
-        if ingress.rate:
-            ingress.expect(netlink, self.link, port)
-        if egress.rate:
-            ifb = expect_link(netlink, cx.key.ifb_link, "in the host's namespace").index
-            egress.expect(netlink, cx.key.ifb_link, ifb)
-            if all(found.redirect != ifb for found in netlink.filters(port)):
+        netlink, where = self._netlink(cx), f"in the {'pod' if self.in_pod else 'host'}'s namespace"
+        sent, received = self._limits()
+        index = expect_link(netlink, self.link, where).index
+        if sent.rate:
+            sent.expect(netlink, self.link, index)
+        if received.rate:
+            ifb = expect_link(netlink, cx.key.ifb_link, where).index
+            received.expect(netlink, cx.key.ifb_link, ifb)
+            if all(found.redirect != ifb for found in netlink.filters(index)):
                 raise CheckFailed(f"{self.link}: is not led through {cx.key.ifb_link}")
 
 
-def _through(port: int, ifb: int) -> rtmsg.Message:
-    """All that comes in on the port, which has a clsact, goes through the ifb first."""
-    kind, handle = redirect.mirred_kind(), redirect.IN_OUR_QDISC
-    priority = redirect.PRIORITY
-    return tcmsg.add_mirred_filter(port, ifb, kind=kind, priority=priority, handle=handle)
+def _through(index: int, ifb: int) -> rtmsg.Message:
+    """All that comes in on a link with a clsact goes through the ifb first."""
+    return tcmsg.add_mirred_filter(
+        index,
+        ifb,
+        kind=redirect.mirred_kind(),
+        priority=redirect.PRIORITY + 1,  # behind what marks the frames of a macvtap
+        handle=redirect.IN_OUR_QDISC,
+    )
 
 
 def _limits(bandwidth: Rates) -> tuple[Limit, Limit]:

@@ -33,7 +33,7 @@ class Tap:
             before, port, ready = switch.port_steps(uplink, name, conf)
             return Plan((before, tap, port), (*bind, ready))
         assert isinstance(uplink, LinuxUplink)
-        limits = shape.port(conf, name)
+        limits = shape.alone(conf, name)
         return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), (*limits, *bind))
 
     def in_pod(self, conf: NetConf) -> bool:

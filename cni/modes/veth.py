@@ -18,7 +18,7 @@ class Veth:
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
         prepare, bind = port_steps(key, conf, silenced=False)
-        return Plan(prepare, (*shape.port(conf, key.host_link), *bind))
+        return Plan(prepare, (*shape.alone(conf, key.host_link), *bind))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True

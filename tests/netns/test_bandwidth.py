@@ -8,10 +8,12 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from wirelib import POD_MAC, Guest, Port, bridged, chained, rebuilt, unfinished
+from test_frames import ADDRESSES, PROBES, answers
+from wirelib import POD_MAC, Guest, Port, bridged, chained, mastered, rebuilt, unfinished
 
 from cni import ethtool, redirect
 from cni.tuntap import open_tap
+from cni.types import AttachmentKey
 
 OUTSIDE_MAC = "02:00:00:00:0f:01"
 RATE = 50_000_000
@@ -24,6 +26,8 @@ WAYS = {
     **{f"tc chained, {engine}": (chained, {"redirect": engine}) for engine in ENGINES},
     "veth": (bridged, {"mode": "veth"}),
     "tap": (bridged, {"mode": "tap"}),
+    "macvtap": (mastered, {"mode": "macvtap", "mac": POD_MAC}),
+    "macvtap chained": (chained, {"mode": "macvtap"}),
 }
 IFB = [way for way in WAYS if way in ("veth", "tap")]
 
@@ -57,9 +61,11 @@ def bits_per_second(sender, receiver, data):
         while not stop.is_set():
             try:
                 sender.send(data)
-            except OSError:  # ENOBUFS: the queue is full
+            except OSError:  # ENOBUFS or a time-out: the queue is full
                 time.sleep(0.001)
 
+    if isinstance(sender, Port):  # what nobody reads from a macvtap is still the sender's
+        sender.socket.settimeout(0.1)
     thread = threading.Thread(target=pump)
     thread.start()
     try:
@@ -116,7 +122,7 @@ def test_what_a_sender_left_unfinished_is_finished_behind_the_limit(node, way, b
     assert [frame[14:] for frame in received] == [rebuilt(frame) for frame in received]
 
 
-@pytest.mark.parametrize("way", ["tc, cls_bpf", *IFB])
+@pytest.mark.parametrize("way", ["tc, cls_bpf", *IFB, "macvtap"])
 @pytest.mark.parametrize("limited", ["ingress", "egress"])
 def test_the_other_way_is_free(node, way, limited):
     one = {key: value for key, value in LIMIT.items() if key.startswith(limited)}
@@ -141,6 +147,12 @@ TAMPERED = {
     ),
     "port free": ("veth", "tc qdisc del dev vlh{digest} root", f"{LIMITED} noqueue"),
     "past the ifb": ("veth", "tc qdisc del dev vlh{digest} clsact", "is not led through vli"),
+    "macvtap free": ("macvtap", "tc qdisc del dev eth0 root", f"eth0: {LIMITED} "),
+    "past a macvtap's ifb": (
+        "macvtap",
+        f"tc filter del dev eth0 ingress prio {redirect.PRIORITY + 1}",
+        "is not led through vli",
+    ),
     "no ifb": ("veth", "ip link del vli{digest}", "expected in the host's namespace"),
 }
 
@@ -151,7 +163,7 @@ def test_check_sees_what_was_changed(node, way, command, said):
     with topology(node, **keys, bandwidth=LIMIT) as attached:
         attached.add()
         check(node, attached).expect()
-        command = command.format(digest=attached.host_link[3:])
+        command = command.format(digest=AttachmentKey(attached.pod.name, "eth0").digest)
         node.run(command.split(), None if way in IFB else attached.pod)
         answer = check(node, attached)
         assert answer.code == 104
@@ -192,8 +204,7 @@ def test_somebody_elses_root_is_refused_and_left(node, qdisc):
         assert "bandwidth: eth0 has a root qdisc already" in answer.out["msg"]
         attached.delete()
         assert root(node, attached.pod) == [(qdisc.split()[0], "1:")]
-        links = json.loads(node.run(["ip", "-json", "link"], attached.pod).stdout)
-        assert {link["ifname"] for link in links} == {"lo", "eth0"}
+        assert links(node, attached.pod) == {"lo", "eth0"}
 
 
 def test_a_root_that_somebody_put_in_our_place_stays(node):
@@ -217,7 +228,43 @@ def test_a_del_that_knows_nothing_finds_the_ifb(node, way):
         assert node.contents() == before
 
 
-@pytest.mark.parametrize("way", ["tc, cls_bpf", "tc chained, cls_bpf", *IFB])
+MACVTAPS = {"macvtap": {"lo"}, "macvtap chained": {"lo", "eth0"}}
+
+
+def links(node, pod):
+    return {link["ifname"] for link in json.loads(node.run(["ip", "-json", "link"], pod).stdout)}
+
+
+@pytest.mark.parametrize(("way", "without"), MACVTAPS.items())
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_macvtap_takes_its_ifb_along(node, way, without, lost):
+    topology, keys = WAYS[way]
+    with topology(node, **keys, bandwidth=LIMIT) as attached:
+        attached.add()
+        ifb = AttachmentKey(attached.pod.name, "eth0").ifb_link
+        assert links(node, attached.pod) == {*without, attached.macvtap, ifb}
+        if lost:
+            node.run(["ip", "link", "del", attached.macvtap], attached.pod)
+        else:
+            forget(node, attached)
+        attached.delete()
+        assert links(node, attached.pod) == without
+
+
+@pytest.mark.parametrize("way", MACVTAPS)
+def test_the_namespace_of_a_limited_macvtap_is_silent(node, way):
+    topology, keys = WAYS[way]
+    args = {"cni": ADDRESSES}
+    with topology(node, **keys, v6=True, args=args, bandwidth=LIMIT) as attached:
+        attached.add()
+        port = attached.port()
+        assert answers(port) == set()
+        guest = attached.guest()
+        assert answers(port) == set()
+        assert [guest.receive() for _ in PROBES] == [bytes(probe) for probe in PROBES.values()]
+
+
+@pytest.mark.parametrize("way", ["tc, cls_bpf", "tc chained, cls_bpf", *IFB, *MACVTAPS])
 def test_a_burst_that_no_frame_passes_is_refused(node, way):
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT | {"egressBurst": 9000 * 8}) as attached:

@@ -131,11 +131,16 @@ LINKS = {
         link(NEWLINK, CREATE_EXCL, [("IFLA_IFNAME", "br0"), info("bridge")]),
     ),
     "ifb": (
-        rtmsg.new_ifb("vli0123456789ab", 1450),
+        rtmsg.new_ifb("vli1", 1450, 7),
         link(
             NEWLINK,
             CREATE_EXCL,
-            [("IFLA_IFNAME", "vli0123456789ab"), ("IFLA_MTU", 1450), info("ifb", None)],
+            [
+                ("IFLA_IFNAME", "vli1"),
+                ("IFLA_MTU", 1450),
+                ("IFLA_GROUP", 7),
+                info("ifb", None),
+            ],
         ),
     ),
     "VLAN filtering": (

@@ -5,7 +5,7 @@ from purekit import KEY, netconf
 
 from cni.errors import BadConfig
 from cni.modes import MODES
-from cni.modes.shape import Limit, Shape, ShapePort
+from cni.modes.shape import Limit, Shape, ShapeLink
 from cni.rtdecode import attributes, decode_qdisc
 
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
@@ -56,8 +56,10 @@ def test_a_burst_that_no_full_frame_passes_is_refused(mtu, least):
     ("mode", "uplink", "kind"),
     [
         ("tc", LINUX, Shape),
-        ("veth", LINUX, ShapePort),
-        ("tap", LINUX, ShapePort),
+        ("veth", LINUX, ShapeLink),
+        ("tap", LINUX, ShapeLink),
+        ("macvtap", {"master": "nic0"}, ShapeLink),
+        ("macvtap", PREV, ShapeLink),
         ("veth", OVS, None),
         ("tc", OVS, None),
     ],
@@ -65,7 +67,7 @@ def test_a_burst_that_no_full_frame_passes_is_refused(mtu, least):
 def test_who_limits(mode, uplink, kind):
     def shaping(**conf):
         plan = MODES[mode].plan(KEY, netconf(mode=mode, **uplink, **conf))
-        return [type(step) for step in plan.steps if isinstance(step, Shape | ShapePort)]
+        return [type(step) for step in plan.steps if isinstance(step, Shape | ShapeLink)]
 
     assert shaping() == []
     assert shaping(bandwidth=LIMIT) == ([kind] if kind else [])
