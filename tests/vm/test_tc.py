@@ -90,4 +90,3 @@ def test_tcp_holds_the_limit_both_ways(node: Node, pod: Path, mode: str, burst: 
         for gbps, reverse in ((0.08, False), (0.04, True)):
             found = guests.iperf_tcp(guest, address, str(node.path), 2, reverse)
             assert 0.6 * gbps < found < 1.15 * gbps
-            print(found)
