@@ -221,7 +221,16 @@ class Netlink:
 
     def link(self, name: str | None = None, *, index: int | None = None) -> LinkInfo | None:
         """The link of that name or index, None if there is none."""
-        message = rtmsg.get_link(name=name, index=index)
+        raw = self._ask(rtmsg.get_link(name=name, index=index), rtmsg.RTM_NEWLINK)
+        return decode_link(raw) if raw else None
+
+    def root_qdisc(self, index: int) -> QdiscInfo | None:
+        """None where there is none: a link without a queue, or no such link."""
+        raw = self._ask(tcmsg.get_root(index), tcmsg.RTM_NEWQDISC)
+        return decode_qdisc(raw) if raw else None
+
+    def _ask(self, message: Message, kind_asked: int) -> bytes | None:
+        """The payload of the one answer; an acknowledgement after it is passed over later."""
         with self._lock:
             own = self.reserve(1)
             self._send(encode(message, own), message)
@@ -229,12 +238,13 @@ class Netlink:
                 for kind, flags, sequence, payload in self._receive(message.what):
                     if sequence != own:
                         continue
-                    if kind == rtmsg.RTM_NEWLINK:
-                        return decode_link(payload)
+                    if kind == kind_asked:
+                        return payload
                     errno, reason = answer(flags, payload)
-                    if errno == errnos.ENODEV:
+                    error = refused(errno, message.what, reason)
+                    if not errno or isinstance(error, NotFound):
                         return None
-                    raise refused(errno, message.what, reason)
+                    raise error
 
     def index(self, name: str) -> int | None:
         """The ifindex of a name: as if_nametoindex(3), but in the socket's namespace."""

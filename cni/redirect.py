@@ -64,7 +64,7 @@ def _filters_missing() -> dict[str, str]:
 
 
 @cache
-def _mirred_kind() -> Kind:
+def mirred_kind() -> Kind:
     return "u32" if tried(_try_matchall)["matchall"] else "matchall"
 
 
@@ -120,7 +120,7 @@ def _attach_both(engine: str, netlink: Netlink, a: int, b: int) -> None:
         filters: dict[int, Filter] = {}
         for index, to in ((a, b), (b, a)):
             if engine == "mirred":
-                filters[index] = partial(_mirred, index, to, _mirred_kind())
+                filters[index] = partial(_mirred, index, to, mirred_kind())
             else:
                 fd = stack.enter_context(bpf.redirect_program(to))
                 filters[index] = partial(_cls_bpf, index, fd)
@@ -277,7 +277,7 @@ def _try_engines(netlink: Netlink) -> dict[str, str]:
         # A priority takes filters of one kind only, and the next trial needs ours.
         by_bpf = _why(netlink, _cls_bpf(1, fd, IN_OUR_QDISC, PRIORITY - 1))
         os.close(fd)
-    return {"cls_bpf": by_bpf, "mirred": _why(netlink, _mirred(1, 1, _mirred_kind(), IN_OUR_QDISC))}
+    return {"cls_bpf": by_bpf, "mirred": _why(netlink, _mirred(1, 1, mirred_kind(), IN_OUR_QDISC))}
 
 
 def _why(netlink: Netlink, message: Message) -> str:

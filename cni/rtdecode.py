@@ -55,9 +55,12 @@ class LinkInfo:
 
 @dataclass(frozen=True)
 class QdiscInfo:
+    """`rate`, in bytes per second, only of tbf."""
+
     kind: str
     handle: int
     parent: int
+    rate: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,11 @@ def decode_link(payload: bytes) -> LinkInfo:
 
 def decode_qdisc(payload: bytes) -> QdiscInfo:
     _, _, _, handle, parent, _ = struct.unpack_from("=BxHiIII", payload)
-    return QdiscInfo(_text(attributes(payload, 20).get(1)), handle, parent)
+    found = attributes(payload, 20)
+    kind = _text(found.get(1))
+    tbf = attributes(found.get(2, b"")) if kind == "tbf" else NONE
+    rate = _number(tbf.get(4)) or _number(tbf.get(1, b"")[8:12])
+    return QdiscInfo(kind, handle, parent, rate)
 
 
 def _mirred_target(actions: bytes) -> int:

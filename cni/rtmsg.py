@@ -195,6 +195,11 @@ def new_dummy(
     return Message(RTM_NEWLINK, ADD, body, f"add {kind} {name}")
 
 
+def new_ifb(name: str, mtu: int | None = None, group: int = 0) -> Message:
+    body = _up(False) + _link(name=name, mac=None, mtu=mtu, group=group) + _info("ifb")
+    return Message(RTM_NEWLINK, ADD, body, f"add ifb {name}")
+
+
 def new_macvtap(
     name: str,
     *,

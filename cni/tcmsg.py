@@ -1,4 +1,4 @@
-"""Encoders for the traffic control messages: clsact and the filters that redirect.
+"""Encoders for the traffic control messages: clsact, the filters that redirect, tbf.
 
 Layouts: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h.
 """
@@ -8,15 +8,28 @@ from __future__ import annotations
 import socket
 import struct
 
-from cni.rtmsg import ADD, NLM_F_REQUEST, Kind, Message, attr, text, u32
+from cni.rtmsg import (
+    ADD,
+    NLM_F_ACK,
+    NLM_F_ECHO,
+    NLM_F_REQUEST,
+    Kind,
+    Message,
+    attr,
+    text,
+    u32,
+)
 
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
 CLSACT_HANDLE, CLSACT_PARENT = 0xFFFF0000, 0xFFFFFFF1
+ROOT = 0xFFFFFFFF
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 ETH_P_ALL = 0x0003
 TCA_KIND, TCA_OPTIONS = 1, 2
 TC_ACT_STOLEN, TCA_EGRESS_REDIR = 4, 1
+TCA_TBF_PARMS, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 4, 6
+TC_LINKLAYER_ETHERNET = 1
 
 
 def tc(index: int, handle: int, parent: int, info: int = 0) -> bytes:
@@ -74,3 +87,30 @@ def del_filter(
     body = _filter(index, priority, handle, ingress, kind)
     what = f"delete {kind} filter {priority}/{handle:#x} from link {index}"
     return Message(RTM_DELTFILTER, NLM_F_REQUEST, body, what)
+
+
+def add_tbf(index: int, handle: int, *, rate: int, burst: int, limit: int) -> Message:
+    """A token bucket at the root: `rate` in bytes per second, `burst` and `limit` (of its queue)
+    in bytes. Exists if the root has a qdisc that somebody chose.
+
+    The bucket's size goes in bytes (TCA_TBF_BURST, Linux 3.13) and not in ticks, which cut it off.
+    """
+    # A link layer that is said needs no rate table.
+    ratespec = struct.pack("=BBHhHI", 0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate, 2**32 - 1))
+    options = attr(TCA_TBF_PARMS, ratespec + bytes(12) + struct.pack("=III", limit, 0, 0))
+    options += attr(TCA_TBF_RATE64, struct.pack("=Q", rate)) + u32(TCA_TBF_BURST, burst)
+    body = tc(index, handle, ROOT) + text(TCA_KIND, "tbf") + attr(TCA_OPTIONS, options)
+    return Message(RTM_NEWQDISC, ADD, body, f"limit link {index} to {rate * 8} bit/s by tbf")
+
+
+def del_tbf(index: int, handle: int) -> Message:
+    """From the root, and only the one with that handle."""
+    body = tc(index, handle, ROOT) + text(TCA_KIND, "tbf")
+    return Message(RTM_DELQDISC, NLM_F_REQUEST, body, f"delete tbf from link {index}")
+
+
+def get_root(index: int) -> Message:
+    # The answer is a notification, which who asks gets only as an echo; for a link without a
+    # queue there is none, and the acknowledgement says so.
+    flags = NLM_F_REQUEST | NLM_F_ECHO | NLM_F_ACK
+    return Message(RTM_GETQDISC, flags, tc(index, 0, ROOT), f"read the qdisc of link {index}")

@@ -39,6 +39,16 @@ class AttachmentKey:
         return "vlt" + self.digest
 
     @property
+    def ifb_link(self) -> str:
+        return "vli" + self.digest
+
+    @property
+    def qdisc(self) -> int:
+        """The handle of a qdisc of ours at the root of a link that is not; far from what people
+        (1:) and the kernel (8000: and up) choose."""
+        return (int(self.digest[:4], 16) & 0x3FFF | 0x4000) << 16
+
+    @property
     def vhost_port(self) -> str:
         """A port of Open vSwitch that no link of the kernel stands behind."""
         return "vlu" + self.digest

@@ -14,6 +14,7 @@ from cni.modes.links import (
     expect_link,
     need_index,
     need_link,
+    remove_host_links,
     remove_pod_link,
     silent,
     write_sysctl,
@@ -148,8 +149,7 @@ class Veth(Step):
         remove_pod_link(cx, self.ifname)
         if cx.pod_or_none is None:
             self._reach_through(cx)
-        if index := cx.host_netlink.index(cx.key.host_link):
-            cx.reaper.delete(cx.host, None, [index], cx.cancel.remaining())
+        remove_host_links(cx, cx.key.host_link, cx.key.ifb_link)
 
     def _reach_through(self, cx: Context) -> None:
         """Nobody tells where the pod's namespace is, but a veth that is there leads to it."""

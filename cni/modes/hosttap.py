@@ -8,7 +8,7 @@ from cni import rtmsg, tuntap
 from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, CheckFailed
 from cni.modes.bridge import host_mac, only_vlan
-from cni.modes.links import can_silence, expect_link, remove_pod_link
+from cni.modes.links import can_silence, expect_link, remove_host_links, remove_pod_link
 from cni.netlink import Exists, Unsupported
 from cni.plan import Step
 
@@ -59,10 +59,9 @@ class HostTap(Step):
         cx.host_netlink.batch(rtmsg.set_link(index, up=True))
 
     def undo(self, cx: Context) -> None:
-        for name in {self.name, cx.key.tap_link}:
-            link = cx.host_netlink.link(name)
-            if link and (link.group == cx.key.group or name == cx.key.tap_link):
-                cx.reaper.delete(cx.host, None, [link.index], cx.cancel.remaining())
+        link = cx.host_netlink.link(self.name)
+        named = self.name if link and link.group == cx.key.group else cx.key.tap_link
+        remove_host_links(cx, named, cx.key.ifb_link)
 
     def check(self, cx: Context) -> None:
         link = expect_link(cx.host_netlink, self.name, "in the host's namespace")

@@ -58,11 +58,18 @@ def remove_pod_link(cx: Context, name: str) -> None:
     if link is None:
         return
     if link.group == cx.key.group:
-        ours = [cx.pod_netlink.link(other) for other in cx.pod_links]
+        ours = [cx.pod_netlink.link(other) for other in {name, *cx.pod_links}]
         indexes = [x.index for x in ours if x and x.group == cx.key.group]
         cx.reaper.delete(cx.pod, cx.key.group, indexes, cx.cancel.remaining())
     elif name == cx.key.tap_link:
         cx.reaper.delete(cx.pod, None, [link.index], cx.cancel.remaining())
+
+
+def remove_host_links(cx: Context, *names: str) -> None:
+    """Delete links of ours in the host's namespace, all at once; absent is done."""
+    found = (cx.host_netlink.index(name) for name in names)
+    if indexes := [index for index in found if index]:
+        cx.reaper.delete(cx.host, None, indexes, cx.cancel.remaining())
 
 
 def write_sysctl(name: str, value: str) -> None:

@@ -15,7 +15,7 @@ from cni.context import Node
 from cni.device import Device
 from cni.errors import NotReady
 from cni.macvtap import node_path
-from cni.modes import steps
+from cni.modes import shape, steps
 from cni.modes.base import pod_interface
 from cni.modes.macvtap_steps import Divert, MacvtapLink
 from cni.netlink import Netlink
@@ -31,12 +31,14 @@ class Macvtap:
         access = (conf.queues, conf.tap.owner, conf.tap.group)
         if not isinstance(conf.uplink, MasterUplink):
             tap = MacvtapLink(key.tap_link, key.ifname, True, "passthru", "", 0, *access)
-            return Plan((), (steps.Chain(key.ifname), tap, Divert(key.ifname, tap.name)))
+            limits = shape.alone(conf, tap.name, in_pod=True)
+            return Plan((), (steps.Chain(key.ifname), tap, *limits, Divert(key.ifname, tap.name)))
         mode = conf.macvtap_mode
         mac = conf.mac or ("" if mode == "passthru" else key.mac())
         link = MacvtapLink(key.ifname, conf.uplink.interface, False, mode, mac, conf.mtu, *access)
         addresses = (steps.Addresses(),) if conf.ipam else ()
-        return Plan((), (*addresses, link, steps.Configure(key.ifname, silenced=True)))
+        limits = shape.alone(conf, link.name, in_pod=True)
+        return Plan((), (*addresses, link, *limits, steps.Configure(key.ifname, silenced=True)))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True
@@ -62,6 +64,7 @@ class Macvtap:
         )
 
     def ready(self, conf: NetConf, node: Node) -> None:
+        shape.ready(conf)
         if reason := redirect.supported()["cls_bpf"]:
             raise NotReady(f"the namespace of a macvtap is kept silent by cls_bpf: {reason}")
         _require_macvtap()

@@ -9,7 +9,7 @@ from cni.config import NetConf
 from cni.context import Node
 from cni.device import Device
 from cni.errors import NotReady
-from cni.modes import bridge, steps, switch
+from cni.modes import bridge, shape, steps, switch
 from cni.modes.hosttap import HostTap, Placeholder
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
@@ -33,7 +33,8 @@ class Tap:
             before, port, ready = switch.port_steps(uplink, name, conf)
             return Plan((before, tap, port), (*bind, ready))
         assert isinstance(uplink, LinuxUplink)
-        return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), tuple(bind))
+        limits = shape.alone(conf, name)
+        return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), (*limits, *bind))
 
     def in_pod(self, conf: NetConf) -> bool:
         return conf.placeholder
@@ -59,6 +60,7 @@ class Tap:
 
     def ready(self, conf: NetConf, node: Node) -> None:
         require_tun()
+        shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
             switch.ready(node, conf.uplink.bridge, dpdk=False)
 

@@ -12,7 +12,7 @@ from cni.config import NetConf
 from cni.context import Node
 from cni.device import Device
 from cni.errors import NotReady, VmlinkError
-from cni.modes import steps, switch
+from cni.modes import shape, steps, switch
 from cni.modes.base import host_interface, pod_interface, port_steps
 from cni.modes.tap import require_tun, tap_name
 from cni.plan import Plan
@@ -27,10 +27,11 @@ class Tc:
         tap = steps.Tap(tap_name(key, conf), conf.queues, conf.tap.owner, conf.tap.group)
         chained = isinstance(conf.uplink, Chained)
         redirect = steps.Redirect(key.ifname, tap.name, conf.redirect, chained)
+        limits = shape.between(conf, key.ifname, tap.name, chained)
         if isinstance(conf.uplink, Chained):
-            return Plan((), (steps.Chain(key.ifname), tap, redirect))
+            return Plan((), (steps.Chain(key.ifname), tap, *limits, redirect))
         prepare, bind = port_steps(key, conf, silenced=True)
-        return Plan((*prepare, tap), (*bind, redirect))
+        return Plan((*prepare, tap), (*limits, *bind, redirect))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True
@@ -58,6 +59,7 @@ class Tc:
 
     def ready(self, conf: NetConf, node: Node) -> None:
         require_tun()
+        shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
             switch.ready(node, conf.uplink.bridge, dpdk=False)
         try:

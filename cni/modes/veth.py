@@ -6,7 +6,7 @@ from typing import Any
 
 from cni.config import NetConf
 from cni.context import Node
-from cni.modes import switch
+from cni.modes import shape, switch
 from cni.modes.base import host_interface, pod_interface, port_steps
 from cni.plan import Plan
 from cni.types import AttachmentKey, Interface
@@ -17,7 +17,8 @@ class Veth:
     name = "veth"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        return Plan(*port_steps(key, conf, silenced=False))
+        prepare, bind = port_steps(key, conf, silenced=False)
+        return Plan(prepare, (*shape.alone(conf, key.host_link), *bind))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True
@@ -31,5 +32,6 @@ class Veth:
         return None
 
     def ready(self, conf: NetConf, node: Node) -> None:
+        shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
             switch.ready(node, conf.uplink.bridge, dpdk=False)

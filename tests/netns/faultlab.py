@@ -39,6 +39,12 @@ UPLINKS: dict[str, dict[str, Any]] = {
         }
     },
 }
+LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000}
+LIMIT |= {"egressRate": 8_000_000, "egressBurst": 80_000}
+LIMITED = {
+    f"{name} with bandwidth": {**UPLINKS[name], "bandwidth": LIMIT}
+    for name in ("linux", "master", "chained")
+}
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "master": BOTH, "chained": ("none",)}
 
@@ -65,7 +71,7 @@ def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
     assert named == {*uplinks.UPLINKS, "prevResult"} - {"ovs"}
     for mode in MODES:
-        for uplink, keys in UPLINKS.items():
+        for uplink, keys in (UPLINKS | LIMITED).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 for kind in IPAMS[uplink.split()[0]]:

@@ -4,24 +4,31 @@ and routes as the result says, and nothing that a runtime's scan could take for 
 import errno
 import fcntl
 import json
-import socket
-import struct
 import subprocess
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from scapy.utils import checksum
-from wirelib import MTU, NO_OFFLOAD, POD4, POD_MAC, TOPOLOGIES, bridged, chained
+from wirelib import (
+    GSO,
+    GSO_TCPV4,
+    MTU,
+    NO_OFFLOAD,
+    POD4,
+    POD_MAC,
+    TOPOLOGIES,
+    bridged,
+    chained,
+    rebuilt,
+    unfinished,
+)
 
 from cni.netlink import Busy, NetlinkError
 from cni.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF, open_tap
 
 ETHER = Ether(src="02:00:00:00:0f:01", dst=POD_MAC)
 TUNSETOFFLOAD, TUN_F_CSUM, TUN_F_TSO4 = 0x400454D0, 1, 2
-GSO = struct.Struct("=BBHHHH")  # struct virtio_net_hdr
-NEEDS_CSUM, GSO_TCPV4 = 1, 1
 FLOW = {"src": "10.77.0.99", "dst": POD4}
 STRANGER, OWNER, GROUP = 65534, 4711, 4712
 OPEN = """
@@ -104,7 +111,7 @@ def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, mode, offl
         attached.add()
         port, guest = attached.port(vnet=True), attached.guest()
         fcntl.ioctl(guest.fds[0], TUNSETOFFLOAD, offload)
-        port.send(GSO.pack(NEEDS_CSUM, GSO_TCPV4, 54, 1024, 34, 16) + unfinished(payload))
+        port.send(b"".join(unfinished(ETHER, FLOW, payload, segment=1024)))
         received = [guest.receive_with_header() for _ in range(1 if offload else 3)]
         assert guest.receive(0) is None
     assert b"".join(frame[54:] for *_, frame in received) == payload
@@ -114,21 +121,6 @@ def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, mode, offl
         else:
             assert header == NO_OFFLOAD
             assert frame[14:] == rebuilt(frame)
-
-
-def unfinished(payload):
-    """A segment as a sender leaves it to the NIC: for a checksum the sum of the pseudo-header."""
-    pseudo = socket.inet_aton(FLOW["src"]) + socket.inet_aton(FLOW["dst"])
-    pseudo += struct.pack("!HH", socket.IPPROTO_TCP, len(payload) + 20)
-    tcp = TCP(flags="A", chksum=~checksum(pseudo) & 0xFFFF)
-    return bytes(ETHER / IP(**FLOW) / tcp / Raw(payload))
-
-
-def rebuilt(frame):
-    """The packet with the checksums that scapy calculates."""
-    packet = IP(frame[14:])
-    del packet.chksum, packet[TCP].chksum
-    return bytes(packet)
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)

@@ -276,7 +276,7 @@ def test_probe_touches_nothing(wire):
             return [(i, wire.netlink.qdiscs(i), bpf.tcx_programs(i)) for i in (1, wire.near)]
 
     before, fds = state(), len(os.listdir("/proc/self/fd"))
-    for probe in (redirect._missing, redirect._filters_missing, redirect._mirred_kind):
+    for probe in (redirect._missing, redirect._filters_missing, redirect.mirred_kind):
         probe.cache_clear()
     with wire.ns.entered():
         redirect.supported()

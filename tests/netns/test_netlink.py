@@ -10,6 +10,7 @@ from nslib import namespaces
 
 from cni import rtmsg, tcmsg, tuntap
 from cni.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
+from cni.rtdecode import QdiscInfo
 
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -307,6 +308,25 @@ def test_qdiscs(pod):
 
 
 # taps
+
+
+def test_the_root_qdisc(pod):
+    _, netlink = pod
+    ours, other = 0x47610000, 0x47620000
+    netlink.batch(rtmsg.new_veth("v0", "v1"))
+    index = netlink.index("v0")
+    bucket = tcmsg.add_tbf(index, ours, rate=6_250_000, burst=1518, limit=160_000)
+    assert netlink.root_qdisc(index) is None
+    assert netlink.root_qdisc(99) is None
+    netlink.batch(bucket)
+    assert netlink.root_qdisc(index) == QdiscInfo("tbf", ours, tcmsg.ROOT, 6_250_000)
+    with pytest.raises(Exists):
+        netlink.batch(tcmsg.add_tbf(index, other, rate=1, burst=1518, limit=1))
+    with pytest.raises(NetlinkError, match="Invalid handle"):
+        netlink.batch(tcmsg.del_tbf(index, other))
+    netlink.batch(tcmsg.del_tbf(index, ours))
+    assert netlink.root_qdisc(index) is None
+    assert netlink.link("v0").index == index
 
 
 def test_tap(pod):

@@ -8,6 +8,10 @@ import struct
 import time
 from contextlib import ExitStack, contextmanager
 
+from scapy.layers.inet import IP, TCP
+from scapy.packet import Raw
+from scapy.utils import checksum
+
 from cni.macvtap import open_macvtap
 from cni.netlink import Netlink
 from cni.netns import Namespace
@@ -17,6 +21,8 @@ MTU = 9000
 POD_MAC = "02:00:00:00:00:0a"
 POD4, POD6 = "10.77.0.10", "fd77::a"
 NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of linux/virtio_net.h
+GSO = struct.Struct("=BBHHHH")  # the same
+NEEDS_CSUM, GSO_TCPV4 = 1, 1
 _SOL_PACKET, _AUXDATA, _VNET_HDR, _IGNORE_OUTGOING = 263, 8, 15, 23
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 PATIENCE = 3.0
@@ -205,6 +211,23 @@ def chained(node, v6=False, **conf):
     finally:
         node.lab.drop(pod)
         node.lab.drop(outside)
+
+
+def unfinished(ether, flow, payload, segment):
+    """(virtio_net_hdr, frame) as a sender leaves it to the NIC: to be cut into segments, and
+    for a checksum the sum of the pseudo-header."""
+    pseudo = socket.inet_aton(flow["src"]) + socket.inet_aton(flow["dst"])
+    pseudo += struct.pack("!HH", socket.IPPROTO_TCP, len(payload) + 20)
+    tcp = TCP(flags="A", chksum=~checksum(pseudo) & 0xFFFF)
+    header = GSO.pack(NEEDS_CSUM, GSO_TCPV4, 54, segment, 34, 16)
+    return header, bytes(ether / IP(**flow) / tcp / Raw(payload))
+
+
+def rebuilt(frame):
+    """The packet with the checksums that scapy calculates."""
+    packet = IP(frame[14:])
+    del packet.chksum, packet[TCP].chksum
+    return bytes(packet)
 
 
 TOPOLOGIES = {"bridge": bridged, "chained": chained}

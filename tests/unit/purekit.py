@@ -1,4 +1,4 @@
-"""What pure tests of plans and outcomes start from: a context whose kernel is never asked."""
+"""What pure tests start from: a context whose kernel is never asked, pyroute2's encoding."""
 
 from cni import config, spec
 from cni.context import Cancel, Context, Node
@@ -6,6 +6,7 @@ from cni.types import AttachmentKey, Result
 
 KEY = AttachmentKey("c1", "eth0")
 NETNS = "/run/netns/x"
+REQUEST, CREATE_EXCL = 0x1, 0x601  # flags of a netlink message
 
 
 def context(facts=None, given=None, seconds=60, gone=lambda: False):
@@ -26,3 +27,12 @@ def netconf(**conf):
     conf = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink", **conf}
     request = spec.Request("ADD", "1.1.0", conf, b"", {}, {}, KEY, NETNS)
     return config.parse(request)
+
+
+def pyroute(cls, kind, flags, fields, attrs):
+    message = cls()
+    message["header"] = {"type": kind, "flags": flags, "sequence_number": 7, "pid": 0}
+    message.update(fields)
+    message["attrs"] = attrs
+    message.encode()
+    return bytes(message.data)

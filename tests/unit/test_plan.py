@@ -147,15 +147,17 @@ PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
 OVS = {"ovs": {"bridge": "br0", "vlan": 5, "trunk": [{"minID": 7, "maxID": 9}]}}
 MASTER = {"master": "eth1", "ipam": {"type": "host-local"}}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/run/info/x.json"}}
+LIMIT = {"bandwidth": {"egressRate": 8000, "egressBurst": 16000}}
 PLANS = {
     "tc": LINUX,
     "tc, all": {**GATEWAY, "queues": 4, "tap": {"owner": 1, "group": 0, "name": "tap0"}},
     "tc, chained": PREV,
+    "tc, chained, limited": {**PREV, **LIMIT},
     "veth": {**LINUX, "mode": "veth"},
     "veth, all": {**GATEWAY, "mode": "veth", "mtu": 1400, "mac": "02:00:00:00:00:09"},
     "veth, ovs": {**OVS, "mode": "veth"},
-    "tap": {**GATEWAY, "mode": "tap", "placeholder": True},
-    "tap, ovs": {**OVS, "mode": "tap", "bandwidth": {"egressRate": 8000, "egressBurst": 8000}},
+    "tap": {**GATEWAY, "mode": "tap", "placeholder": True, **LIMIT},
+    "tap, ovs": {**OVS, "mode": "tap", **LIMIT},
     "macvtap": {**MASTER, "mode": "macvtap", "tap": {"group": 107}, "queues": 2},
     "macvtap, passthru": {**MASTER, "mode": "macvtap", "macvtap": {"mode": "passthru"}},
     "macvtap, chained": {**PREV, "mode": "macvtap"},

@@ -1,32 +1,21 @@
-"""Every encoder against pyroute2's, byte for byte."""
+"""Every encoder of rtmsg against pyroute2's, byte for byte."""
 
 import socket
 import struct
 
 import pytest
+from purekit import CREATE_EXCL, REQUEST, pyroute
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg as routemsg
-from pyroute2.netlink.rtnl.tcmsg import cls_matchall, cls_u32, sched_bpf
-from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
 
-from cni import rtmsg, tcmsg
+from cni import rtmsg
 from cni.netlink import encode
 from cni.rtdecode import decode_link
 
-REQUEST, CREATE_EXCL = 0x1, 0x601
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
-
-
-def pyroute(cls, kind, flags, fields, attrs):
-    message = cls()
-    message["header"] = {"type": kind, "flags": flags, "sequence_number": 7, "pid": 0}
-    message.update(fields)
-    message["attrs"] = attrs
-    message.encode()
-    return bytes(message.data)
 
 
 def veth(far, near, **head):
@@ -140,6 +129,19 @@ LINKS = {
     "bridge, plain": (
         rtmsg.new_bridge("br0"),
         link(NEWLINK, CREATE_EXCL, [("IFLA_IFNAME", "br0"), info("bridge")]),
+    ),
+    "ifb": (
+        rtmsg.new_ifb("vli1", 1450, 7),
+        link(
+            NEWLINK,
+            CREATE_EXCL,
+            [
+                ("IFLA_IFNAME", "vli1"),
+                ("IFLA_MTU", 1450),
+                ("IFLA_GROUP", 7),
+                info("ifb", None),
+            ],
+        ),
     ),
     "VLAN filtering": (
         rtmsg.set_vlan_filtering(6),
@@ -345,63 +347,6 @@ ROUTES = {
 }
 
 
-def tc(kind, flags, head, attrs):
-    return pyroute(pyr2_tcmsg, kind, flags, {"index": 3} | head, attrs)
-
-
-CLSACT = {"handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
-ACTION = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": 8}
-
-
-def filter_(kind, parent, options):
-    head = {"handle": 5, "parent": parent, "info": 77 << 16 | socket.htons(3)}
-    return tc(44, CREATE_EXCL, head, [("TCA_KIND", kind), ("TCA_OPTIONS", options)])
-
-
-def bpf_options():
-    return sched_bpf.get_parameters({"fd": 11, "name": "redir", "direct_action": True})
-
-
-def u32_options():
-    found = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": []})
-    # Without a class: that is for classful qdiscs.
-    found["attrs"] = [each for each in found["attrs"] if each[0] != "TCA_U32_CLASSID"]
-    return found
-
-
-FILTERS = {
-    "add clsact": (
-        tcmsg.add_clsact(3),
-        tc(36, CREATE_EXCL, CLSACT, [("TCA_KIND", "clsact")]),
-    ),
-    "delete clsact": (tcmsg.del_clsact(3), tc(37, REQUEST, CLSACT, [("TCA_KIND", "clsact")])),
-    "bpf": (
-        tcmsg.add_bpf_filter(3, 11, "redir", priority=77, handle=5),
-        filter_("bpf", 0xFFFFFFF2, bpf_options()),
-    ),
-    "bpf, egress": (
-        tcmsg.add_bpf_filter(3, 11, "redir", ingress=False, priority=77, handle=5),
-        filter_("bpf", 0xFFFFFFF3, bpf_options()),
-    ),
-    "matchall": (
-        tcmsg.add_mirred_filter(3, 8, kind="matchall", priority=77, handle=5),
-        filter_("matchall", 0xFFFFFFF2, cls_matchall.get_parameters({"action": ACTION})),
-    ),
-    "u32": (
-        tcmsg.add_mirred_filter(3, 8, kind="u32", priority=77, handle=5),
-        filter_("u32", 0xFFFFFFF2, u32_options()),
-    ),
-    "delete filter": (
-        tcmsg.del_filter(3, kind="bpf", priority=77, handle=5),
-        tc(
-            45,
-            REQUEST,
-            {"handle": 5, "parent": 0xFFFFFFF2, "info": 77 << 16 | socket.htons(3)},
-            [("TCA_KIND", "bpf")],
-        ),
-    ),
-}
-
 CASES = [
     pytest.param(*case, id=f"{table}: {name}")
     for table, cases in {
@@ -409,7 +354,6 @@ CASES = [
         "bridge VLAN": VLANS,
         "address": ADDRESSES,
         "route": ROUTES,
-        "tc": FILTERS,
     }.items()
     for name, case in cases.items()
 ]
@@ -431,7 +375,6 @@ def test_as_pyroute2(message, expected):
         (lambda: rtmsg.add_route("10.0.0.0/8", gateway="fd00::1", index=3), "gateway fd00::1"),
         (lambda: rtmsg.add_route("10.0.0.1/8", index=3), "host bits"),
         (lambda: rtmsg.new_veth("a", "b", mac="02:00:00:00:00"), "not a MAC"),
-        (lambda: tcmsg.del_filter(3, kind="bpf", priority=1, handle=0), "every filter"),
     ],
 )
 def test_refused_before_the_kernel_sees_it(call, words):

@@ -77,3 +77,16 @@ def test_several_queues_are_the_guests(node: Node, pod: Path) -> None:
         assert queues.strip() == "2"
         address = result["ips"][0]["address"].partition("/")[0]
         assert guests.iperf_tcp(guest, address, str(node.path), 1, parallel=2) > 0.05
+
+
+@pytest.mark.parametrize("mode", ["tc", "tap"])
+@pytest.mark.parametrize("burst", [64 << 13, 1600 * 8], ids=["64 KiB", "one frame"])
+def test_tcp_holds_the_limit_both_ways(node: Node, pod: Path, mode: str, burst: int) -> None:
+    """Without collapsing under it: what is larger than the bucket is segmented, not dropped."""
+    limit = {"ingressRate": 80_000_000, "egressRate": 40_000_000}
+    limit |= {"ingressBurst": burst, "egressBurst": burst}
+    with attached(node, pod, "limited", mode=mode, bandwidth=limit) as (guest, result):
+        address = result["ips"][0]["address"].partition("/")[0]
+        for gbps, reverse in ((0.08, False), (0.04, True)):
+            found = guests.iperf_tcp(guest, address, str(node.path), 2, reverse)
+            assert 0.6 * gbps < found < 1.15 * gbps

@@ -1,0 +1,80 @@
+"""What a configured bandwidth becomes in the kernel's terms, and which steps it adds."""
+
+import pytest
+from purekit import KEY, netconf
+
+from cni.errors import BadConfig
+from cni.modes import MODES
+from cni.modes.shape import Limit, Shape, ShapeLink
+from cni.rtdecode import attributes, decode_qdisc
+
+LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
+LINUX = {"linux": {"bridge": "br0"}}
+OVS = {"ovs": {"bridge": "br0"}}
+PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
+
+
+def written(rate, burst, mtu=1500):
+    """(bytes per second, bucket, queue) in bytes, as they are sent to the kernel."""
+    body = Limit("egress", rate, burst).tbf(3, KEY.qdisc, mtu).body
+    options = attributes(attributes(body, 20)[2])
+    queue, bucket = options[1][24:28], options[6]
+    numbers = (int.from_bytes(raw, "little") for raw in (bucket, queue))
+    return decode_qdisc(body).rate, *numbers
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "expected"),
+    [
+        (50_000_000, 64 << 13, (6_250_000, 65536, 156_250 + 65536)),
+        (50_000_000, 1518 * 8, (6_250_000, 1518, 156_250 + 1518)),
+        (8_000_000, 100_000_000, (1_000_000, 12_500_000, 25_000 + 131_072)),
+        (1, 1518 * 8, (1, 1518, 1518)),
+        (2**53, 2**30, (2**50, 2**27, 2**32 - 1)),
+    ],
+)
+def test_the_queue_is_for_the_rate_and_not_for_the_whole_burst(rate, burst, expected):
+    assert written(rate, burst) == expected
+
+
+@pytest.mark.parametrize("burst", [2**31 - 1, 2**32 - 1, 2**53])
+@pytest.mark.parametrize(
+    ("rate", "bucket"), [(10_000, 131_072), (10_000_000, 131_072), (10**9, 12_500_000)]
+)
+def test_a_burst_that_nobody_chose_is_a_tenth_of_a_second(rate, bucket, burst):
+    rates = {"egressRate": rate, "egressBurst": burst}
+    assert netconf(**LINUX, bandwidth=rates).bandwidth.egress_burst // 8 == bucket
+
+
+@pytest.mark.parametrize(("mtu", "least"), [(1500, 1518 * 8), (9000, 9018 * 8)])
+def test_a_burst_that_no_full_frame_passes_is_refused(mtu, least):
+    assert written(8000, least, mtu)[1] == least // 8
+    with pytest.raises(BadConfig, match=rf"bandwidth.egressBurst: {least - 1} .* give {least} or"):
+        written(8000, least - 1, mtu)
+
+
+@pytest.mark.parametrize(
+    ("mode", "uplink", "kind"),
+    [
+        ("tc", LINUX, Shape),
+        ("veth", LINUX, ShapeLink),
+        ("tap", LINUX, ShapeLink),
+        ("macvtap", {"master": "nic0"}, ShapeLink),
+        ("macvtap", PREV, ShapeLink),
+        ("veth", OVS, None),
+        ("tc", OVS, Shape),
+        ("tap", OVS, None),
+    ],
+)
+def test_who_limits(mode, uplink, kind):
+    def shaping(**conf):
+        plan = MODES[mode].plan(KEY, netconf(mode=mode, **uplink, **conf))
+        return [type(step) for step in plan.steps if isinstance(step, Shape | ShapeLink)]
+
+    assert shaping() == []
+    assert shaping(bandwidth=LIMIT) == ([kind] if kind else [])
+
+
+def test_an_interface_that_stays_is_always_looked_after():
+    steps = MODES["tc"].plan(KEY, netconf(**PREV)).steps
+    assert Shape("eth0", KEY.tap_link, True, (0, 0, 0, 0)) in steps

@@ -1,0 +1,126 @@
+"""Every encoder of tcmsg against pyroute2's, byte for byte."""
+
+import socket
+
+import pytest
+from purekit import CREATE_EXCL, REQUEST, pyroute
+from pyroute2.netlink import nla
+from pyroute2.netlink.rtnl.tcmsg import cls_matchall, cls_u32, sched_bpf, sched_tbf
+from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
+
+from cni import tcmsg
+from cni.netlink import encode
+from cni.rtdecode import QdiscInfo, decode_qdisc
+
+
+def tc(kind, flags, head, attrs):
+    return pyroute(pyr2_tcmsg, kind, flags, {"index": 3} | head, attrs)
+
+
+CLSACT = {"handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
+ACTION = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": 8}
+
+
+def filter_(kind, parent, options):
+    head = {"handle": 5, "parent": parent, "info": 77 << 16 | socket.htons(3)}
+    return tc(44, CREATE_EXCL, head, [("TCA_KIND", kind), ("TCA_OPTIONS", options)])
+
+
+def bpf_options():
+    return sched_bpf.get_parameters({"fd": 11, "name": "redir", "direct_action": True})
+
+
+def u32_options():
+    found = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": []})
+    # Without a class: that is for classful qdiscs.
+    found["attrs"] = [each for each in found["attrs"] if each[0] != "TCA_U32_CLASSID"]
+    return found
+
+
+class tbf_options(nla):
+    """pyroute2's, with what it lacks and without the rate tables that it adds."""
+
+    nla_map = (
+        ("TCA_TBF_UNSPEC", "none"),
+        ("TCA_TBF_PARMS", "tbf_parms"),
+        ("TCA_TBF_RTAB", "none"),
+        ("TCA_TBF_PTAB", "none"),
+        ("TCA_TBF_RATE64", "uint64"),
+        ("TCA_TBF_PRATE64", "uint64"),
+        ("TCA_TBF_BURST", "uint32"),
+    )
+
+    class tbf_parms(nla):
+        fields = sched_tbf.options.tbf_parms.fields
+
+
+class tbf_msg(pyr2_tcmsg):
+    nla_map = tuple(
+        (name, "tbf_options" if name == "TCA_OPTIONS" else kind)
+        for name, kind in pyr2_tcmsg.nla_map
+    )
+    tbf_options = tbf_options
+
+
+def tbf(rate, low32):
+    parms = {"rate___reserved": 1, "rate": low32, "limit": 221_786}
+    attrs = [("TCA_TBF_PARMS", parms), ("TCA_TBF_RATE64", rate), ("TCA_TBF_BURST", 65536)]
+    options = [("TCA_KIND", "tbf"), ("TCA_OPTIONS", {"attrs": attrs})]
+    return pyroute(tbf_msg, 36, CREATE_EXCL, {"index": 3, **ROOT}, options)
+
+
+ROOT = {"handle": 0x47610000, "parent": 0xFFFFFFFF}
+SIZES = {"burst": 65536, "limit": 221_786}
+CASES = {
+    "tbf": (tcmsg.add_tbf(3, 0x47610000, rate=6_250_000, **SIZES), tbf(6_250_000, 6_250_000)),
+    "tbf, 64 bits": (tcmsg.add_tbf(3, 0x47610000, rate=2**33, **SIZES), tbf(2**33, 2**32 - 1)),
+    "delete tbf": (tcmsg.del_tbf(3, 0x47610000), tc(37, REQUEST, ROOT, [("TCA_KIND", "tbf")])),
+    "read the root": (tcmsg.get_root(3), tc(38, REQUEST | 0xC, {"parent": 0xFFFFFFFF}, [])),
+    "add clsact": (
+        tcmsg.add_clsact(3),
+        tc(36, CREATE_EXCL, CLSACT, [("TCA_KIND", "clsact")]),
+    ),
+    "delete clsact": (tcmsg.del_clsact(3), tc(37, REQUEST, CLSACT, [("TCA_KIND", "clsact")])),
+    "bpf": (
+        tcmsg.add_bpf_filter(3, 11, "redir", priority=77, handle=5),
+        filter_("bpf", 0xFFFFFFF2, bpf_options()),
+    ),
+    "bpf, egress": (
+        tcmsg.add_bpf_filter(3, 11, "redir", ingress=False, priority=77, handle=5),
+        filter_("bpf", 0xFFFFFFF3, bpf_options()),
+    ),
+    "matchall": (
+        tcmsg.add_mirred_filter(3, 8, kind="matchall", priority=77, handle=5),
+        filter_("matchall", 0xFFFFFFF2, cls_matchall.get_parameters({"action": ACTION})),
+    ),
+    "u32": (
+        tcmsg.add_mirred_filter(3, 8, kind="u32", priority=77, handle=5),
+        filter_("u32", 0xFFFFFFF2, u32_options()),
+    ),
+    "delete filter": (
+        tcmsg.del_filter(3, kind="bpf", priority=77, handle=5),
+        tc(
+            45,
+            REQUEST,
+            {"handle": 5, "parent": 0xFFFFFFF2, "info": 77 << 16 | socket.htons(3)},
+            [("TCA_KIND", "bpf")],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "expected"), CASES.values(), ids=CASES)
+def test_as_pyroute2(message, expected):
+    assert encode(message, 7).hex() == expected.hex()
+
+
+def test_a_handle_of_0_would_be_all():
+    with pytest.raises(ValueError, match="every filter"):
+        tcmsg.del_filter(3, kind="bpf", priority=1, handle=0)
+
+
+@pytest.mark.parametrize("rate", [6_250_000, 2**33])
+def test_a_bucket_is_read_as_it_was_written(rate):
+    message = tcmsg.add_tbf(3, 0x47610000, rate=rate, **SIZES)
+    found = decode_qdisc(message.body)
+    assert found == QdiscInfo("tbf", 0x47610000, 0xFFFFFFFF, rate)
