@@ -14,7 +14,7 @@ import pytest
 
 from bench import guest as guests
 from bench import snapshot
-from bench.guest import Guest, GuestError
+from bench.guest import GuestError
 from bench.node import Node
 from bench.switch import Switch, SwitchError, missing
 
@@ -31,15 +31,6 @@ def switch(node: Node) -> Iterator[Switch]:
     if why := missing():
         pytest.skip(why)
     with Switch(node.namespace) as made:
-        made.add_bridge("br0")
-        yield made
-
-
-@pytest.fixture
-def dpdk(node: Node) -> Iterator[Switch]:
-    if why := missing(dpdk=True):
-        pytest.skip(why)
-    with Switch(node.namespace, dpdk=True) as made:
         made.add_bridge("br0")
         yield made
 
@@ -145,29 +136,3 @@ def test_sigterm_gives_huge_pages_back() -> None:
     assert allowed.read_text() == before
     assert not os.path.exists(where)
     assert not os.path.exists(f"/proc/{pid}")
-
-
-def test_a_vhost_user_guest_is_reached_again_after_a_crash(node: Node, dpdk: Switch) -> None:
-    path = f"{dpdk.dir}/guest.sock"
-    memory = "-object memory-backend-memfd,id=mem,size=256M,share=on -numa node,memdev=mem"
-    nic = (
-        f"-chardev socket,id=c0,path={path},server=on,wait=off -netdev vhost-user,id=n0,chardev=c0"
-    )
-    # Emulated, QEMU 7.2 dies of a vhost-user device with MSI-X.
-    vectors = ",vectors=0" if guests.accelerator() == "tcg" else ""
-    extra = f"{memory} {nic} -device virtio-net-pci,netdev=n0{vectors}".split()
-    port = ["set", "Interface", "vm", "type=dpdkvhostuserclient"]
-    # Before the guest: QEMU waits until somebody connects, in spite of wait=off.
-    dpdk.vsctl("add-port", "br0", "vm", "--", *port, f"options:vhost-server-path={path}")
-    with (
-        on_bridge(node, dpdk, "10.9.0.1/24") as (pod,),
-        Guest.boot(extra=extra, netns=str(node.path)) as guest,
-    ):
-        guest.configure("eth0", ["10.9.0.2/24"])
-        until_answered = ["ping", "-c", "1", "-w", "30", "-i", "0.05", "10.9.0.2"]
-        node.run(until_answered, pod)
-        dpdk.kill_vswitchd()
-        with pytest.raises(GuestError):
-            guests.ping(str(pod), "10.9.0.2", 3)
-        dpdk.start_vswitchd()
-        node.run(until_answered, pod)
