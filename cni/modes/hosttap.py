@@ -8,7 +8,7 @@ from cni import rtmsg, tuntap
 from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, CheckFailed
 from cni.modes.bridge import host_mac, only_vlan
-from cni.modes.links import can_silence, expect_link, remove_host_links, remove_pod_link
+from cni.modes.links import can_silence, expect_link, expect_up, remove_host_links, remove_pod_link
 from cni.netlink import Exists, Unsupported
 from cni.plan import Step
 
@@ -65,11 +65,7 @@ class HostTap(Step):
 
     def check(self, cx: Context) -> None:
         link = expect_link(cx.host_netlink, self.name, "in the host's namespace")
-        if link.mtu != cx.facts["mtu"] or not link.up:
-            raise CheckFailed(
-                f"{self.name}: expected up with MTU {cx.facts['mtu']}, found "
-                f"{'up' if link.up else 'down'} with {link.mtu}"
-            )
+        expect_up(link, cx.facts["mtu"])
         if link.master != cx.facts.get("bridge_index", link.master):
             raise CheckFailed(f"{self.name}: is no longer a port of its bridge")
 

@@ -36,6 +36,12 @@ def expect_link(netlink: Netlink, name: str, where: str) -> LinkInfo:
     return link
 
 
+def expect_up(link: LinkInfo, mtu: int) -> None:
+    if link.mtu != mtu or not link.up:
+        found = "up" if link.up else "down"
+        raise CheckFailed(f"{link.name}: expected up with MTU {mtu}, found {found} with {link.mtu}")
+
+
 def silent(index: int, mtu: int) -> list[rtmsg.Message]:
     """No link-local address: runtimes take every addressed link for the guest's (Kata's scan)."""
     return [rtmsg.set_link(index, addrgenmode_none=True)] if can_silence(mtu) else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cni import macvtap, redirect, rtmsg
 from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, CheckFailed, VmlinkError
-from cni.modes.links import expect_link, need_index, remove_pod_link, silent
+from cni.modes.links import expect_link, expect_up, need_index, remove_pod_link, silent
 from cni.modes.steps import remove_redirect
 from cni.netlink import Exists, Netlink, NetlinkError
 from cni.plan import Step
@@ -138,11 +138,7 @@ class MacvtapLink(Step):
         index, number, mtu = (cx.facts[k] for k in ("ifindex", "device_number", "mtu"))
         if (link.index, link.group) != (index, cx.key.group):
             raise CheckFailed(f"{self.name}: is another link than the one that ADD made")
-        if link.mtu != mtu or not link.up:
-            raise CheckFailed(
-                f"{self.name}: expected up with MTU {mtu}, found "
-                f"{'up' if link.up else 'down'} with {link.mtu}"
-            )
+        expect_up(link, mtu)
         if not redirect.ignores(cx.pod_netlink, index):
             raise CheckFailed(f"{self.name}: the filter that keeps its namespace silent is gone")
         if not macvtap.is_claimed(index, number, self.owner, self.group):

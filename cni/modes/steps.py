@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from cni import ipam, redirect, rtmsg, tuntap
 from cni.context import Context
-from cni.errors import AttachmentExists, BadConfig, CheckFailed, DeadlineExceeded, VmlinkError
+from cni.errors import AttachmentExists, BadConfig, DeadlineExceeded, VmlinkError
 from cni.modes.links import (
     MIN_MTU_V6,
     can_silence,
     expect_link,
+    expect_up,
     need_index,
     remove_pod_link,
     silent,
@@ -125,11 +126,7 @@ class Tap(Step):
 
     def check(self, cx: Context) -> None:
         link = expect_link(cx.pod_netlink, self.name, "in the pod's namespace")
-        if link.mtu != cx.facts["mtu"] or not link.up:
-            raise CheckFailed(
-                f"{self.name}: expected up with MTU {cx.facts['mtu']}, found "
-                f"{'up' if link.up else 'down'} with {link.mtu}"
-            )
+        expect_up(link, cx.facts["mtu"])
 
 
 @dataclass(frozen=True)
