@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -57,27 +58,38 @@ def load(path: Path | None) -> Settings:
 
 def with_db(settings: Settings, db: str) -> Settings:
     """The settings with another database, as from the command line. Raises BadConfig."""
-    checked_db("--ovs-db", db)
-    return replace(settings, ovs=replace(settings.ovs, db=db))
+    changed = replace(settings.ovs, db=db)
+    _check_ovs("--ovs-db: ", "ovs.", changed)
+    return replace(settings, ovs=changed)
 
 
-def checked_db(where: str, value: Any) -> str:
-    """An address of ovsdb-server. Raises BadConfig."""
-    if not isinstance(value, str) or not value.startswith(("unix:/", "tcp:", "ssl:")):
+def _check_ovs(db: str, where: str, ovs: Ovs) -> None:
+    """`db` and `where` begin the messages about the address and about the files."""
+    if not isinstance(ovs.db, str) or not ovs.db.startswith(("unix:/", "tcp:", "ssl:")):
         raise BadConfig(
-            f"{where}: expected unix:/PATH, tcp:HOST:PORT or ssl:HOST:PORT, found {value!r}"
+            f"{db}expected unix:/PATH, tcp:HOST:PORT or ssl:HOST:PORT, found {ovs.db!r}"
         )
-    return value
-
-
-def _check_ovs(where: str, data: dict[str, Any]) -> None:
-    db = checked_db(f"{where}.db", data.get("db", Ovs.db))
     for key in ("private_key", "certificate", "ca_cert"):
-        value = data.get(key, "")
+        value = getattr(ovs, key)
         if not isinstance(value, str) or (value and not value.startswith("/")):
-            raise BadConfig(f"{where}.{key}: expected an absolute path, found {value!r}")
-        if db.startswith("ssl:") and not value:
-            raise BadConfig(f"{where}.{key}: required for {db}")
+            raise BadConfig(f"{where}{key}: expected an absolute path, found {value!r}")
+        if ovs.db.startswith("ssl:") and not value:
+            raise BadConfig(f"{where}{key}: required for {ovs.db}")
+    if ovs.db.startswith("ssl:"):
+        _require_keys(where, ovs)
+
+
+def _require_keys(where: str, ovs: Ovs) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(ovs.ca_cert)
+    except OSError as e:  # also of what is no certificate
+        raise BadConfig(f"{where}ca_cert: cannot use {ovs.ca_cert}: {e}") from e
+    try:
+        context.load_cert_chain(ovs.certificate, ovs.private_key)
+    except OSError as e:
+        both = f"{ovs.certificate} with {ovs.private_key}"
+        raise BadConfig(f"{where}certificate: cannot use {both}: {e}") from e
 
 
 def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Settings | Ovs]) -> None:
@@ -92,7 +104,7 @@ def _check(where: str, key: str, value: Any) -> None:
         if not isinstance(value, dict):
             raise BadConfig(f"{where}: expected keys and values, found {value!r}")
         _refuse_unknown(f"{where}.", value, Ovs)
-        _check_ovs(where, value)
+        _check_ovs(f"{where}.db: ", f"{where}.", Ovs(**value))
         return
     if key in _RANGES:
         low, high = _RANGES[key]
