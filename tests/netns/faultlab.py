@@ -31,6 +31,7 @@ UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
     "linux with gateway": {"linux": {"bridge": "br0", "gateway": True}},
     "linux with gateway and vlan": {"linux": {"bridge": "br0", "gateway": True, "vlan": 100}},
+    "ovs": {"ovs": {"bridge": "br0"}},
     "master": {"master": "nic0"},
     "chained": {
         "prevResult": {
@@ -45,8 +46,16 @@ LIMITED = {
     f"{name} with bandwidth": {**UPLINKS[name], "bandwidth": LIMIT}
     for name in ("linux", "master", "chained")
 }
+# What a pod sends, ovs-vswitchd polices; not every kernel has act_police.
+TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress")}
+LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
+INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
+PLACEHELD = {
+    "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
+    "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
+}
 BOTH = ("host-local", EXECUTED)
-IPAMS = {"linux": BOTH, "master": BOTH, "chained": ("none",)}
+IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
 
 
 @dataclass(frozen=True)
@@ -58,20 +67,29 @@ class Way:
     steps: tuple[str, ...]
 
     def stdin(self, node: Node) -> dict[str, Any]:
-        if "ipam" not in self.conf:
-            return self.conf
-        return {**self.conf, "ipam": {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **ipam(self)}}
+        conf = dict(self.conf)
+        if "ipam" in conf:
+            conf["ipam"] = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **conf["ipam"]}
+        if "runtimeConfig" in conf:
+            conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
+        return conf
+
+    @property
+    def switch(self) -> str:
+        """What the node has of Open vSwitch."""
+        needed = "dpdk" if self.conf["mode"] == "vhostuser" else "userspace"
+        return needed if "ovs" in self.conf else ""
 
 
-def ipam(way: Way) -> dict[str, Any]:
-    return {"type": way.conf["ipam"]["type"]}
+def device_info(node: Node) -> Path:
+    return node.lab.dir / "info" / "device.json"
 
 
 def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
-    assert named == {*uplinks.UPLINKS, "prevResult"} - {"ovs"}
+    assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in (UPLINKS | LIMITED).items():
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 for kind in IPAMS[uplink.split()[0]]:
@@ -140,8 +158,9 @@ class Lab:
         self.control.unlink(missing_ok=True)
 
     def contents(self) -> frozenset[str]:
-        nodes = {path for n in KEY.ifindexes if os.path.exists(path := macvtap.node_path(n))}
-        return self.node.contents() | pod_contents(self.node, self.pod) | nodes
+        files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
+        there = {path for path in files if os.path.exists(path)}
+        return self.node.contents() | pod_contents(self.node, self.pod) | there
 
     def remains(self) -> list[str]:
         """What is there too much, or no longer there though it is not ours."""
@@ -217,7 +236,10 @@ def vlan_missing() -> str:
 
 @contextmanager
 def faulty(way: Way) -> Iterator[Lab]:
-    with Node() as node:
+    with Node(way.switch) as node:
+        if node.switch:
+            node.switch.add_bridge("br0")
+            node.run("ip link set br0 up".split())
         (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
         node.start(DAEMON, VMLINK_FAULT=str(node.lab.dir / "fault"))
         lab = Lab(node, way)

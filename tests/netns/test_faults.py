@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 from faultlab import EXECUTED, WAYS, Lab, Way, faulty, held, threads, until, vlan_missing
 
+from bench import switch
 from cni.modes import MODES
 from cni.plan import Step
 
@@ -40,6 +41,8 @@ def tally(request: pytest.FixtureRequest) -> Iterator[list[Lab]]:
 def lab(way: Way, tally: list[Lab]) -> Iterator[Lab]:
     if "vlan" in way.conf.get("linux", {}) and vlan_missing():
         pytest.skip(f"VLANs do not work on bridges here: {vlan_missing()}")
+    if way.switch and (reason := switch.missing(dpdk=way.switch == "dpdk")):
+        pytest.skip(reason)
     with faulty(way) as made:
         tally.append(made)
         yield made
