@@ -26,7 +26,7 @@ class Ovs:
 class Settings:
     """`deadline` in seconds, for one request; `workers` serve that many requests at a time."""
 
-    workers: int = 16
+    workers: int = 64
     deadline: float = 45
     log_level: str = "info"
     ovs: Ovs = Ovs()
