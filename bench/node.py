@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.switch import Switch
 from cni.netlink import Netlink
@@ -132,15 +132,18 @@ class Node:
         ):
             ready.bind(str(notify))
             ready.settimeout(20)
-            self.daemon = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *command, *options],
-                stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": str(notify), **env},
-            )
+            env = {**os.environ, "NOTIFY_SOCKET": str(notify), **env}
+            self.daemon = self.spawn([*command, *options], log, env)
             try:
                 ready.recv(64)
             except TimeoutError as e:
                 raise AssertionError(f"vmlinkd did not start:\n{self.log.read_text()}") from e
+
+    def spawn(
+        self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """vmlinkd's process; called in the node's namespace."""
+        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], stderr=log, env=env)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End vmlinkd by its own id; returns its exit status."""

@@ -1,10 +1,13 @@
-"""vmlinkd in which one step can go wrong, as the file $VMLINK_FAULT says in JSON.
+"""The zygote of vmlinkds in which one step can go wrong, as the file $VMLINK_FAULT says in JSON.
 
     {"step": "Veth", "phase": "do", "when": "after", "action": "kill"}
 
 `action` is error (an exception that nobody expects), kill (SIGKILL to this process) or hold (tell
 the unix socket $VMLINK_FAULT.gate, and go on when it has answered). Every kind of Step is covered,
 and beside them `Commit`, which ends an ADD. The file is read anew each time.
+
+For each line of stdin, an object of "namespace", "log", "env" and "argv", a vmlinkd is forked; its
+process id is told, and its exit status when it has ended.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ from typing import Any
 from cni import daemon
 from cni.engine import Engine
 from cni.modes import MODES
+from cni.netns import CLONE_NEWNET, libc
+from cni.ovs import idl
 from cni.plan import Step
 
-CONTROL = os.environ["VMLINK_FAULT"]
+_PR_SET_PDEATHSIG = 1
 
 
 def strike(step: str, phase: str, when: str) -> None:
+    control = os.environ["VMLINK_FAULT"]
     try:
-        with open(CONTROL) as f:
+        with open(control) as f:
             fault = json.load(f)
     except FileNotFoundError:
         return
@@ -38,7 +44,7 @@ def strike(step: str, phase: str, when: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault["action"] == "hold":
         with socket.socket(socket.AF_UNIX) as gate:
-            gate.connect(CONTROL + ".gate")
+            gate.connect(control + ".gate")
             gate.recv(1)
     else:
         raise OSError(errno.EIO, f"injected {when} {step}.{phase}")
@@ -57,12 +63,33 @@ def struck(original: Callable[..., Any], step: str, phase: str) -> Callable[...,
 
 def prepare() -> None:
     assert MODES, "importing the modes is what registers their steps"
+    assert idl, "vmlinkd loads it late"
     for name, kind in Step.kinds.items():
         for phase in ("do", "undo"):
             setattr(kind, phase, struck(getattr(kind, phase), name, phase))
     Engine._complete = struck(Engine._complete, "Commit", "do")  # type: ignore[method-assign]
 
 
-if __name__ == "__main__":
+def main() -> int:
     prepare()
-    sys.exit(daemon.main())
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            return vmlinkd(**json.loads(line))
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    return 0
+
+
+def vmlinkd(namespace: str, log: str, env: dict[str, str], argv: list[str]) -> int:
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with open(os.devnull) as nothing, open(log, "ab") as said, open(namespace) as there:
+        for given, fd in ((nothing, 0), (said, 1), (said, 2)):
+            os.dup2(given.fileno(), fd)
+        libc.setns(there.fileno(), CLONE_NEWNET)
+    os.environ.update(env)
+    return daemon.main(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

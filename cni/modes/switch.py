@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cni import ethtool
+from cni import ethtool, redirect
 from cni.config import Bandwidth, NetConf
 from cni.context import Context, Node
 from cni.errors import BadConfig, CheckFailed, NotReady, SwitchRefused, TryAgain
+from cni.modes.links import expect_link, need_index
 from cni.netlink import NotFound
 from cni.ovs import ports
 from cni.ovs.database import View
@@ -76,7 +77,9 @@ class OvsBridge(Step):
         if self.dpdk:
             _require_dpdk(view, self.bridge)
         # The userspace datapath would pass checksums on that the sender left to the hardware.
-        cx.facts["offload"] = bridges[self.bridge] != "netdev" or view.userspace_tso
+        userspace = bridges[self.bridge] == "netdev"
+        cx.facts["offload"] = not userspace or view.userspace_tso
+        cx.facts["userspace"] = userspace
         cx.facts["mtu"] = self.mtu or _local_mtu(cx, self.bridge)
 
 
@@ -85,6 +88,29 @@ def _local_mtu(cx: Context, bridge: str) -> int:
         return cx.host_netlink.mtu(bridge)
     except NotFound:
         return _DEFAULT_MTU
+
+
+@dataclass(frozen=True)
+class Unheard(Step):
+    """The userspace datapath gets copies of what a port receives. The node's own stack, which gets
+    it as well, would answer for its addresses, whatever VLAN the port is in.
+
+    Source: Open vSwitch manual, "Open vSwitch without Kernel Support", firewall rules.
+    """
+
+    name: str
+
+    def do(self, cx: Context) -> None:
+        if cx.facts["userspace"]:
+            index = need_index(cx.host_netlink, self.name)
+            cx.host_netlink.batch(*redirect.ignore(index))
+
+    def check(self, cx: Context) -> None:
+        if not cx.facts["userspace"]:
+            return
+        link = expect_link(cx.host_netlink, self.name, "in the host's namespace")
+        if not redirect.ignores(cx.host_netlink, link.index):
+            raise CheckFailed(f"{self.name}: the node's own stack hears what the pod sends")
 
 
 @dataclass(frozen=True)
@@ -148,6 +174,11 @@ class OvsReady(Step):
 
     def _require_policing(self, cx: Context) -> None:
         """ovs-vswitchd only logs that the kernel refused."""
+        if cx.facts["userspace"]:  # which takes its copies before the kernel polices
+            raise SwitchRefused(
+                f"bandwidth.egressRate: the userspace datapath cannot police {self.name}; use mode "
+                "tc or vhostuser, or leave the rate out"
+            )
         index = cx.host_netlink.index(self.name)
         if index is None or not cx.host_netlink.filters(index):
             raise SwitchRefused(

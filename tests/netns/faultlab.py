@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.node import CLIENT, PLUGINS, Answer, Node
 from cni import bpf, config, macvtap, redirect, spec, uplinks
@@ -24,13 +25,14 @@ from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.types import AttachmentKey
 
-DAEMON = (sys.executable, str(Path(__file__).parents[1] / "faulty_daemon.py"))
-KEY = AttachmentKey("c1", "eth0")
+DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
+KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too
 EXECUTED = "executed-ipam"
 UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
     "linux with gateway": {"linux": {"bridge": "br0", "gateway": True}},
     "linux with gateway and vlan": {"linux": {"bridge": "br0", "gateway": True, "vlan": 100}},
+    "ovs": {"ovs": {"bridge": "br0"}},
     "master": {"master": "nic0"},
     "chained": {
         "prevResult": {
@@ -45,8 +47,16 @@ LIMITED = {
     f"{name} with bandwidth": {**UPLINKS[name], "bandwidth": LIMIT}
     for name in ("linux", "master", "chained")
 }
+# What a pod sends, ovs-vswitchd polices; not every kernel has act_police.
+TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress")}
+LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
+INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
+PLACEHELD = {
+    "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
+    "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
+}
 BOTH = ("host-local", EXECUTED)
-IPAMS = {"linux": BOTH, "master": BOTH, "chained": ("none",)}
+IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
 
 
 @dataclass(frozen=True)
@@ -58,20 +68,29 @@ class Way:
     steps: tuple[str, ...]
 
     def stdin(self, node: Node) -> dict[str, Any]:
-        if "ipam" not in self.conf:
-            return self.conf
-        return {**self.conf, "ipam": {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **ipam(self)}}
+        conf = dict(self.conf)
+        if "ipam" in conf:
+            conf["ipam"] = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **conf["ipam"]}
+        if "runtimeConfig" in conf:
+            conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
+        return conf
+
+    @property
+    def switch(self) -> str:
+        """What the node has of Open vSwitch."""
+        needed = "dpdk" if self.conf["mode"] == "vhostuser" else "userspace"
+        return needed if "ovs" in self.conf else ""
 
 
-def ipam(way: Way) -> dict[str, Any]:
-    return {"type": way.conf["ipam"]["type"]}
+def device_info(node: Node) -> Path:
+    return node.lab.dir / "info" / "device.json"
 
 
 def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
-    assert named == {*uplinks.UPLINKS, "prevResult"} - {"ovs"}
+    assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in (UPLINKS | LIMITED).items():
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 for kind in IPAMS[uplink.split()[0]]:
@@ -99,15 +118,67 @@ def steps_of(mode: str, conf: dict[str, Any]) -> tuple[str, ...]:
 WAYS = list(ways())
 
 
+class Zygote:
+    """Where vmlinkds with faults are forked from: most of a start is the loading of code."""
+
+    def __init__(self) -> None:
+        argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, DAEMON]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe)
+
+    def fork(self, namespace: str, log: str, env: Mapping[str, str], argv: Sequence[str]) -> Daemon:
+        wanted = {"namespace": namespace, "log": log, "env": env, "argv": argv}
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps(wanted).encode() + b"\n")
+        self.process.stdin.flush()
+        return Daemon(self)
+
+    def number(self, seconds: float = 20) -> int:
+        """The next line that it says."""
+        assert self.process.stdout
+        assert select.select([self.process.stdout], [], [], seconds)[0], "the zygote is silent"
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate(timeout=20)
+        assert self.process.returncode == 0
+
+
+class Daemon:
+    """What Node uses of a Popen. A zygote has one at a time."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self.zygote = zygote
+        self.pid = zygote.number()
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float) -> int:
+        return self.zygote.number(seconds)
+
+
+class FaultyNode(Node):
+    """Its vmlinkd goes wrong as the file `control` says."""
+
+    def __init__(self, zygote: Zygote, switch: str) -> None:
+        super().__init__(switch)
+        self.zygote = zygote
+        self.control = self.lab.dir / "fault"
+
+    def spawn(self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Daemon:
+        env = {**env, "VMLINK_FAULT": str(self.control)}
+        return self.zygote.fork(str(self.path), log.name, env, argv[1:])
+
+
 class Lab:
     """The node with its faulty vmlinkd, one pod, and what is there when nothing is attached."""
 
-    def __init__(self, node: Node, way: Way) -> None:
+    def __init__(self, node: FaultyNode, way: Way) -> None:
         self.node, self.way = node, way
         self.noted = 0
         self.leaks: list[str] = []
         self.pod = node.pod()
-        self.control = node.lab.dir / "fault"
         if "prevResult" in way.conf:
             link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
             node.run(link, self.pod)
@@ -134,14 +205,15 @@ class Lab:
 
     def aim(self, step: str, phase: str, when: str, action: str) -> None:
         fault = {"step": step, "phase": phase, "when": when, "action": action}
-        self.control.write_text(json.dumps(fault))
+        self.node.control.write_text(json.dumps(fault))
 
     def mend(self) -> None:
-        self.control.unlink(missing_ok=True)
+        self.node.control.unlink(missing_ok=True)
 
     def contents(self) -> frozenset[str]:
-        nodes = {path for n in KEY.ifindexes if os.path.exists(path := macvtap.node_path(n))}
-        return self.node.contents() | pod_contents(self.node, self.pod) | nodes
+        files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
+        there = {path for path in files if os.path.exists(path)}
+        return self.node.contents() | pod_contents(self.node, self.pod) | there
 
     def remains(self) -> list[str]:
         """What is there too much, or no longer there though it is not ours."""
@@ -153,9 +225,6 @@ class Lab:
 
     def records(self) -> list[Path]:
         return list((self.node.run_dir / "state").glob("*.json"))
-
-    def start(self) -> None:
-        self.node.start(DAEMON, VMLINK_FAULT=str(self.control))
 
     def died(self) -> None:
         assert self.node.daemon
@@ -216,10 +285,13 @@ def vlan_missing() -> str:
 
 
 @contextmanager
-def faulty(way: Way) -> Iterator[Lab]:
-    with Node() as node:
+def faulty(zygote: Zygote, way: Way) -> Iterator[Lab]:
+    with FaultyNode(zygote, way.switch) as node:
+        if node.switch:
+            node.switch.add_bridge("br0")
+            node.run("ip link set br0 up".split())
         (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
-        node.start(DAEMON, VMLINK_FAULT=str(node.lab.dir / "fault"))
+        node.start()
         lab = Lab(node, way)
         try:
             yield lab
@@ -241,7 +313,7 @@ def until(condition: Callable[[], bool]) -> None:
 @contextmanager
 def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], None]]]:
     """An ADD that stands still after a step, until the end of the block or the next such step."""
-    path = Path(f"{lab.control}.gate")
+    path = Path(f"{lab.node.control}.gate")
     with socket.socket(socket.AF_UNIX) as gate, ExitStack() as stack:
         gate.bind(str(path))
         stack.callback(path.unlink)

@@ -9,10 +9,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from test_frames import ADDRESSES, PROBES, answers
-from wirelib import POD_MAC, Guest, Port, bridged, chained, mastered, rebuilt, unfinished
+from wirelib import POD_MAC, Port, bridged, chained, mastered, rebuilt, unfinished
 
 from cni import ethtool, redirect
-from cni.tuntap import open_tap
 from cni.types import AttachmentKey
 
 OUTSIDE_MAC = "02:00:00:00:0f:01"
@@ -41,16 +40,9 @@ def frame(source, destination):
     )
 
 
-def inside(node, attached, way):
+def inside(attached, way):
     """What the workload has in hand."""
-    if way == "tap":
-        return in_host(node, attached)
     return attached._kept(Port(attached.namespace, "eth0")) if way == "veth" else attached.guest()
-
-
-def in_host(node, attached):
-    with node.namespace.entered():
-        return attached._kept(Guest(open_tap(attached.tap)))
 
 
 def bits_per_second(sender, receiver, data):
@@ -89,7 +81,7 @@ def speeds(node, way, **conf):
     topology, keys = WAYS[way]
     with topology(node, **keys, **conf) as attached:
         attached.add()
-        port, workload = attached.port(), inside(node, attached, way)
+        port, workload = attached.port(), inside(attached, way)
         return (
             bits_per_second(port, workload, frame(OUTSIDE_MAC, POD_MAC)),
             bits_per_second(workload, port, frame(POD_MAC, OUTSIDE_MAC)),
@@ -112,7 +104,7 @@ def test_what_a_sender_left_unfinished_is_finished_behind_the_limit(node, way, b
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT | {"egressBurst": burst}) as attached:
         attached.add()
-        port, guest = attached.port(), inside(node, attached, way)
+        port, guest = attached.port(), inside(attached, way)
         with node.namespace.entered():
             ethtool.stop_tx_checksum(f"p-{attached.pod.name}")
         header, frame = unfinished(ether, flow, payload, segment=1024)

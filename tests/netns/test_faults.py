@@ -9,8 +9,9 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from faultlab import EXECUTED, WAYS, Lab, Way, faulty, held, threads, until, vlan_missing
+from faultlab import EXECUTED, WAYS, Lab, Way, Zygote, faulty, held, threads, until, vlan_missing
 
+from bench import switch
 from cni.modes import MODES
 from cni.plan import Step
 
@@ -36,11 +37,20 @@ def tally(request: pytest.FixtureRequest) -> Iterator[list[Lab]]:
         )
 
 
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    made = Zygote()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def lab(way: Way, tally: list[Lab]) -> Iterator[Lab]:
+def lab(zygote: Zygote, way: Way, tally: list[Lab]) -> Iterator[Lab]:
     if "vlan" in way.conf.get("linux", {}) and vlan_missing():
         pytest.skip(f"VLANs do not work on bridges here: {vlan_missing()}")
-    with faulty(way) as made:
+    if way.switch and (reason := switch.missing(dpdk=way.switch == "dpdk")):
+        pytest.skip(reason)
+    with faulty(zygote, way) as made:
         tally.append(made)
         yield made
 
@@ -72,7 +82,7 @@ def test_kill_in_add(lab: Lab, when: str) -> None:
         lab.aim(step, "do", when, "kill")
         assert lab.call("ADD").code == 11
         lab.died()
-        lab.start()
+        lab.node.start()
         done = (step, when) == ("Commit", "after")
         if not done and EXECUTED not in lab.way.name:
             lab.note(f"{step}, recovered")
@@ -88,7 +98,7 @@ def test_client_gone_during_add(lab: Lab) -> None:
             client.wait()
         if step == "Commit":  # the answer cannot be sent: only the end of all work is a sign
             assert lab.node.stop() == 0
-            lab.start()
+            lab.node.start()
         else:
             lab.wait()
         lab.note(step)
@@ -123,7 +133,7 @@ def test_error_in_the_undo_of_add(lab: Lab) -> None:
             lab.aim(step, "undo", "before", "error")
         assert lab.node.stop() == 0
         assert lab.records()
-        lab.start()  # what it cannot undo it keeps, and serves all the same
+        lab.node.start()  # what it cannot undo it keeps, and serves all the same
         assert lab.records()
         lab.mend()
         lab.call("DEL").expect()
@@ -137,14 +147,14 @@ def test_kill_in_del(lab: Lab) -> None:
         lab.aim(step, "undo", "after", "kill")
         assert lab.call("DEL").code == 11
         lab.died()
-        lab.start()
+        lab.node.start()
         lab.call("DEL").expect()
         lab.note(step)
     assert not lab.leaks
 
 
-def test_gc_goes_on_past_errors() -> None:
-    with faulty(WAYS[0]) as lab:
+def test_gc_goes_on_past_errors(zygote: Zygote) -> None:
+    with faulty(zygote, WAYS[0]) as lab:
         conf = lab.way.stdin(lab.node) | {"cniVersion": "1.1.0"}
         pods = {name: lab.node.pod() for name in ("a", "b")}
         for name, pod in pods.items():
@@ -161,9 +171,10 @@ def test_gc_goes_on_past_errors() -> None:
             lab.node.lab.drop(pod)
 
 
-def test_second_sigterm_hits_nothing() -> None:
+def test_second_sigterm_hits_nothing(zygote: Zygote) -> None:
     """A descriptor that the first one closed has another owner when the second one comes."""
-    with faulty(next(way for way in WAYS if {"Bridge", "Tap"} < {*way.steps})) as lab:
+    way = next(way for way in WAYS if {"Bridge", "Tap"} < {*way.steps})
+    with faulty(zygote, way) as lab:
         daemon = lab.node.daemon
         assert daemon
         with held(lab, "Bridge") as (client, go_on_to):
@@ -175,6 +186,6 @@ def test_second_sigterm_hits_nothing() -> None:
         assert client.wait(20) == 0
         assert daemon.wait(20) == 0
         lab.node.daemon = None
-        lab.start()
+        lab.node.start()
         lab.call("DEL").expect()
         assert not lab.remains()

@@ -131,9 +131,10 @@ class Attachment:
             return self._kept(Port(namespace, link, vnet))
 
     def guest(self):
-        queues = self.conf.get("queues", 1)
-        with self.namespace.entered(), Netlink() as netlink:
-            if self.conf.get("mode") == "macvtap":
+        queues, mode = self.conf.get("queues", 1), self.conf.get("mode")
+        where = self.node.namespace if mode == "tap" else self.namespace
+        with where.entered(), Netlink() as netlink:
+            if mode == "macvtap":
                 link, fds = self.macvtap, open_macvtap(self.node_path, queues)
             else:
                 link, fds = self.tap, open_tap(self.tap, queues)
@@ -169,6 +170,28 @@ def bridged(node, v6=False, **conf):
     finally:
         for link in (port, bridge):
             node.run(["ip", "link", "del", link], check=False)
+        node.lab.drop(pod)
+        node.lab.drop(outside)
+
+
+@contextmanager
+def switched(node, v6=False, port="", **conf):
+    """A pod on a bridge of Open vSwitch, and the namespace of another of its ports, `wire`, of
+    whose row `port` is (column=value ...)."""
+    pod, outside = node.pod(), node.pod()
+    bridge, name = f"br-{pod.name}", f"p-{pod.name}"
+    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
+    ipam = node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+    ovs = {"bridge": bridge, **conf.pop("ovs", {})}
+    attached = Attachment(node, pod, outside, {"ovs": ovs, "mtu": MTU, "ipam": ipam, **conf})
+    try:
+        node.switch.add_bridge(bridge)
+        _veth(node, node.path, name, outside)
+        node.switch.vsctl("add-port", bridge, name, *port.split())
+        yield from _served(attached)
+    finally:
+        node.switch.vsctl("del-br", bridge)
+        node.run(["ip", "link", "del", name], check=False)
         node.lab.drop(pod)
         node.lab.drop(outside)
 
