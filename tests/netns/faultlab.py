@@ -93,7 +93,9 @@ def ways() -> Iterator[Way]:
         for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
-                for kind in IPAMS[uplink.split()[0]]:
+                # Who gives an address has nothing to do with limits and placeholders.
+                kinds = IPAMS[uplink.split()[0]][: None if uplink in UPLINKS else 1]
+                for kind in kinds:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
                     conf |= {} if kind == "none" else {"ipam": {"type": kind}}
