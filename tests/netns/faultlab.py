@@ -187,8 +187,6 @@ class Lab:
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
             for name in ("eth0", "far"):
                 node.run(["ip", "link", "set", name, "up"], self.pod)
-        if "master" in way.conf:
-            node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
         # The bridge, its VLAN interface and the gateway's address stay.
         self.call("ADD").expect()
         self.call("DEL").expect()
@@ -237,20 +235,16 @@ class Lab:
 
     def close(self) -> None:
         self.mend()
+        if self.node.daemon:
+            self.node.stop()
         self.node.lab.drop(self.pod)
 
 
 def pod_contents(node: Node, pod: Path) -> frozenset[str]:
-    found = set()
-    for command in (
-        ["ip", "-oneline", "-details", "link"],
-        ["ip", "-oneline", "address"],
-        ["ip", "route", "show", "table", "all"],
-        ["tc", "qdisc"],
-        ["tc", "filter", "show", "dev", "eth0", "ingress"],
-    ):
-        out = node.run(command, pod, check=False).stdout
-        found |= {" ".join(line.split()) for line in out.splitlines()}
+    looks = "ip -o -d link; ip -o address; ip route show table all"
+    looks += "; tc qdisc; tc filter show dev eth0 ingress"
+    out = node.run(["sh", "-c", looks], pod, check=False).stdout
+    found = {" ".join(line.split()) for line in out.splitlines()}
     with Namespace.open(str(pod)) as ns, ns.entered(), Netlink() as netlink:
         if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
             found.add("tcx on eth0")
@@ -287,18 +281,26 @@ def vlan_missing() -> str:
 
 
 @contextmanager
-def faulty(zygote: Zygote, way: Way) -> Iterator[Lab]:
+def prepared(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
+    """With all that a way needs; no vmlinkd runs yet."""
     with FaultyNode(zygote, way.switch) as node:
         if node.switch:
             node.switch.add_bridge("br0")
             node.run("ip link set br0 up".split())
+        if "master" in way.conf:
+            node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
         (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
-        node.start()
-        lab = Lab(node, way)
-        try:
-            yield lab
-        finally:
-            lab.close()
+        yield node
+
+
+@contextmanager
+def opened(node: FaultyNode, way: Way) -> Iterator[Lab]:
+    node.start()
+    lab = Lab(node, way)
+    try:
+        yield lab
+    finally:
+        lab.close()
 
 
 def threads(pid: int) -> int:
