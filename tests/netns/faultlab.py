@@ -55,6 +55,7 @@ PLACEHELD = {
     "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
     "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
 }
+NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
 
@@ -180,6 +181,7 @@ class Lab:
         self.node, self.way = node, way
         self.noted = 0
         self.leaks: list[str] = []
+        self.empty: frozenset[str] = frozenset()
         self.pod = node.pod()
         if "prevResult" in way.conf:
             link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
@@ -187,10 +189,15 @@ class Lab:
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
             for name in ("eth0", "far"):
                 node.run(["ip", "link", "set", name, "up"], self.pod)
-        # The bridge, its VLAN interface and the gateway's address stay.
+
+    def settle(self) -> None:
+        before = self.contents()
         self.call("ADD").expect()
         self.call("DEL").expect()
+        # The bridge, its VLAN interface and the gateway's address stay; nothing else does.
         self.empty = self.contents()
+        stays = [what for what in self.empty - before if what.startswith(NEVER_STAYS)]
+        assert not stays, f"a plain DEL leaves {stays}"
 
     def call(self, verb: str, **change: Any) -> Answer:
         path = f"{self.node.lab.dir}:{PLUGINS}"
@@ -298,6 +305,7 @@ def opened(node: FaultyNode, way: Way) -> Iterator[Lab]:
     node.start()
     lab = Lab(node, way)
     try:
+        lab.settle()
         yield lab
     finally:
         lab.close()
