@@ -55,6 +55,7 @@ PLACEHELD = {
     "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
     "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
 }
+NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
 
@@ -93,7 +94,9 @@ def ways() -> Iterator[Way]:
         for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
-                for kind in IPAMS[uplink.split()[0]]:
+                # Who gives an address has nothing to do with limits and placeholders.
+                kinds = IPAMS[uplink.split()[0]][: None if uplink in UPLINKS else 1]
+                for kind in kinds:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
                     conf |= {} if kind == "none" else {"ipam": {"type": kind}}
@@ -178,6 +181,7 @@ class Lab:
         self.node, self.way = node, way
         self.noted = 0
         self.leaks: list[str] = []
+        self.empty: frozenset[str] = frozenset()
         self.pod = node.pod()
         if "prevResult" in way.conf:
             link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
@@ -185,12 +189,15 @@ class Lab:
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
             for name in ("eth0", "far"):
                 node.run(["ip", "link", "set", name, "up"], self.pod)
-        if "master" in way.conf:
-            node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
-        # The bridge, its VLAN interface and the gateway's address stay.
+
+    def settle(self) -> None:
+        before = self.contents()
         self.call("ADD").expect()
         self.call("DEL").expect()
+        # The bridge, its VLAN interface and the gateway's address stay; nothing else does.
         self.empty = self.contents()
+        stays = [what for what in self.empty - before if what.startswith(NEVER_STAYS)]
+        assert not stays, f"a plain DEL leaves {stays}"
 
     def call(self, verb: str, **change: Any) -> Answer:
         path = f"{self.node.lab.dir}:{PLUGINS}"
@@ -235,20 +242,16 @@ class Lab:
 
     def close(self) -> None:
         self.mend()
+        if self.node.daemon:
+            self.node.stop()
         self.node.lab.drop(self.pod)
 
 
 def pod_contents(node: Node, pod: Path) -> frozenset[str]:
-    found = set()
-    for command in (
-        ["ip", "-oneline", "-details", "link"],
-        ["ip", "-oneline", "address"],
-        ["ip", "route", "show", "table", "all"],
-        ["tc", "qdisc"],
-        ["tc", "filter", "show", "dev", "eth0", "ingress"],
-    ):
-        out = node.run(command, pod, check=False).stdout
-        found |= {" ".join(line.split()) for line in out.splitlines()}
+    looks = "ip -o -d link; ip -o address; ip route show table all"
+    looks += "; tc qdisc; tc filter show dev eth0 ingress"
+    out = node.run(["sh", "-c", looks], pod, check=False).stdout
+    found = {" ".join(line.split()) for line in out.splitlines()}
     with Namespace.open(str(pod)) as ns, ns.entered(), Netlink() as netlink:
         if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
             found.add("tcx on eth0")
@@ -285,18 +288,27 @@ def vlan_missing() -> str:
 
 
 @contextmanager
-def faulty(zygote: Zygote, way: Way) -> Iterator[Lab]:
+def prepared(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
+    """With all that a way needs; no vmlinkd runs yet."""
     with FaultyNode(zygote, way.switch) as node:
         if node.switch:
             node.switch.add_bridge("br0")
             node.run("ip link set br0 up".split())
+        if "master" in way.conf:
+            node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
         (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
-        node.start()
-        lab = Lab(node, way)
-        try:
-            yield lab
-        finally:
-            lab.close()
+        yield node
+
+
+@contextmanager
+def opened(node: FaultyNode, way: Way) -> Iterator[Lab]:
+    node.start()
+    lab = Lab(node, way)
+    try:
+        lab.settle()
+        yield lab
+    finally:
+        lab.close()
 
 
 def threads(pid: int) -> int:

@@ -9,17 +9,35 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from faultlab import EXECUTED, WAYS, Lab, Way, Zygote, faulty, held, threads, until, vlan_missing
+from faultlab import (
+    EXECUTED,
+    WAYS,
+    FaultyNode,
+    Lab,
+    Way,
+    Zygote,
+    held,
+    opened,
+    prepared,
+    threads,
+    until,
+    vlan_missing,
+)
 
 from bench import switch
 from cni.modes import MODES
 from cni.plan import Step
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: way.name)
+@pytest.fixture(scope="module", params=WAYS, ids=lambda way: way.name)
 def way(request: pytest.FixtureRequest) -> Way:
-    assert isinstance(request.param, Way)
-    return request.param
+    way = request.param
+    assert isinstance(way, Way)
+    if "vlan" in way.conf.get("linux", {}) and vlan_missing():
+        pytest.skip(f"VLANs do not work on bridges here: {vlan_missing()}")
+    if way.switch and (reason := switch.missing(dpdk=way.switch == "dpdk")):
+        pytest.skip(reason)
+    return way
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +62,16 @@ def zygote() -> Iterator[Zygote]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def prepared_node(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
+    """Making one takes longer than most tests on it."""
+    with prepared(zygote, way) as node:
+        yield node
+
+
 @pytest.fixture
-def lab(zygote: Zygote, way: Way, tally: list[Lab]) -> Iterator[Lab]:
-    if "vlan" in way.conf.get("linux", {}) and vlan_missing():
-        pytest.skip(f"VLANs do not work on bridges here: {vlan_missing()}")
-    if way.switch and (reason := switch.missing(dpdk=way.switch == "dpdk")):
-        pytest.skip(reason)
-    with faulty(zygote, way) as made:
+def lab(prepared_node: FaultyNode, way: Way, tally: list[Lab]) -> Iterator[Lab]:
+    with opened(prepared_node, way) as made:
         tally.append(made)
         yield made
 
@@ -154,7 +175,7 @@ def test_kill_in_del(lab: Lab) -> None:
 
 
 def test_gc_goes_on_past_errors(zygote: Zygote) -> None:
-    with faulty(zygote, WAYS[0]) as lab:
+    with prepared(zygote, WAYS[0]) as node, opened(node, WAYS[0]) as lab:
         conf = lab.way.stdin(lab.node) | {"cniVersion": "1.1.0"}
         pods = {name: lab.node.pod() for name in ("a", "b")}
         for name, pod in pods.items():
@@ -174,7 +195,7 @@ def test_gc_goes_on_past_errors(zygote: Zygote) -> None:
 def test_second_sigterm_hits_nothing(zygote: Zygote) -> None:
     """A descriptor that the first one closed has another owner when the second one comes."""
     way = next(way for way in WAYS if {"Bridge", "Tap"} < {*way.steps})
-    with faulty(zygote, way) as lab:
+    with prepared(zygote, way) as node, opened(node, way) as lab:
         daemon = lab.node.daemon
         assert daemon
         with held(lab, "Bridge") as (client, go_on_to):
