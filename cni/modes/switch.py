@@ -34,6 +34,8 @@ def ready(node: Node, bridge: str, dpdk: bool) -> None:
         raise NotReady(ports.missing_bridge(bridge, bridges))
     if dpdk:
         _require_dpdk(view, bridge)
+    elif bridges[bridge] == "netdev" and (reason := redirect.supported()["cls_bpf"]):
+        raise NotReady(f"the node is kept from hearing its pods by cls_bpf: {reason}")
 
 
 def _require_dpdk(view: View, bridge: str) -> None:
