@@ -16,7 +16,7 @@ from cni import uplinks
 from cni.errors import BadConfig, BadEnvironment
 from cni.fields import choice, flag, items, link_name, number, obj, refuse_unknown
 from cni.types import AttachmentKey, Request, Result
-from cni.uplinks import Chained, LinuxUplink, Uplink
+from cni.uplinks import Chained, LinuxUplink, OvsUplink, Uplink
 
 # Each mode with the uplinks that it makes sense with; the first mode is the default.
 MODES = {
@@ -98,6 +98,12 @@ class NetConf:
     result_style: str = "plain"
     prev: Result | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def switch_limits(self) -> bool:
+        """Whether `bandwidth` is for rows of Open vSwitch. Mode tc has a place for its limits in
+        the pod's namespace, where the guest does not reach them."""
+        return isinstance(self.uplink, OvsUplink) and self.mode != "tc"
 
 
 def parse(request: Request) -> NetConf:

@@ -52,8 +52,7 @@ def port_steps(
         before, port, ready = switch.port_steps(uplink, key.host_link, conf)
         veth = bridge.Veth(key.ifname, mac, conf.mtu, 0)
         checksums = switch.FinishedChecksums(key.ifname)
-        prepare = (before, veth, switch.Unheard(key.host_link), port)
-        return prepare, (*addresses, configure, checksums, ready)
+        return (before, veth, *port), (*addresses, configure, checksums, ready)
     assert isinstance(uplink, LinuxUplink)
     gateway = (bridge.Gateway(uplink.bridge, uplink.vlan),) if uplink.gateway else ()
     return (

@@ -18,7 +18,6 @@ from cni.errors import AttachmentExists, BadConfig, CheckFailed, NotReady
 from cni.modes.links import expect_link, need_index, remove_pod_link, silent
 from cni.netlink import Exists, Netlink
 from cni.plan import Step
-from cni.uplinks import OvsUplink
 
 Rates = tuple[int, int, int, int]  # the fields of Bandwidth
 
@@ -86,10 +85,8 @@ def ready(conf: NetConf) -> None:
 
 
 def _rates(conf: NetConf) -> Rates | None:
-    """None where nothing is limited here: a port of Open vSwitch is limited by its rows, unless
-    there is a place in the pod's namespace that the guest does not reach."""
-    by_rows = isinstance(conf.uplink, OvsUplink) and conf.mode != "tc"
-    if conf.bandwidth is None or by_rows:
+    """None where nothing is limited here."""
+    if conf.bandwidth is None or conf.switch_limits:
         return None
     return astuple(conf.bandwidth)
 

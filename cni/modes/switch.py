@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 from cni import ethtool, redirect
 from cni.config import Bandwidth, NetConf
@@ -45,20 +45,14 @@ def _require_dpdk(view: View, bridge: str) -> None:
 
 def port_steps(
     uplink: OvsUplink, name: str, conf: NetConf, kind: str = ""
-) -> tuple[OvsBridge, OvsPort, OvsReady]:
+) -> tuple[OvsBridge, tuple[Step, ...], OvsReady]:
     """What comes before the link `name` is made, right after it, and at the end of the plan."""
-    # Mode tc has its limits in the pod's namespace, where the guest does not reach them.
-    rates = Bandwidth() if conf.bandwidth is None or conf.mode == "tc" else conf.bandwidth
-    limits = (
-        rates.ingress_rate,
-        rates.ingress_burst,
-        rates.egress_rate,
-        rates.egress_burst,
-    )
+    rates = conf.bandwidth if conf.bandwidth and conf.switch_limits else Bandwidth()
     ids, dpdk = tuple(uplink.external_ids.items()), kind == VHOSTUSER
+    port = OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, astuple(rates))
     return (
         OvsBridge(uplink.bridge, conf.mtu, dpdk),
-        OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, limits),
+        (port,) if dpdk else (Unheard(name), port),
         OvsReady(name, bool(rates.egress_rate) and not dpdk),
     )
 

@@ -31,7 +31,7 @@ class Tap:
             bind += [Placeholder(key.ifname), steps.Configure(key.ifname, silenced=True)]
         if isinstance(uplink, OvsUplink):
             before, port, ready = switch.port_steps(uplink, name, conf)
-            return Plan((before, tap, switch.Unheard(name), port), (*bind, ready))
+            return Plan((before, tap, *port), (*bind, ready))
         assert isinstance(uplink, LinuxUplink)
         limits = shape.alone(conf, name)
         return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), (*limits, *bind))

@@ -77,7 +77,7 @@ class VhostUser:
             bind += [Placeholder(key.ifname), steps.Configure(key.ifname, True)]
         if conf.device_info:
             bind.append(DeviceInfo(conf.device_info))
-        return Plan((before, directory, port), (*bind, ready))
+        return Plan((before, directory, *port), (*bind, ready))
 
     def in_pod(self, conf: NetConf) -> bool:
         return conf.placeholder

@@ -75,16 +75,8 @@ def _indexes(row: Row) -> list[tuple[str, Any]]:
     table = row._table.name
     if table == "Interface":
         return [(table, row.name)]
-    key = key_of(row) if table == "Port" else None
+    key = schema.key_of(row) if table == "Port" else None
     return [(table, key)] if key else []
-
-
-def key_of(row: Row) -> AttachmentKey | None:
-    """Whose row it is."""
-    ids = row.external_ids
-    if schema.CONTAINER in ids and schema.IFNAME in ids:
-        return AttachmentKey(ids[schema.CONTAINER], ids[schema.IFNAME])
-    return None
 
 
 class Replica(Idl):  # type: ignore[misc]
@@ -190,7 +182,6 @@ class Connection:
         return self._batches.popleft() if self._batches else self._database.take(_MOST)
 
     def _begin(self, batch: list[Pending]) -> None:
-        self._sent = []
         operations: Operations = []
         for pending in batch:
             if pending.abandoned:

@@ -133,9 +133,7 @@ class Collect:
     interface: str = ""
 
     def compose(self, tables: Tables, again: bool) -> Operations:
-        from cni.ovs.idl import key_of
-
-        found = {key_of(row) for table in schema.OWNED for row in tables.owned(table)}
+        found = {schema.key_of(row) for table in schema.OWNED for row in tables.owned(table)}
         out: Operations = []
         for key in found:
             if key and not self.known(key):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cni.types import AttachmentKey
+
 NAME = "Open_vSwitch"
 OWNER, CONTAINER, IFNAME = "vmlink-owner", "vmlink-container", "vmlink-ifname"
 OWNED = ("Port", "Interface", "QoS", "Queue")  # the tables with rows of ours
@@ -39,3 +41,11 @@ def schema() -> dict[str, Any]:
 def owned_by(owner: str) -> list[Any]:
     """The condition for the rows of one vmlinkd."""
     return [["external_ids", "includes", ["map", [[OWNER, owner]]]]]
+
+
+def key_of(row: Any) -> AttachmentKey | None:
+    """Whose row it is."""
+    ids = row.external_ids
+    if CONTAINER in ids and IFNAME in ids:
+        return AttachmentKey(ids[CONTAINER], ids[IFNAME])
+    return None

@@ -70,7 +70,10 @@ def link(request, node, engine):
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_every_frame_crosses_unchanged(link, name):
-    port, guest = link
+    crosses_unchanged(*link, name)
+
+
+def crosses_unchanged(port, guest, name):
     frame = bytes(FRAMES[name])
     port.send(frame)
     _, header, received = guest.receive_with_header()

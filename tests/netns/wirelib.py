@@ -150,14 +150,18 @@ class Attachment:
         return opened
 
 
+def _ipam(node, v6):
+    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
+    return node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+
+
 @contextmanager
 def bridged(node, v6=False, **conf):
     """A pod on a bridge, and the namespace of another of its ports, `wire`."""
     pod, outside = node.pod(), node.pod()
     bridge, port = f"br-{pod.name}", f"p-{pod.name}"
     linux = {"bridge": bridge, **conf.pop("linux", {})}
-    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
-    ipam = node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+    ipam = _ipam(node, v6)
     attached = Attachment(node, pod, outside, {"linux": linux, "ipam": ipam, **conf})
     try:
         # A bridge that snoops reports its own group ff02::6a; only the attachment is to be heard.
@@ -180,8 +184,7 @@ def switched(node, v6=False, port="", **conf):
     whose row `port` is (column=value ...)."""
     pod, outside = node.pod(), node.pod()
     bridge, name = f"br-{pod.name}", f"p-{pod.name}"
-    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
-    ipam = node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+    ipam = _ipam(node, v6)
     ovs = {"bridge": bridge, **conf.pop("ovs", {})}
     attached = Attachment(node, pod, outside, {"ovs": ovs, "mtu": MTU, "ipam": ipam, **conf})
     try:
@@ -201,8 +204,7 @@ def mastered(node, v6=False, **conf):
     """A pod's macvtap on a NIC of the node, and the namespace of the cable's other end, `wire`."""
     pod, outside = node.pod(), node.pod()
     nic = f"nic-{pod.name}"
-    subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
-    ipam = node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
+    ipam = _ipam(node, v6)
     conf = {"mode": "macvtap", "master": nic, "ipam": ipam, **conf}
     attached = Attachment(node, pod, outside, conf)
     try:
