@@ -13,7 +13,7 @@ from cni.netns import libc
 
 Snapshot = frozenset[str]
 _PR_SET_CHILD_SUBREAPER = 36
-_PATIENCE = 2.0  # seconds
+_PATIENCE = 30.0  # seconds
 
 
 def adopt_orphans() -> None:
@@ -41,7 +41,8 @@ def left_behind(before: Snapshot) -> list[str]:
 
 
 def _nodes() -> set[str]:
-    """Device nodes of macvtaps. The kernel removes them with the namespace, at its leisure."""
+    """Device nodes of macvtaps. The kernel's one worker for dead namespaces removes them, after all
+    that died before, and waits a second at a time for each last reference to their links."""
     return {f"device {p}" for p in Path("/dev").glob("tap[0-9]*")}
 
 
