@@ -27,9 +27,11 @@ from cni.errors import VmlinkError
 from cni.netns import Namespace
 from cni.ovs.database import Database
 from cni.ovs.ports import Collect
+from cni.pool import Pools
 from cni.reaper import Reaper
 from cni.settings import Ovs, Settings
 from cni.state import Store
+from cni.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
 
@@ -199,10 +201,19 @@ def serve(run_dir: Path, config: Settings) -> None:
     store.create()
     reaper = Reaper()
     owner = str(run_dir)
-    ovs = Database(config.ovs, owner, Collect(owner, lambda key: store.load(key) is not None))
+
+    def known(key: AttachmentKey) -> bool:
+        is_known = pools.known(key) if key.pooled else store.load(key) is not None
+        if key.kit and not is_known:
+            pools.lost(key.kit)
+        return is_known
+
+    ovs = Database(config.ovs, owner, Collect(owner, known))
+    node = Node(Namespace.own(), reaper, run_dir, ovs)
+    pools = Pools(run_dir / "pool", config.pools, node)
     if ovs.may_be_there():
         ovs.start()
-    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs))
+    engine = Engine(store, node, pools)
     path = run_dir / "vmlinkd.sock"
     redirect.supported()  # the first try costs milliseconds that no ADD should pay
     with _queue_locked(run_dir / "queue"):
@@ -210,10 +221,12 @@ def serve(run_dir: Path, config: Settings) -> None:
         replay(engine, run_dir / "queue", config.deadline)
         passed = passed_socket()
         listener = passed or listen(path)
+    pools.start(store)
     _run(Server(engine, listener, config))
     listener.close()
     if not passed:
         path.unlink(missing_ok=True)
+    pools.close()
     ovs.close()
     reaper.close()
     os.close(lock)

@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from cni import config, ipam, plan, spec, verdict
@@ -28,10 +28,12 @@ from cni.modes import MODES
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.outcome import describe, result_of
+from cni.ovs import ports
 from cni.plan import Plan
+from cni.pool import Pools
 from cni.state import Record, Store
 from cni.types import AttachmentKey, Request, Result
-from cni.uplinks import Chained
+from cni.uplinks import Chained, OvsUplink
 
 log = logging.getLogger("vmlink")
 
@@ -56,9 +58,10 @@ class Call:
 class Engine:
     """Serves the verbs on one node, with the records of `store`."""
 
-    def __init__(self, store: Store, node: Node) -> None:
+    def __init__(self, store: Store, node: Node, pools: Pools) -> None:
         self._store = store
         self._node = node
+        self._pools = pools
         self._locks = KeyLocks()
         self._thread = threading.local()
         self._verbs: dict[str, Callable[[Call], Result | None]] = {
@@ -86,34 +89,60 @@ class Engine:
                     log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e)
 
     def add(self, call: Call) -> Result:
-        conf = config.parse(call.request)
+        conf = self._parse(call)
         self._require_pod(call)
         if conf.prev and not isinstance(conf.uplink, Chained):
             raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
         with self._locks.held(call.key, call.cancel):
-            steps = MODES[conf.mode].plan(call.key, conf)
-            record = _record(call, conf, steps)
-            self._store.begin(record)
+            steps, record = self._begin(call, conf)
             with self._context(record, steps, call) as cx:
                 try:
-                    return plan.apply(steps.steps, cx, lambda: self._complete(record, conf, cx))
+                    return plan.apply(steps, cx, lambda: self._complete(record, conf, cx))
                 except BaseException:
                     if cx.clean:
                         self._store.remove(record.key)
                     raise
+
+    def _begin(self, call: Call, conf: NetConf) -> tuple[Plan, Record]:
+        """The intent on disk, with a kit of the pool if it has one that fits."""
+        timings = call.notes.setdefault("steps", {})
+        kit = self._pools.take(call.key, conf, self._netlink(), timings)
+        steps = MODES[conf.mode].plan(replace(call.key, kit=kit.id if kit else ""), conf)
+        record = _record(call, conf, steps)
+        if kit:
+            record.kit, record.facts = kit.to_json(), dict(kit.facts)
+        try:
+            self._store.begin(record)
+        except BaseException:
+            if kit:
+                self._pools.put_back(conf, kit)
+            raise
+        if kit:
+            self._pools.taken(conf, kit)
+        return steps, record
 
     def delete(self, call: Call) -> None:
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
             steps = _plan_of(record) if record else None
             if record is None or steps is None:
-                conf = config.parse(call.request)
-                steps = MODES[conf.mode].plan(call.key, conf)
-                record = _record(call, conf, steps)
+                steps, record = self._plan_again(call)
             self._revert(record, steps, call.cancel, call.pod, call.notes)
 
+    def _plan_again(self, call: Call) -> tuple[Plan, Record]:
+        conf, key = config.parse(call.request), call.key
+        if isinstance(conf.uplink, OvsUplink):
+            found = ports.Find(key)
+            pending = self._node.ovs.submit(found)
+            pending.wait(call.cancel.remaining(), self._node.ovs.away())
+            key = found.key
+        steps = MODES[conf.mode].plan(key, conf)
+        record = _record(call, conf, steps)
+        record.intent, record.kit = True, {"id": key.kit}
+        return steps, record
+
     def check(self, call: Call) -> None:
-        conf = config.parse(call.request)
+        conf = self._parse(call)
         if conf.prev is None:
             raise BadConfig("prevResult: required for CHECK")
         self._require_pod(call)
@@ -148,10 +177,15 @@ class Engine:
             raise VmlinkError("GC: " + "; ".join(errors))
 
     def status(self, call: Call) -> None:
-        conf = config.parse(call.request)
+        conf = self._parse(call)
         MODES[conf.mode].ready(conf, self._node)
         if conf.ipam:
             ipam.status(_ipam_call(call.request))
+
+    def _parse(self, call: Call) -> NetConf:
+        conf = config.parse(call.request)
+        self._pools.seen(call.request.conf)
+        return conf
 
     def _collect_one(self, key: AttachmentKey, call: Call) -> None:
         with self._locks.held(key, call.cancel):
@@ -183,8 +217,13 @@ class Engine:
             if pod is None and (pod := _reopen(record)):
                 stack.enter_context(pod)
             call = Call(request, cancel, pod, notes)
-            plan.revert(steps.steps, stack.enter_context(self._context(record, steps, call)))
+            cx = stack.enter_context(self._context(record, steps, call))
+            plan.revert(steps, cx, lambda: self._give_back(record, cx))
         self._store.remove(record.key)
+
+    def _give_back(self, record: Record, cx: Context) -> bool:
+        whole = bool(record.kit) and not record.intent
+        return whole and self._pools.give_back(record, cx.host_netlink, cx.timings)
 
     def _context(self, record: Record, steps: Plan, call: Call) -> Context:
         call.notes.update(network=record.network, mode=record.mode, uplink=record.uplink)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from cni.errors import BadConfig
+from cni.spec import check_network_name
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,27 @@ class Ovs:
 
 
 @dataclass(frozen=True)
+class PoolSize:
+    """So many kits are made when fewer than `refill_below` are left."""
+
+    size: int
+    refill_below: int
+
+
+@dataclass(frozen=True)
 class Settings:
-    """`deadline` in seconds, for one request; `workers` serve that many requests at a time."""
+    """`deadline` in seconds, for one request; `workers` serve that many requests at a time;
+    `pools` by network and mode."""
 
     workers: int = 64
     deadline: float = 45
     log_level: str = "info"
     ovs: Ovs = Ovs()
+    pools: Mapping[str, Mapping[str, PoolSize]] = field(default_factory=dict)
 
 
+_POOLED = ("tap", "vhostuser")
+_MOST_KITS = 1024
 _RANGES = {"workers": (1, 256), "deadline": (1, 600)}
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -47,13 +61,51 @@ def load(path: Path | None) -> Settings:
         raise BadConfig(f"{path}: cannot read: {e}") from e
     if data is None:  # nothing but comments
         return Settings()
-    if not isinstance(data, dict):
-        raise BadConfig(f"{path}: expected keys and values, found {data!r}")
-    _refuse_unknown(f"{path}: ", data, Settings)
+    _refuse_unknown(f"{path}: ", _mapping(str(path), data), Settings)
     for key, value in data.items():
         _check(f"{path}: {key}", key, value)
-    plain = {key: value for key, value in data.items() if key != "ovs"}
-    return Settings(**plain, ovs=Ovs(**data.get("ovs", {})))
+    plain = {key: value for key, value in data.items() if key not in ("ovs", "pools")}
+    pools = _pools(f"{path}: pools", data.get("pools", {}))
+    return Settings(**plain, ovs=Ovs(**data.get("ovs", {})), pools=pools)
+
+
+def _pools(where: str, data: Any) -> dict[str, dict[str, PoolSize]]:
+    """The section, which names networks, each of which names modes."""
+    pools: dict[str, dict[str, PoolSize]] = {}
+    for network, modes in _mapping(where, data).items():
+        inner = f"{where}.{network}"
+        check_network_name(network, inner)
+        pools[network] = {
+            mode: _pool(f"{inner}.{mode}", mode, value)
+            for mode, value in _mapping(inner, modes).items()
+        }
+    return pools
+
+
+def _pool(where: str, mode: str, data: Any) -> PoolSize:
+    if mode not in _POOLED:
+        raise BadConfig(
+            f"{where}: a pool is of mode {' or '.join(_POOLED)}; the kernel takes longer to move a "
+            "link into a pod's namespace than to make one there"
+        )
+    _refuse_unknown(f"{where}.", _mapping(where, data), PoolSize)
+    if "size" not in data:
+        raise BadConfig(f"{where}.size: required, the number of kits")
+    size = _number(f"{where}.size", data["size"], 1, _MOST_KITS)
+    below = data.get("refill_below", (size + 1) // 2)
+    return PoolSize(size, _number(f"{where}.refill_below", below, 1, size))
+
+
+def _mapping(where: str, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise BadConfig(f"{where}: expected keys and values, found {value!r}")
+    return value
+
+
+def _number(where: str, value: Any, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise BadConfig(f"{where}: expected a number from {low} to {high}, found {value!r}")
+    return value
 
 
 def with_db(settings: Settings, db: str) -> Settings:
@@ -92,7 +144,7 @@ def _require_keys(where: str, ovs: Ovs) -> None:
         raise BadConfig(f"{where}certificate: cannot use {both}: {e}") from e
 
 
-def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Settings | Ovs]) -> None:
+def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Any]) -> None:
     known = [f.name for f in fields(kind)]
     for key in data:
         if key not in known:
@@ -101,15 +153,9 @@ def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Settings | Ovs]
 
 def _check(where: str, key: str, value: Any) -> None:
     if key == "ovs":
-        if not isinstance(value, dict):
-            raise BadConfig(f"{where}: expected keys and values, found {value!r}")
-        _refuse_unknown(f"{where}.", value, Ovs)
+        _refuse_unknown(f"{where}.", _mapping(where, value), Ovs)
         _check_ovs(f"{where}.db: ", f"{where}.", Ovs(**value))
-        return
-    if key in _RANGES:
-        low, high = _RANGES[key]
-        number = isinstance(value, int) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            raise BadConfig(f"{where}: expected a number from {low} to {high}, found {value!r}")
-    elif value not in _LEVELS:
+    elif key in _RANGES:
+        _number(where, value, *_RANGES[key])
+    elif key == "log_level" and value not in _LEVELS:
         raise BadConfig(f"{where}: expected one of {', '.join(_LEVELS)}, found {value!r}")

@@ -17,8 +17,8 @@ class Veth:
     name = "veth"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        prepare, bind = port_steps(key, conf, silenced=False)
-        return Plan(prepare, (*shape.alone(conf, key.host_link), *bind))
+        prepare, veth, rest = port_steps(key, conf, silenced=False)
+        return Plan(prepare, (*veth, *shape.alone(conf, key.host_link), *rest))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True

@@ -18,7 +18,7 @@ from cni import __version__, device, macvtap, tuntap
 from cni.device import Device
 from cni.errors import UnknownContainer, VmlinkError
 from cni.netns import Namespace
-from cni.state import Record, Store
+from cni.state import Record, Store, read_json
 
 _VHOST = "/dev/vhost-net"
 
@@ -51,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(action=_list)
     show = verbs.add_parser("show", help="everything about one container's attachments")
     show.set_defaults(action=_show)
-    for verb in (listing, show):
+    pool = verbs.add_parser("pool", help="what is prepared for pods to come")
+    pool.set_defaults(action=_pool)
+    for verb in (listing, show, pool):
         verb.add_argument("--json", action="store_true", help="for programs")
     tell = verbs.add_parser("device", help="what a VMM needs to know of the NICs")
     tell.add_argument("--format", choices=("json", "qemu"), default="json")
@@ -96,11 +98,24 @@ def _from_json(data: dict[str, Any]) -> Device:
 
 def _list(options: argparse.Namespace) -> None:
     records = list(Store(options.run_dir / "state").all())
-    rows = [_row(r) for r in records]
+    head = ("CONTAINER", "IFNAME", "NETWORK", "MODE", "REDIRECT", "MAC", "ADDRESSES", "STATE")
+    _print_table(options, head, [_row(r) for r in records])
+
+
+def _pool(options: argparse.Namespace) -> None:
+    numbers = ("SIZE", "REFILL_BELOW", "READY", "MADE", "GIVEN", "RETURNED", "THROWN_AWAY")
+    head = ("NETWORK", "MODE", *numbers, "ERROR")
+    told = [read_json(path) for path in sorted(options.run_dir.glob("pool/*/pool.json"))]
+    rows = [{name.lower(): pool[name.lower()] for name in head} for pool in told if pool]
+    _print_table(options, head, rows)
+
+
+def _print_table(
+    options: argparse.Namespace, head: Sequence[str], rows: Sequence[dict[str, Any]]
+) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    head = ("CONTAINER", "IFNAME", "NETWORK", "MODE", "REDIRECT", "MAC", "ADDRESSES", "STATE")
     table = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[n]) for line in table) for n in range(len(head))]
     for line in table:
@@ -121,7 +136,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    values = [",".join(v) if isinstance(v, list) else v for v in row.values()]
+    values = [",".join(v) if isinstance(v, list) else str(v) for v in row.values()]
     return tuple(v or "-" for v in values)
 
 
