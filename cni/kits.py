@@ -60,6 +60,7 @@ class Pool:
     found: list[Kit] = field(default_factory=list)
     ready: deque[Kit] = field(default_factory=deque)
     doomed: list[Kit] = field(default_factory=list)
+    coming: int = 0  # being made, or on their way back
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     error: str = ""
 
@@ -68,6 +69,10 @@ class Pool:
         """Network and mode."""
         network, _, mode = self.directory.name.partition("@")
         return network, mode
+
+    def room(self) -> int:
+        """For so many kits more."""
+        return self.size.size - len(self.ready) - len(self.found) - self.coming if self.size else 0
 
     def open(self) -> None:
         """Read what a former process left."""

@@ -156,27 +156,32 @@ class Pools:
         """Whether the kit of an attachment is the pool's again, as new. Its pod has no part of it
         any more; if not, what remains is the caller's to undo."""
         pool, kit = self._pools.get((record.network, record.mode)), Kit(**record.kit)
-        try:
-            if pool is None or not self._may_return(pool, kit):
+        with self._changed:
+            if pool is None or pool.room() <= 0:
                 return False
-            cx = self._context(kit, netlink, timings)
-            for step in kit.plan.steps:
-                step.renew(cx, record.key)
-            plan.verify(kit.plan.steps, cx)
-            pool.save(kit)
-        except VmlinkError as e:
-            log.info("the kit of %s does not go back: %s", record.key, e.msg)
-            return False
-        with self._changed:
-            pool.ready.append(kit)
-            pool.counts["returned"] += 1
-            self._wake()
-        return True
+            pool.coming += 1
+        returned = False
+        try:
+            self._renew(pool, kit, record.key, self._context(kit, netlink, timings))
+            returned = True
+        except Exception as e:  # whatever it is, the attachment must go
+            log.info("the kit of %s does not go back: %s", record.key, e)
+        finally:
+            with self._changed:
+                pool.coming -= 1
+                pool.counts["returned"] += returned
+                if returned:
+                    pool.ready.append(kit)
+                self._wake()
+        return returned
 
-    def _may_return(self, pool: Pool, kit: Kit) -> bool:
-        with self._changed:
-            full = not pool.size or len(pool.ready) >= pool.size.size
-        return not full and bool(pool.conf) and _fits(kit, kit.key, _netconf(pool))
+    def _renew(self, pool: Pool, kit: Kit, former: AttachmentKey, cx: Context) -> None:
+        if not pool.conf or not _fits(kit, kit.key, _netconf(pool)):
+            raise CheckFailed("the network has changed")
+        for step in kit.plan.steps:
+            step.renew(cx, former)
+        plan.verify(kit.plan.steps, cx)
+        pool.save(kit)
 
     def _wake(self) -> None:
         with self._changed:
@@ -257,8 +262,16 @@ class Pools:
         self._clear(pool, netlink)
         if wrong:
             raise wrong
-        if conf and pool.size and len(pool.ready) < pool.size.refill_below:
-            self._make(pool, conf, pool.size.size - len(pool.ready), netlink)
+        if conf and (count := self._missing(pool)):
+            self._make(pool, conf, count, netlink)
+
+    def _missing(self, pool: Pool) -> int:
+        """How many are to be made; they are counted as coming."""
+        with self._changed:
+            few = pool.size is not None and len(pool.ready) < pool.size.refill_below
+            count = max(pool.room(), 0) if few else 0
+            pool.coming += count
+            return count
 
     def _require_bridge(self, conf: NetConf) -> None:
         assert isinstance(conf.uplink, OvsUplink)
@@ -268,20 +281,19 @@ class Pools:
 
     def _sort(self, pool: Pool, conf: NetConf | None, netlink: Netlink) -> None:
         """What was found is ready if it passes; what does not fit any more is doomed."""
-        passed: list[Kit] = []
+        broken: list[Kit] = []
         for kit in pool.found:
             try:
                 plan.verify(kit.plan.steps, self._context(kit, netlink))
-                passed.append(kit)
             except CheckFailed as e:
                 log.warning("a kit of the pool %s is thrown away: %s", pool.directory.name, e)
-                pool.doomed.append(kit)
-        pool.found = []
+                broken.append(kit)
         with self._changed:
-            all_ready = [*pool.ready, *passed]
+            kits = [*pool.ready, *pool.found]
+            pool.found = []
             pool.ready.clear()
-            for kit in all_ready:
-                fits = conf is not None and _fits(kit, kit.key, conf)
+            for kit in kits:
+                fits = kit not in broken and conf is not None and _fits(kit, kit.key, conf)
                 (pool.ready if fits else pool.doomed).append(kit)
 
     def _clear(self, pool: Pool, netlink: Netlink) -> None:
@@ -311,6 +323,7 @@ class Pools:
                 pool.ready.extend(kit for kit in kits if kit.ready)
                 pool.counts["made"] += sum(kit.ready for kit in kits)
                 pool.doomed += [kit for kit in kits if not kit.ready]
+                pool.coming -= count
             self._clear(pool, netlink)
         if failed:
             raise next(iter(failed.values()))

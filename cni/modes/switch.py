@@ -163,7 +163,8 @@ class OvsPort(Step):
         return replace(port, mtu=cx.facts["mtu"], options=options)
 
     def undo(self, cx: Context) -> None:
-        if cx.pending_port and cx.pending_port.abandon():
+        never_sent = cx.pending_port is not None and cx.pending_port.abandon()
+        if never_sent and not cx.key.kit:
             return
         database = cx.node.ovs
         removal = database.submit(ports.Remove(database.owner, cx.key))

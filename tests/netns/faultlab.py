@@ -23,6 +23,8 @@ from cni.errors import BadConfig
 from cni.modes import MODES
 from cni.netlink import Netlink
 from cni.netns import Namespace
+from cni.plan import Plan
+from cni.state import read_json
 from cni.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
@@ -67,6 +69,10 @@ class Way:
     name: str
     conf: dict[str, Any]
     steps: tuple[str, ...]
+    prepared: tuple[str, ...] = ()  # those of them that a pool has done
+
+    def phase(self, step: str) -> str:
+        return "bind" if step in self.prepared else "do"
 
     def stdin(self, node: Node) -> dict[str, Any]:
         conf = dict(self.conf)
@@ -100,19 +106,25 @@ def ways() -> Iterator[Way]:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
                     conf |= {} if kind == "none" else {"ipam": {"type": kind}}
-                    if steps := steps_of(mode, conf):
+                    if plan := plan_of(mode, conf):
                         name = f"{mode}, {uplink}, {engine}, ipam {kind}"
-                        yield Way(name, conf, steps)
+                        yield Way(name, conf, steps_of(plan))
+                        if (mode, uplink) == ("tap", "ovs"):
+                            prepared = tuple(type(step).__name__ for step in plan.prepare)
+                            yield Way(f"{name}, pool", conf, steps_of(plan), prepared)
 
 
-def steps_of(mode: str, conf: dict[str, Any]) -> tuple[str, ...]:
-    """Nothing where the combination makes no sense."""
+def plan_of(mode: str, conf: dict[str, Any]) -> Plan | None:
+    """None where the combination makes no sense."""
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": KEY.container_id, "CNI_IFNAME": KEY.ifname}
     try:
         request = spec.parse({**env, "CNI_NETNS": "pod"}, json.dumps(conf).encode())
-        plan = MODES[mode].plan(KEY, config.parse(request))
+        return MODES[mode].plan(KEY, config.parse(request))
     except BadConfig:
-        return ()
+        return None
+
+
+def steps_of(plan: Plan) -> tuple[str, ...]:
     names = tuple(type(step).__name__ for step in plan.steps)
     assert len(set(names)) == len(names), "a fault is aimed by the name of its step"
     return (*names, "Commit")
@@ -169,10 +181,13 @@ class FaultyNode(Node):
         super().__init__(switch)
         self.zygote = zygote
         self.control = self.lab.dir / "fault"
+        self.settings = self.lab.dir / "vmlinkd.yaml"
+        self.settings.write_text("")
 
     def spawn(self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Daemon:
         env = {**env, "VMLINK_FAULT": str(self.control)}
-        return self.zygote.fork(str(self.path), log.name, env, argv[1:])
+        argv = [*argv[1:], "--config", str(self.settings)]
+        return self.zygote.fork(str(self.path), log.name, env, argv)
 
 
 class Lab:
@@ -192,6 +207,7 @@ class Lab:
                 node.run(["ip", "link", "set", name, "up"], self.pod)
 
     def settle(self) -> None:
+        self.wait()  # vmlinkd knows the network by then
         before = self.contents()
         self.call("ADD").expect()
         self.call("DEL").expect()
@@ -201,6 +217,8 @@ class Lab:
         assert not stays, f"a plain DEL leaves {stays}"
 
     def call(self, verb: str, **change: Any) -> Answer:
+        if verb in ("ADD", "DEL") and self.way.prepared:
+            self.kits()
         path = f"{self.node.lab.dir}:{PLUGINS}"
         conf = self.way.stdin(self.node) | change
         return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path)
@@ -210,6 +228,20 @@ class Lab:
         answer = self.call("CHECK", prevResult=UPLINKS["chained"]["prevResult"])
         assert answer.code == 104
         assert "not attached" in answer.out["msg"]
+
+    def kits(self) -> list[str]:
+        """Those of the pool, once there are some and nothing is under way with them."""
+        directory = self.node.run_dir / "pool" / "net@tap"
+
+        def found() -> list[Path]:
+            return [path for path in directory.glob("*.json") if path.name != "pool.json"]
+
+        def quiet() -> bool:
+            told = read_json(directory / "pool.json").get("ready", 0)
+            return told == len(found()) > 0 and all(read_json(f).get("ready") for f in found())
+
+        until(quiet)
+        return [path.stem for path in found()]
 
     def aim(self, step: str, phase: str, when: str, action: str) -> None:
         fault = {"step": step, "phase": phase, "when": when, "action": action}
@@ -221,7 +253,9 @@ class Lab:
     def contents(self) -> frozenset[str]:
         files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
         there = {path for path in files if os.path.exists(path)}
-        return self.node.contents() | pod_contents(self.node, self.pod) | there
+        kits = self.kits() if self.way.prepared else []
+        found = {what for what in self.node.contents() if not any(kit in what for kit in kits)}
+        return frozenset(found | pod_contents(self.node, self.pod) | there)
 
     def remains(self) -> list[str]:
         """What is there too much, or no longer there though it is not ours."""
@@ -295,6 +329,8 @@ def prepared(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
         if node.switch:
             node.switch.add_bridge("br0")
             node.run("ip link set br0 up".split())
+        if way.prepared:
+            node.settings.write_text("pools: {net: {tap: {size: 1}}}\n")
         if "master" in way.conf:
             node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
         (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
@@ -332,14 +368,14 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         stack.callback(path.unlink)
         gate.listen()
         gate.settimeout(20)
-        lab.aim(step, "do", "after", "hold")
+        lab.aim(step, lab.way.phase(step), "after", "hold")
         client = begin(lab)
         waiting = gate.accept()[0]
         lab.mend()
 
         def go_on_to(next_step: str) -> None:
             nonlocal waiting
-            lab.aim(next_step, "do", "after", "hold")
+            lab.aim(next_step, lab.way.phase(next_step), "after", "hold")
             with waiting:
                 waiting.sendall(b"+")
             waiting = gate.accept()[0]
@@ -363,6 +399,8 @@ def begin(lab: Lab) -> subprocess.Popen[bytes]:
         "VMLINK_SOCKET": str(lab.node.socket),
     }
     pipe = subprocess.PIPE
+    if lab.way.prepared:
+        lab.kits()
     client = subprocess.Popen([CLIENT], env=env, stdin=pipe, stdout=subprocess.DEVNULL)
     assert client.stdin
     with client.stdin:
