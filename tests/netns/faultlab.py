@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+
+from waits import until, wait_for_orphans
 
 from bench.node import CLIENT, PLUGINS, Answer, Node
 from cni import bpf, config, macvtap, redirect, spec, uplinks
@@ -293,22 +294,6 @@ def pod_contents(node: Node, pod: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def wait_for_orphans(name: str) -> None:
-    """An IPAM plugin outlives a killed vmlinkd for a moment, and may still write its address."""
-    until(lambda: not running(name))
-
-
-def running(name: str) -> bool:
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            state = comm.with_name("stat").read_text().rsplit(") ", 1)[1][0]
-            if comm.read_text().strip() == name[:15] and state != "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
-
-
 @cache
 def vlan_missing() -> str:
     """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
@@ -346,17 +331,6 @@ def opened(node: FaultyNode, way: Way) -> Iterator[Lab]:
         yield lab
     finally:
         lab.close()
-
-
-def threads(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 @contextmanager

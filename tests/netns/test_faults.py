@@ -20,10 +20,9 @@ from faultlab import (
     held,
     opened,
     prepared,
-    threads,
-    until,
     vlan_missing,
 )
+from waits import threads, until
 
 from bench import switch
 from cni.modes import MODES
