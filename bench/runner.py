@@ -103,10 +103,10 @@ def run(
     """Tasks of a suite rely on those before them, so one that fails ends its suite, and the next
     suite has its turn. What was made is given back before that."""
     outcome = Outcome()
-    waiting = {f"{suite.name}: {task.name}": None for suite in found for task in suite.tasks}
+    outcome.not_run += [f"{suite.name}: {task.name}" for suite in found for task in suite.tasks]
     try:
         for suite in found:
-            _run_suite(suite, results, progress, outcome, waiting)
+            _run_suite(suite, results, progress, outcome)
             with interrupts.held():
                 _give_back(suite, progress, outcome)
     except Interrupted as e:
@@ -114,7 +114,6 @@ def run(
         progress.say(f"{e}: giving back; what was measured is kept")
         for suite in found:
             _give_back(suite, progress, outcome)
-    outcome.not_run = list(waiting)
     return outcome
 
 
@@ -123,7 +122,6 @@ def _run_suite(
     results: Results,
     progress: Progress,
     outcome: Outcome,
-    waiting: dict[str, None],
 ) -> None:
     for task in suite.tasks:
         before = [len(series.samples) for series in results.series]
@@ -135,10 +133,10 @@ def _run_suite(
             failure = _failed(suite, task.name, e, progress)
             outcome.failed.append(failure)
             _note(results, before, failure)
-            del waiting[name]
+            outcome.not_run.remove(name)
             return
         progress.done()
-        del waiting[name]
+        outcome.not_run.remove(name)
 
 
 def _give_back(suite: Suite, progress: Progress, outcome: Outcome) -> None:

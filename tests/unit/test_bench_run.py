@@ -58,6 +58,15 @@ def fails(results, _):
     raise RuntimeError("no\nmore")
 
 
+def test_two_tasks_may_have_one_name(suites, monkeypatch):
+    suites(attach={"one": adds(ADD, 2.0)})
+    twice = sys.modules["bench.attach"].tasks
+    monkeypatch.setattr(sys.modules["bench.attach"], "tasks", lambda *a: twice(*a) * 2)
+    assert run.main(["attach"]) == 0
+    assert written().series[0].samples == [2.0, 2.0]
+    assert written().about["not_run"] == []
+
+
 def interrupted(number):
     return lambda *_: signal.raise_signal(number)
 
