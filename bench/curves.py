@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench import palette, stats, words
 from bench.charts import Chart, Panel
@@ -15,7 +16,7 @@ from bench.results import Series
 
 _LOG_FROM = 12
 _TINTS = [LIGHT[name] for name in LIGHT if name.startswith("part")]
-_ROOM = 0.016  # of the widest bar, for a letter
+_LETTER, _LINE = 0.014, 0.022  # what they take of the longest bar
 
 
 def growth(chart: Chart) -> Figure:
@@ -35,8 +36,7 @@ def _curves(ax: Any, panel: Panel, unit: str) -> None:
     low = min(s.low for curve in points.values() for _, s in curve)
     if low > 0 and high / low > _LOG_FROM:
         ax.set_yscale("log")
-        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.yaxis.set_minor_formatter(lambda *_: "")
+        logarithmic(ax.yaxis, high / low)
     else:
         ax.set_ylim(0, high * 1.1 or 1)
     ax.set_xlim(0, max(present for curve in points.values() for present, _ in curve) * 1.04)
@@ -93,18 +93,40 @@ def _name(ax: Any, ends: Sequence[tuple[tuple[int, float], Series]]) -> None:
         )
 
 
-def stack(ax: Any, row: int, panel: Panel, names: Sequence[str]) -> float:
-    """The sum of the medians. A metric has its place in `names`, and so its tint."""
-    parts = [(series.metric, statistics.median(series.samples)) for series in panel.series]
-    total = sum(max(value, 0.0) for _, value in parts)
-    left = 0.0
-    for metric, value in parts:
-        width, name = max(value, 0.0), metric.removeprefix("part:")
-        tint = _TINTS[names.index(metric) % len(_TINTS)]
-        ax.barh(row, width, left=left, height=0.6, color=tint, zorder=2)
-        if width > total * _ROOM * (len(name) + 1):
-            told = f"{name}\n{words.number(value)}"
-            ax.text(left + width / 2, row, told, ha="center", va="center", size=8, zorder=3)
-        left += width
-    ax.text(left, row, f" {words.number(total)}", va="center", size=9.5, weight="bold")
-    return total
+def logarithmic(axis: Any, times: float) -> None:
+    """Ticks where the largest is so many times the smallest."""
+    axis.set_major_locator(LogLocator(subs=(1.0,) if times > 300 else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def stacks(ax: Any, chart: Chart) -> float:
+    """A row for each panel, made of its series' medians; returns the longest."""
+    names = list(dict.fromkeys(s.metric for s in chart.series if _median(s)))
+    widest = max(sum(map(_median, panel.series)) for panel in chart.panels)
+    for row, panel in enumerate(chart.panels):
+        left = 0.0
+        for series in panel.series:
+            if width := _median(series):
+                tint = _TINTS[names.index(series.metric) % len(_TINTS)]
+                ax.barh(row, width, left=left, height=0.86, color=tint, zorder=2)
+                _name_part(ax, left + width / 2, row, series, width / (widest or 1))
+            left += width
+        ax.text(left, row, f" {words.number(left)}", va="center", size=9.5, weight="bold")
+    return widest
+
+
+def _median(series: Series) -> float:
+    """A part that is the difference of two others can be less than nothing."""
+    return max(statistics.median(series.samples), 0.0)
+
+
+def _name_part(ax: Any, middle: float, row: int, series: Series, share: float) -> None:
+    """Across where that fits, else upright."""
+    name, value = series.metric.removeprefix("part:"), words.number(_median(series))
+    text = {"ha": "center", "va": "center", "size": 8, "zorder": 3}
+    if share > _LETTER * (max(len(name), len(value)) + 1):
+        ax.text(middle, row, f"{name}\n{value}", **text)
+    elif share > _LINE:
+        short = f"{name} {_median(series):.2g}"
+        ax.text(middle, row, short, rotation="vertical", **text | {"size": 7})

@@ -12,7 +12,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from bench import curves, palette, stats, words
 from bench.charts import Chart, Panel
@@ -193,10 +192,7 @@ def _scale(ax: Any, chart: Chart, panel: Panel) -> None:
         return
     ax.set_xscale("log")
     ax.set_xlabel(f"{ax.get_xlabel()} (logarithmic)")
-    wide = max(samples) / min(samples) > 300
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+    curves.logarithmic(ax.xaxis, max(samples) / min(samples))
 
 
 def _cut(ax: Any, panel: Panel) -> None:
@@ -214,14 +210,13 @@ def _cut(ax: Any, panel: Panel) -> None:
 def _parts(chart: Chart) -> Figure:
     """Stacked bars of medians; a part is named where there is room for it."""
     count = len(chart.panels)
-    figure = Figure((_WIDTH, count * 0.62 + 0.9))
+    figure = Figure((_WIDTH, count * 0.95 + 0.7))
     figure.set_layout_engine("constrained")
     ax: Any = figure.subplots()
-    names = list(dict.fromkeys(series.metric for series in chart.series))
-    sums = [curves.stack(ax, row, panel, names) for row, panel in enumerate(chart.panels)]
+    widest = curves.stacks(ax, chart)
     ax.set_yticks(range(count), [panel.title for panel in chart.panels])
     ax.set_ylim(count - 0.45, -0.55)
-    ax.set_xlim(0, max(sums) * 1.12 or 1)
+    ax.set_xlim(0, widest * 1.12 or 1)
     ax.set_xlabel(f"{chart.unit}, medians of the parts")
     ax.spines["left"].set_visible(False)
     return figure

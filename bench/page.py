@@ -149,7 +149,7 @@ def _figure(document: Document, chart: Chart, svg: str) -> str:
 
 
 def _table(block: tables.Block) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in tables.COLUMNS)
+    head = "".join(f"<th>{escape(name)}</th>" for name in block.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in block.rows
     )

@@ -21,6 +21,10 @@ LIGHT = {
     "part5": "#b9e1e6",
     "part6": "#e9b9b9",
     "part7": "#d5d9df",
+    "part8": "#c9d8a0",
+    "part9": "#cbb9ec",
+    "part10": "#f2b8cf",
+    "part11": "#d8c7ad",
 }
 DARK = {
     "ink": "#e6eaf0",
@@ -39,6 +43,10 @@ DARK = {
     "part5": "#235a63",
     "part6": "#6d3838",
     "part7": "#444c57",
+    "part8": "#4c5c24",
+    "part9": "#4b3c77",
+    "part10": "#73364f",
+    "part11": "#5b4b34",
 }
 _ROLES = {"vmlink": "vmlink", "peer": "peer", "baseline": "baseline"}
 

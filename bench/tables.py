@@ -19,9 +19,10 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Block:
-    """A table with its title; `notes` are for the reader."""
+    """A table with its title; `notes` are for the reader. Of COLUMNS it has those with a value."""
 
     title: str
+    columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     notes: list[str]
 
@@ -42,7 +43,9 @@ def title(series: Series) -> str:
 
 
 def _block(name: str, unit: str, found: Sequence[Series], among: Sequence[Series]) -> Block:
-    rows = [_row(each, among) for each in found]
+    full = [_row(each, among) for each in found]
+    kept = [n for n in range(len(COLUMNS)) if any(row[n] != "-" for row in full)]
+    columns, *rows = [tuple(row[n] for n in kept) for row in (COLUMNS, *full)]
     against = dict.fromkeys(
         base.contender
         for each in found
@@ -51,7 +54,7 @@ def _block(name: str, unit: str, found: Sequence[Series], among: Sequence[Series
     told = [unit, "more is better"] if stats.higher_is_better(unit) else [unit]
     told += [f"baseline {' or '.join(against)}"] if against else []
     notes = dict.fromkeys(f"{each.contender}: {each.note}" for each in found if each.note)
-    return Block(f"{name} ({', '.join(told)})", rows, list(notes))
+    return Block(f"{name} ({', '.join(told)})", columns, rows, list(notes))
 
 
 def _row(series: Series, among: Sequence[Series]) -> tuple[str, ...]:
@@ -94,7 +97,7 @@ def render(document: Document) -> str:
     for suite in dict.fromkeys(each.suite for each in document.series):
         own = [each for each in document.series if each.suite == suite]
         for block in blocks(own, own):
-            lines += ["", f"{suite}: {block.title}", *grid([COLUMNS, *block.rows])]
+            lines += ["", f"{suite}: {block.title}", *grid([block.columns, *block.rows])]
             lines += [f"  ({note})" for note in block.notes]
     lines += ["", LEGEND]
     if told := missing(document):

@@ -11,6 +11,7 @@ METRICS = {
     "rate": "ADDs in a second",
     "burst_add": "A burst of ADDs, until the last is done",
     "burst_del": "A burst of DELs, until the last is done",
+    "cpu": "CPU of vmlinkd for ADD, CHECK and DEL",
     "memory": "Memory of vmlinkd",
     "idle_cpu": "CPU of vmlinkd when nobody asks it",
     "tcp_in": "TCP into the guest",
@@ -62,6 +63,7 @@ _OTHERS = {
     "kernel alone": "the kernel's own time for the same work of tc on a Linux bridge",
     "bridge-tap-linux": "veth, Linux bridge in the pod, tap; on a Linux bridge",
     "bridge-tap-ovs": "veth, Linux bridge in the pod, tap; on Open vSwitch",
+    "/bin/true": "starting a process that does nothing",
     "guest-loopback": "a guest talks to itself",
 }
 
