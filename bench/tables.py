@@ -10,6 +10,7 @@ from bench.document import Document
 from bench.results import Series
 
 COLUMNS = ("", "p50", "p90", "p99", "p99.9", "worst", "n", "ratio")
+_NAMED = 3  # of the tasks that were not run
 LEGEND = (
     f"So many percent of the samples were that good or better; p90 needs {stats.FOR_P90} of them, "
     f"p99 {stats.FOR_P99}, p99.9 {stats.FOR_P999}. ratio: of medians, to the baseline under the "
@@ -87,7 +88,9 @@ def troubles(document: Document) -> list[str]:
     about = document.about
     found = ["The run was interrupted."] if about["interrupted"] else []
     found += [f"{f['suite']}: {f['task']} failed: {f['error']}" for f in about["failed"]]
-    found += [f"Not run: {', '.join(about['not_run'])}."] if about["not_run"] else []
+    if names := about["not_run"]:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        found.append(f"Not run: {', '.join(names[:_NAMED])}{more}.")
     return found + [f"Left behind: {what}" for what in about["left_behind"]]
 
 
