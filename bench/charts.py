@@ -58,11 +58,14 @@ def charts(document: Document) -> list[Chart]:
         for chart in _of_metric(group)
     ]
     made += [_of_parts(group) for group in _groups(parts, lambda s: (s.suite, s.unit))]
-    return sorted(made, key=lambda chart: list(_suites(found)).index(chart.suite))
+    suites, known = [series.suite for series in found], list(words.METRICS.values())
 
+    def place(chart: Chart) -> tuple[int, int]:
+        """What has no words of its own comes last in its suite."""
+        told = known.index(chart.metric) if chart.metric in known else len(known)
+        return suites.index(chart.suite), told
 
-def _suites(found: Sequence[Series]) -> dict[str, None]:
-    return dict.fromkeys(series.suite for series in found)
+    return sorted(made, key=place)
 
 
 def _groups(found: Iterable[Series], key: Callable[[Series], Hashable]) -> list[list[Series]]:
@@ -73,7 +76,8 @@ def _groups(found: Iterable[Series], key: Callable[[Series], Hashable]) -> list[
 
 
 def _of_metric(found: list[Series]) -> list[Chart]:
-    """What was measured with several numbers of attachments there is a curve; the rest is not."""
+    """What was measured with several numbers of attachments there is a curve; the rest is not,
+    and has the conditions first that most contenders share."""
     curves = [s for s in found if "present" in s.at and len(_curve(s, found)) > 1]
     rest = [s for s in found if s not in curves]
     made = []
@@ -82,6 +86,7 @@ def _of_metric(found: list[Series]) -> list[Chart]:
             Panel(words.conditions(group[0]), group)
             for group in _groups(rest, lambda s: str(dict(s.at)))
         ]
+        panels.sort(key=lambda panel: -len(panel.series))
         few = max(len(s.samples) for s in rest) < _BARS_BELOW
         kind = "bars" if few or stats.higher_is_better(rest[0].unit) else "samples"
         made.append(_chart(kind, "", rest[0], _comparison(panels), panels))

@@ -83,8 +83,10 @@ def _figure(chart: Chart) -> Figure:
     alike = all(2 * len(panel.series) > len(names) for panel in chart.panels)
     columns = 2 if alike and len(chart.panels) > 1 else 1
     rows = [chart.panels[n : n + columns] for n in range(0, len(chart.panels), columns)]
-    heights = [max(len(p.series) for p in row) * _ROW + _AROUND for row in rows]
-    figure = Figure((_WIDTH * (1.35 if columns == 2 else 1), sum(heights) + 0.3))
+    heights = [max(len(panel.series) for panel in row) + 0.3 for row in rows]
+    figure = Figure(
+        (_WIDTH * (1.35 if columns == 2 else 1), sum(heights) * _ROW + len(rows) * _AROUND + 0.3)
+    )
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for line, row in zip(axes, rows, strict=True):

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from bench import charts, draw, palette, tables, words
+from bench import charts, draw, palette, stats, tables, words
 from bench.charts import Chart
 from bench.document import Document
 
@@ -100,6 +100,13 @@ def _caveats(document: Document) -> list[str]:
         "Ratios within this run say more than figures, which are of one machine on one day.",
         "A difference smaller than the spread that the plots show is noise.",
     ]
+    measured = [series for series in document.series if series.samples]
+    few = sum(len(series.samples) < stats.FOR_SPREAD for series in measured)
+    if few:
+        found.append(
+            f"{few} of {len(measured)} series have less than {stats.FOR_SPREAD} samples, too few "
+            "to show a spread."
+        )
     if about["machine"]["virtualised_by"]:
         found.append("The machine is itself virtual, and its neighbours add noise.")
     if about["accelerator"]["name"] == "tcg":

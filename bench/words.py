@@ -133,7 +133,10 @@ def number(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """To hundredths, and finer where there are none."""
-    return "-" if value is None else f"{value:.{3 if abs(value) < 0.1 else 2}f}"
+    if value is None or value == 0:
+        return "-" if value is None else "0"
+    size = abs(value)
+    return f"{value:.{3 if size < 0.1 else 2 if size < 10 else 1}f}"
 
 
 def duration(seconds: float) -> str:
