@@ -6,13 +6,14 @@
 
 As "Kubernetes API Concepts" has it: resourceVersion, chunked watch events (ADDED, MODIFIED,
 DELETED, BOOKMARK, ERROR with 410), fieldSelector, bearer tokens. Limits: only `/api/v1/pods`, only
-the selector spec.nodeName, no paging, no TLS, one version counter for everything.
+the selector spec.nodeName, no paging, one version counter for everything.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -46,10 +47,14 @@ class Event:
 
 
 class KubeApi:
-    """Listens on the loopback of the namespace in which it is made; `node` is the pods' default."""
+    """Listens on the loopback of the namespace in which it is made; `node` is the pods' default.
 
-    def __init__(self, node: str = "node1") -> None:
+    `tls` are the files of a certificate that signs itself, and of its key (PEM).
+    """
+
+    def __init__(self, node: str = "node1", tls: tuple[Path, Path] | None = None) -> None:
         self.node = node
+        self._tls = tls
         self.status = 0  # answered to everything, if it is not 0
         self.requests: list[str] = []
         self.changed = threading.Condition()
@@ -62,7 +67,11 @@ class KubeApi:
         self._events: list[Event] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.api = self
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
 
@@ -77,12 +86,13 @@ class KubeApi:
 
     def kubeconfig(self, path: Path) -> Path:
         """Written in YAML, which JSON is as well."""
-        name = {"name": "tests"}
+        name, cluster = {"name": "tests"}, {"server": self.url}
+        cluster |= {"certificate-authority": str(self._tls[0])} if self._tls else {}
         content = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "tests",
-            "clusters": [{**name, "cluster": {"server": self.url}}],
+            "clusters": [{**name, "cluster": cluster}],
             "users": [{**name, "user": {"token": _TOKEN}}],
             "contexts": [{**name, "context": {"cluster": "tests", "user": "tests"}}],
         }

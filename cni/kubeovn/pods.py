@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +14,11 @@ from cni.errors import DeadlineExceeded, NotReady, TryAgain
 from cni.kubeovn import assignment
 from cni.settings import Kubernetes
 
+log = logging.getLogger("vmlink")
+
 _LOOK_SECONDS = 1  # between two looks whether the caller has hung up
 _STATUS_SECONDS = 2
+_MIRROR = "kubernetes.io/config.mirror"
 
 PodName = tuple[str, str]  # (namespace, name)
 
@@ -33,11 +37,13 @@ class Pod:
     def of(data: Mapping[str, Any]) -> Pod:
         """From the API's object. Raises KeyError, TypeError, AttributeError when it is none."""
         meta, spec = data["metadata"], data.get("spec") or {}
+        given = meta.get("annotations") or {}
         return Pod(
             meta["namespace"],
             meta["name"],
-            meta["uid"],
-            assignment.needed(meta.get("annotations") or {}),
+            # The runtime has kubelet's uid of a static pod, the API server a mirror with its own.
+            given.get(_MIRROR) or meta["uid"],
+            assignment.needed(given),
             spec.get("runtimeClassName") or "",
         )
 
@@ -137,5 +143,9 @@ class Pods:
     def heard(self, trouble: str) -> None:
         """How it is with the API server; "" is well."""
         with self._changed:
+            if trouble and trouble != self._trouble:
+                log.warning("the watch of this node's pods is broken: %s", trouble)
+            elif self._trouble and not trouble:
+                log.info("this node's pods are watched")
             self._trouble = trouble
             self._changed.notify_all()

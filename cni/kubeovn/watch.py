@@ -70,7 +70,6 @@ class Watch:
 
     def _failed(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        log.warning("the watch of this node's pods broke: %s", text)
         self._pods.heard(text)
         if isinstance(error, httpx.HTTPStatusError) or not isinstance(error, httpx.HTTPError):
             self._disconnect()  # the credentials may be others by now

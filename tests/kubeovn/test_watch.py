@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -68,6 +70,25 @@ def test_only_what_is_needed_is_kept(api: KubeApi, pods: Pods) -> None:
         pods.wait(("shop", "elsewhere"), "", unallocated, Cancel(0.1))
 
 
+def test_a_static_pod_is_known_by_kubelets_uid(api: KubeApi, pods: Pods) -> None:
+    api.put(*WEB, uid="mirrors", annotations={**READY, "kubernetes.io/config.mirror": "kubelets"})
+    assert pods.wait(WEB, "kubelets", unallocated, Cancel(PATIENCE)).uid == "kubelets"
+
+
+def test_a_server_with_tls(tmp_path: Path) -> None:
+    files = (tmp_path / "cert", tmp_path / "key")
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test".split()
+    request += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(files[0])]
+    subprocess.run([*request, "-keyout", str(files[1])], check=True, capture_output=True)
+    with KubeApi(tls=files) as api:
+        pods = Pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
+        api.put(*WEB)
+        pods.wait(WEB, "", lambda _: "", Cancel(PATIENCE))
+        api.put(*WEB, annotations=READY)
+        pods.wait(WEB, "", unallocated, Cancel(PATIENCE))
+        pods.close()
+
+
 def test_annotations_that_come_late(api: KubeApi, later: Callable[..., Future[Pod]]) -> None:
     api.put(*WEB)
     waiting = later()
@@ -129,8 +150,9 @@ def test_a_watch_that_is_cut(
 
 def away(pods: Pods) -> None:
     """Until the cut has been noticed."""
+    end = time.monotonic() + PATIENCE
     with suppress(DeadlineExceeded):
-        while True:
+        while time.monotonic() < end:
             pods.wait(WEB, "", unallocated, Cancel(0.05))
 
 

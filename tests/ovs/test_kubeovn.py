@@ -175,11 +175,16 @@ def test_what_cannot_be_is_tried_again_and_leaves_nothing(
 
 @pytest.mark.usefixtures("web")
 def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: KubeApi) -> None:
+    args = pod_args(uid="anew")
     with api.cut():
-        answer = node.call("ADD", config(), "c1", pod, **pod_args())
+        answer = node.call("ADD", config(), "c1", pod, **args)
         assert (answer.code, "the API server: " in answer.out["msg"]) == (11, True)
-    with attached(node, pod, config()):
-        node.call("STATUS", config()).expect()
+        api.put(*WEB, uid="anew", annotations=written())
+    while (answer := node.call("ADD", config(), "c1", pod, **args)).code == 11:
+        node.call("DEL", config(), "c1", pod, **args).expect()
+    answer.expect()
+    node.call("STATUS", config()).expect()
+    node.call("DEL", config(), "c1", pod, **args).expect()
 
 
 OTHER = pod_args("other")
