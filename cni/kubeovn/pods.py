@@ -57,7 +57,8 @@ class Pods:
         self._known: dict[PodName, Pod] = {}
         self._trouble = "no answer yet"  # "" while the watch is open
         self._thread: threading.Thread | None = None
-        self.closing = threading.Event()
+        self.closing = False
+        self.wake = threading.Event()  # a broken watch is tried again at once
 
     def start(self) -> None:
         """Watch in the background, if that has not begun. Raises TryAgain without credentials."""
@@ -81,6 +82,7 @@ class Pods:
         Raises DeadlineExceeded with what was waited for, TryAgain when the pod goes meanwhile.
         """
         self.start()
+        self.wake.set()
         seen = ""
         with self._changed:
             while True:
@@ -122,7 +124,8 @@ class Pods:
 
     def close(self) -> None:
         """Ends the watch when it next hears of something; vmlinkd's end does not wait for it."""
-        self.closing.set()
+        self.closing = True
+        self.wake.set()
 
     def replace(self, pods: Iterable[Pod]) -> None:
         """All that there are, at once."""

@@ -48,7 +48,7 @@ class Watch:
         self._version: str | None = None
 
     def run(self) -> None:
-        while not self._pods.closing.is_set():
+        while not self._pods.closing:
             try:
                 if self._client is None:
                     self._client = _connect(self._settings)
@@ -75,8 +75,10 @@ class Watch:
             self._disconnect()  # the credentials may be others by now
 
     def _rest(self) -> None:
-        """Nodes whose server comes back do not come all at once."""
-        self._pods.closing.wait(self._pause * random.uniform(0.5, 1.5))
+        """Until somebody waits for a pod; nodes whose server comes back do not come all at once."""
+        self._pods.wake.clear()
+        if not self._pods.closing:
+            self._pods.wake.wait(self._pause * random.uniform(0.5, 1.5))
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _list(self, client: httpx.Client) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubeovnkit import DUAL, MAC, clustered, pod_args, start, written
+from kubeovnkit import DUAL, MAC, appear, clustered, pod_args, start, written
 from ovskit import BRIDGE
 
 from bench.kubeapi import KubeApi
@@ -42,10 +42,9 @@ def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
 
 
 @pytest.fixture
-def web(api: KubeApi) -> Iterator[None]:
-    """The pod, whose annotations are there."""
-    api.put(*WEB, annotations=written())
-    yield
+def web(api: KubeApi) -> Iterator[dict[str, str]]:
+    """CNI_ARGS of the pod, whose annotations are there."""
+    yield appear(api, annotations=written())
     api.delete(*WEB)
 
 
@@ -56,12 +55,17 @@ def config(mode: str = "veth", provider: str = "ovn", **change: Any) -> dict[str
 
 @contextmanager
 def attached(
-    node: Node, pod: Path, conf: dict[str, Any], container: str = "c1", ifname: str = "eth0"
+    node: Node,
+    pod: Path,
+    conf: dict[str, Any],
+    args: dict[str, str],
+    container: str = "c1",
+    ifname: str = "eth0",
 ) -> Iterator[dict[str, Any]]:
     try:
-        yield node.call("ADD", conf, container, pod, ifname, **pod_args()).expect()
+        yield node.call("ADD", conf, container, pod, ifname, **args).expect()
     finally:
-        node.call("DEL", conf, container, pod, ifname, **pod_args()).expect()
+        node.call("DEL", conf, container, pod, ifname, **args).expect()
 
 
 def external_ids(node: Node, port: str) -> dict[str, str]:
@@ -71,11 +75,12 @@ def external_ids(node: Node, port: str) -> dict[str, str]:
     return {k: v for k, v in found.items() if not k.startswith("vmlink-")}
 
 
-@pytest.mark.usefixtures("web")
 @pytest.mark.parametrize("mode", PORTS)
-def test_a_pod_gets_what_kube_ovn_chose(node: Node, pod: Path, mode: str) -> None:
+def test_a_pod_gets_what_kube_ovn_chose(
+    node: Node, pod: Path, web: dict[str, str], mode: str
+) -> None:
     conf = config(mode)
-    with attached(node, pod, conf) as result:
+    with attached(node, pod, conf, web) as result:
         assert result["interfaces"][0]["mac"] == MAC
         address = {"address": "10.16.0.5/16", "gateway": "10.16.0.1", "interface": 0}
         assert result["ips"] == [address]
@@ -91,14 +96,14 @@ def test_a_pod_gets_what_kube_ovn_chose(node: Node, pod: Path, mode: str) -> Non
         }
         if mode != "tap":
             assert "default via 10.16.0.1" in node.run(["ip", "route"], pod).stdout
-        node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, **pod_args()).expect()
+        node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, **web).expect()
 
 
-@pytest.mark.usefixtures("web")
 def test_dual_stack_on_a_secondary_network(node: Node, pod: Path, api: KubeApi) -> None:
     routes = json.dumps([{"dst": "10.99.0.0/16", "gw": "10.16.0.9"}, {"dst": "fd00:99::/64"}])
-    api.put(*WEB, annotations=written("net1.shop.ovn", **DUAL, routed=None, routes=routes))
-    with attached(node, pod, config(provider="net1.shop.ovn"), ifname="net1") as result:
+    given = written("net1.shop.ovn", **DUAL, routed=None, routes=routes)
+    args = appear(api, annotations=given)
+    with attached(node, pod, config(provider="net1.shop.ovn"), args, ifname="net1") as result:
         assert [ip["address"] for ip in result["ips"]] == ["10.16.0.5/16", "fd00:10:16::5/112"]
         assert result["routes"] == [
             {"dst": "10.99.0.0/16", "gw": "10.16.0.9"},
@@ -109,16 +114,16 @@ def test_dual_stack_on_a_secondary_network(node: Node, pod: Path, api: KubeApi) 
         assert ids["ip"] == "10.16.0.5,fd00:10:16::5"
 
 
-@pytest.mark.usefixtures("web")
 def test_one_network_twice_and_one_with_a_mac_alone(node: Node, pod: Path, api: KubeApi) -> None:
     first, second = ("02:00:00:00:00:01", "02:00:00:00:00:02")
     alone = {"ip_address": None, "cidr": None, "gateway": None}
-    api.put(*WEB, annotations=written("n.shop.ovn", mac_address=first, ip_address="10.16.0.7"))
-    api.put(*WEB, annotations=written("n.shop.ovn.net2", mac_address=second, **alone))
+    given = written("n.shop.ovn", mac_address=first, ip_address="10.16.0.7")
+    given |= written("n.shop.ovn.net2", mac_address=second, **alone)
+    args = appear(api, annotations=given)
     conf = config(provider="n.shop.ovn")
     with (
-        attached(node, pod, conf, ifname="net1") as one,
-        attached(node, pod, conf, ifname="net2") as two,
+        attached(node, pod, conf, args, ifname="net1") as one,
+        attached(node, pod, conf, args, ifname="net2") as two,
     ):
         assert (one["interfaces"][0]["mac"], two["interfaces"][0]["mac"]) == (first, second)
         assert [ip["address"] for ip in one["ips"]] == ["10.16.0.7/16"]
@@ -128,27 +133,26 @@ def test_one_network_twice_and_one_with_a_mac_alone(node: Node, pod: Path, api: 
         assert "ip" not in ids
 
 
-@pytest.mark.usefixtures("web")
 def test_bandwidth_in_megabits(node: Node, pod: Path, api: KubeApi) -> None:
-    api.put(*WEB, annotations=written(ingress_rate="8", ingress_burst="2"))
+    args = appear(api, annotations=written(ingress_rate="8", ingress_burst="2"))
     assert node.switch
-    with attached(node, pod, config("tap")):
+    with attached(node, pod, config("tap"), args):
         queue = node.switch.vsctl("--columns=other_config", "list", "Queue")
         assert 'burst="2000000", max-rate="8000000"' in queue
 
 
 def test_annotations_that_the_runtime_tells_are_enough(node: Node, pod: Path, api: KubeApi) -> None:
     """The API server's copy is behind."""
-    api.put(*WEB)
-    with attached(node, pod, config(runtimeConfig={TOLD: written()})) as result:
+    args = appear(api)
+    with attached(node, pod, config(runtimeConfig={TOLD: written()}), args) as result:
         assert result["interfaces"][0]["mac"] == MAC
     api.delete(*WEB)
 
 
 def test_annotations_that_come_while_the_request_waits(node: Node, pod: Path, api: KubeApi) -> None:
-    api.put(*WEB, uid="u1", annotations=written(allocated=None, routed=None))
+    args = appear(api, annotations=written(allocated=None, routed=None))
     with ThreadPoolExecutor(1) as thread:
-        adding = thread.submit(node.call, "ADD", config(), "c1", pod, **pod_args(uid="u1"))
+        adding = thread.submit(node.call, "ADD", config(), "c1", pod, **args)
         api.put(*WEB, annotations=written(ip_address="10.16.0.6", routed=None))
         api.put(*WEB, annotations=written(ip_address="10.16.0.8"))
         assert adding.result().expect()["ips"][0]["address"] == "10.16.0.8/16"
@@ -167,13 +171,12 @@ def test_annotations_that_come_while_the_request_waits(node: Node, pod: Path, ap
 def test_what_cannot_be_is_tried_again_and_leaves_nothing(
     node: Node, pod: Path, api: KubeApi, change: dict[str, str], words: str
 ) -> None:
-    api.put(*WEB, annotations=written(**change))
-    answer = node.call("ADD", config(), "c1", pod, **pod_args())
+    args = appear(api, annotations=written(**change))
+    answer = node.call("ADD", config(), "c1", pod, **args)
     assert (answer.code, words in answer.out["msg"]) == (11, True), answer.out
     api.delete(*WEB)
 
 
-@pytest.mark.usefixtures("web")
 def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: KubeApi) -> None:
     args = pod_args(uid="anew")
     with api.cut():
@@ -185,38 +188,36 @@ def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: Kub
     answer.expect()
     node.call("STATUS", config()).expect()
     node.call("DEL", config(), "c1", pod, **args).expect()
+    api.delete(*WEB)
 
 
-OTHER = pod_args("other")
 HELD = "10.16.0.5 of ovn-default is still that of web.shop (c1/eth0)"
 
 
-@pytest.mark.usefixtures("web")
-def test_an_address_in_use(node: Node, pod: Path, api: KubeApi) -> None:
+def test_an_address_in_use(node: Node, pod: Path, api: KubeApi, web: dict[str, str]) -> None:
     """It is another pod's until the DEL; the same pod's next container takes it over."""
-    api.put("shop", "other", annotations=written())
-    node.call("ADD", config(), "c1", pod, **pod_args()).expect()
-    answer = node.call("ADD", config(), "c2", pod, "net1", **OTHER)
+    other = appear(api, "other", annotations=written())
+    node.call("ADD", config(), "c1", pod, **web).expect()
+    answer = node.call("ADD", config(), "c2", pod, "net1", **other)
     assert (answer.code, HELD in answer.out["msg"]) == (11, True), answer.out
     anew = node.pod()
-    with attached(node, anew, config(), "c3"):
-        node.call("DEL", config(), "c1", pod, **pod_args()).expect()
-        assert node.call("ADD", config(), "c2", pod, **OTHER).code == 11
-    node.call("ADD", config(), "c2", pod, **OTHER).expect()
-    node.call("DEL", config(), "c2", pod, **OTHER).expect()
+    with attached(node, anew, config(), web, "c3"):
+        node.call("DEL", config(), "c1", pod, **web).expect()
+        assert node.call("ADD", config(), "c2", pod, **other).code == 11
+    node.call("ADD", config(), "c2", pod, **other).expect()
+    node.call("DEL", config(), "c2", pod, **other).expect()
     node.lab.drop(anew)
     api.delete("shop", "other")
 
 
 def test_an_address_is_still_in_use_after_a_restart() -> None:
     with clustered() as (node, api):
-        for name in ("web", "other"):
-            api.put("shop", name, annotations=written())
+        web, other = (appear(api, name, annotations=written()) for name in ("web", "other"))
         pod = node.pod()
-        node.call("ADD", config(), "c1", pod, **pod_args()).expect()
+        node.call("ADD", config(), "c1", pod, **web).expect()
         node.stop()
         start(node)
-        answer = node.call("ADD", config(), "c2", pod, "net1", **OTHER)
+        answer = node.call("ADD", config(), "c2", pod, "net1", **other)
         assert (answer.code, HELD in answer.out["msg"]) == (11, True), answer.out
         node.call("DEL", config(), "c1", pod, **pod_args()).expect()
 
@@ -227,11 +228,10 @@ def test_a_pod_has_a_mode_of_its_own(
     node: Node, pod: Path, api: KubeApi, chosen: str, lost: bool
 ) -> None:
     """One network serves containers (veth) and VMs; CHECK and DEL know which one it was."""
-    conf, args = config("veth"), pod_args(uid=f"{chosen} {lost}")
+    conf = config("veth")
     mode = {MODE: "tap"} if chosen == "annotation" else {}
     kata = "kata" if chosen == "runtime class" else "runc"
-    given = {"annotations": written() | mode, "runtime_class": kata}
-    api.put(*WEB, uid=f"{chosen} {lost}", **given)
+    args = appear(api, annotations=written() | mode, runtime_class=kata)
     result = node.call("ADD", conf, "c1", pod, **args).expect()
     assert result["interfaces"][1]["name"] == KEY.tap_link
     node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, **args).expect()
@@ -248,8 +248,8 @@ def test_a_pod_has_a_mode_of_its_own(
 def test_a_mode_that_is_none_is_named_by_its_annotation(
     node: Node, pod: Path, api: KubeApi, mode: str, words: str
 ) -> None:
-    api.put(*WEB, uid=mode, annotations=written() | {MODE: mode})
-    answer = node.call("ADD", config(), "c1", pod, **pod_args(uid=mode))
+    args = appear(api, annotations=written() | {MODE: mode})
+    answer = node.call("ADD", config(), "c1", pod, **args)
     assert answer.code == 7
     assert answer.out["msg"].startswith(f"annotation {MODE}: {words}")
     api.delete(*WEB)
