@@ -115,7 +115,16 @@ def test_what_could_not_be_measured_is_told_with_its_reason():
 )
 def test_two_results_are_compared(unit, a, b, verdict):
     old, new = (made(series("tc-linux", s, unit=unit)) for s in (a, b))
-    assert " ".join(row(compare.render(old, new), "tc-linux")[4:]) == verdict
+    assert " ".join(row(compare.render(old, new), "tc-linux")[5:]) == verdict
+
+
+def test_a_comparison_tells_when_the_machine_was_not_the_same():
+    old = made(series("tc-linux", [1, 2, 3, 4]), series("bridge", [10] * 4, "baseline"))
+    new = made(series("tc-linux", [2, 4, 6, 8]), series("bridge", [20] * 4, "baseline"))
+    told = compare.render(old, new)
+    assert row(told, "tc-linux")[3:5] == ["2.00", "1.00"]
+    assert "1 of 1 series that are not of vmlink differ too" in told
+    assert "differ too" not in compare.render(old, old)
 
 
 def test_a_comparison_tells_what_else_differs_and_what_has_no_counterpart():
