@@ -122,6 +122,8 @@ class OnOvs(Part):
     switch = "userspace"
 
     def tasks(self) -> list[Task]:
+        if not self._ways:
+            return []
         many = [
             Task(f"{n} at once on OVS", self.bursts * n * 0.14, partial(self._at_once, n))
             for n in PARALLEL
@@ -134,11 +136,15 @@ class OnOvs(Part):
         ]
 
     @cached_property
+    def _ways(self) -> list[Way]:
+        ours = tuple(way for way in WAYS if way.switch == self.switch)
+        return shown((*ours, Way("veth", "ovs")), self.results)
+
+    @cached_property
     def _contenders(self) -> list[Contender]:
-        ways = (*(w for w in WAYS if w.switch == self.switch), Way("veth", "ovs"))
         found: list[Contender] = [
             vmlink(way, self.node, 100 + number, self.stack)
-            for number, way in enumerate(shown(ways, self.results))
+            for number, way in enumerate(self._ways)
         ]
         return able([*found, Vsctl(self.node, "ovs0")], self.results)
 
@@ -166,7 +172,7 @@ class OnDpdk(Part):
             Task(f"{way.name}, DPDK", 2 + self.rounds * 0.1, partial(self._alone, way))
             for way in ways
         ]
-        return [*found, Task("giving back", 0.5, self.give_back)]
+        return [*found, Task("giving back", 0.5, self.give_back)] if found else []
 
     def _alone(self, way: Way) -> None:
         ours = vmlink(way, self.node, 100, self.stack)

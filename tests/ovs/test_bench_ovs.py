@@ -26,10 +26,18 @@ def test_ports_beside_those_of_ovs_vsctl(monkeypatch):
         assert {"tap-ovs", "ovs-vsctl"} <= names
 
 
-def test_a_way_that_cannot_be_had_is_told(monkeypatch):
-    monkeypatch.setattr(switch, "missing", lambda dpdk=False: "no such package" if dpdk else "")
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (attach.OnDpdk, {"vhostuser-ovs"}),
+        (attach.OnOvs, {"tc-ovs", "tap-ovs", "veth-ovs"}),
+        (growth.OnOvs, set()),
+    ],
+)
+def test_what_cannot_be_had_is_told_and_no_task(monkeypatch, part, told):
+    monkeypatch.setattr(switch, "missing", lambda dpdk=False: "no such package")
     results = Results()
     with ExitStack() as stack:
-        attach.OnDpdk(Options(), results, stack).tasks()
-    (told,) = results.series
-    assert (told.contender, told.samples, told.note) == ("vhostuser-ovs", [], "no such package")
+        assert part(Options(), results, stack).tasks() == []
+    assert {s.contender for s in results.series} == told
+    assert all(s.note == "no such package" and not s.samples for s in results.series)
