@@ -15,7 +15,6 @@ from bench.results import Options, Results, Series, Task
 from bench.rounds import Part, able, at_once, bursts, in_turns, pods, turns
 from bench.ways import WAYS, Way
 
-ALONE = {"parallel": 1}
 PARALLEL = (8, 32)
 BURST = 50
 DEFAULT = Way("tc", "linux")  # with the redirect that vmlink chooses itself
@@ -37,13 +36,13 @@ def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
     return [task for part in parts for task in part.tasks()]
 
 
-def shown(ways: tuple[Way, ...], results: Results) -> list[Way]:
+def shown(part: Part, *ways: Way) -> list[Way]:
     """Those that can be measured here; of the others the results tell why not."""
     found = []
     for way in ways:
         if reason := way.missing():
-            missing = Series("attach", "add", "ms", way.name, "vmlink", ALONE, note=reason)
-            results.add(missing)
+            at = part.at(parallel=1)
+            part.results.add(Series("attach", "add", "ms", way.name, "vmlink", at, note=reason))
         else:
             found.append(way)
     return found
@@ -78,12 +77,12 @@ class OnLinux(Part):
 
     @cached_property
     def _contenders(self) -> list[Contender]:
-        ways = (DEFAULT, *(w for w in WAYS if not w.switch), Way("veth", "linux"))
+        ways = shown(self, DEFAULT, *(w for w in WAYS if not w.switch), Way("veth", "linux"))
         subnets = iter(range(100, 256))
-        found = [vmlink(w, self.node, next(subnets), self.stack) for w in shown(ways, self.results)]
+        found = [vmlink(way, self.node, next(subnets), self.stack) for way in ways]
         found += [debian(kind, self.node, next(subnets)) for kind in ("bridge", "ptp")]
         found += [peer(given, self.node, next(subnets)) for given in self._given]
-        return [*able(found, self.results), Idle(self.node)]
+        return [*able(found, self.results, self.at(parallel=1)), Idle(self.node)]
 
     @cached_property
     def _main(self) -> list[Contender]:
@@ -92,27 +91,29 @@ class OnLinux(Part):
         return [contender for contender in self._contenders if contender.name in names]
 
     def _alone(self) -> None:
-        in_turns(self._contenders, 1, Results(), ALONE)  # once more: the bridges are new
-        in_turns(self._contenders, self.rounds, self.results, ALONE)
+        at = self.at(parallel=1)
+        in_turns(self._contenders, 1, Results(), at)  # once more: the bridges are new
+        in_turns(self._contenders, self.rounds, self.results, at)
 
     def _at_once(self, parallel: int) -> None:
-        bursts(self._main, self.bursts, self.results, parallel)
+        bursts(self, self._main, parallel)
 
     def _burst(self) -> None:
         for contender in turns(self._main, self.bursts):
             with pods(contender, BURST) as made:
                 at_once(made, "ADD", PARALLEL[0])
                 wall = at_once(made, "DEL", BURST).wall
-            at = {"parallel": BURST}
-            self.results.add(series(contender, "burst_del", "ms", at), wall)
+            told = series(contender, "burst_del", "ms", self.at(parallel=BURST))
+            self.results.add(told, wall)
 
     def _stages(self) -> None:
-        stages.measure(vmlink(DEFAULT, self.node, 99, self.stack), self.rounds, self.results)
+        ours = vmlink(DEFAULT, self.node, 99, self.stack)
+        stages.measure(ours, self.rounds, self.results, self.at())
 
     def _floor(self) -> None:
         measured = floor.measure(self.node, self.rounds)
         for metric, samples in zip(("add", "del"), measured, strict=True):
-            kernel = Series("attach", metric, "ms", "kernel alone", "floor", ALONE)
+            kernel = Series("attach", metric, "ms", "kernel alone", "floor", self.at(parallel=1))
             self.results.add(kernel, *samples)
 
 
@@ -137,8 +138,8 @@ class OnOvs(Part):
 
     @cached_property
     def _ways(self) -> list[Way]:
-        ours = tuple(way for way in WAYS if way.switch == self.switch)
-        return shown((*ours, Way("veth", "ovs")), self.results)
+        ours = (way for way in WAYS if way.switch == self.switch)
+        return shown(self, *ours, Way("veth", "ovs"))
 
     @cached_property
     def _contenders(self) -> list[Contender]:
@@ -146,19 +147,19 @@ class OnOvs(Part):
             vmlink(way, self.node, 100 + number, self.stack)
             for number, way in enumerate(self._ways)
         ]
-        return able([*found, Vsctl(self.node, "ovs0")], self.results)
+        return able([*found, Vsctl(self.node, "ovs0")], self.results, self.at(parallel=1))
 
     def _alone(self) -> None:
         quiet = partial(settle, self.node)
-        in_turns(self._contenders, self.rounds, self.results, ALONE, quiet)
+        in_turns(self._contenders, self.rounds, self.results, self.at(parallel=1), quiet)
 
     def _at_once(self, parallel: int) -> None:
         main = [c for c in self._contenders if c.name in ("tap-ovs", "ovs-vsctl")]
-        bursts(main, self.bursts, self.results, parallel)
+        bursts(self, main, parallel)
 
     def _stages(self) -> None:
         tap = vmlink(Way("tap", "ovs"), self.node, 99, self.stack)
-        stages.measure(tap, self.rounds, self.results)
+        stages.measure(tap, self.rounds, self.results, self.at())
 
 
 class OnDpdk(Part):
@@ -167,7 +168,7 @@ class OnDpdk(Part):
     switch = "dpdk"
 
     def tasks(self) -> list[Task]:
-        ways = shown(tuple(w for w in WAYS if w.switch == self.switch), self.results)
+        ways = shown(self, *(way for way in WAYS if way.switch == self.switch))
         found = [
             Task(f"{way.name}, DPDK", 2 + self.rounds * 0.1, partial(self._alone, way))
             for way in ways
@@ -176,7 +177,7 @@ class OnDpdk(Part):
 
     def _alone(self, way: Way) -> None:
         ours = vmlink(way, self.node, 100, self.stack)
-        found = able(
-            [ours, Vsctl(self.node, "ovs0", "ovs-vsctl vhost-user", vhostuser=True)], self.results
-        )
-        in_turns(found, self.rounds, self.results, ALONE, partial(settle, self.node))
+        theirs = Vsctl(self.node, "ovs0", "ovs-vsctl vhost-user", vhostuser=True)
+        at = self.at(parallel=1)
+        found = able([ours, theirs], self.results, at)
+        in_turns(found, self.rounds, self.results, at, partial(settle, self.node))

@@ -49,7 +49,7 @@ class OnLinux(Part):
             )
             for count in steps
         ]
-        idle = partial(measure_idle, self, "tc-linux", {"present": steps[-1]})
+        idle = partial(measure_idle, self, "tc-linux", self.at(present=steps[-1]))
         return [*found, Task("vmlinkd idle", IDLE, idle), Task("giving back", 1, self.give_back)]
 
     @cached_property
@@ -64,7 +64,7 @@ class OnLinux(Part):
         time.sleep(SETTLE)
         found = [filled.contender for filled in self._filled]
         in_turns(found, WARM_UP, Results(), {})
-        compare(self, found, {"present": count}, nothing)
+        compare(self, found, self.at(present=count), nothing)
 
 
 class OnOvs(Part):
@@ -84,7 +84,7 @@ class OnOvs(Part):
             )
             for count in steps
         ]
-        last = {"present": steps[-1]}
+        last = self.at(present=steps[-1])
         burst = self.bursts * (2 + steps[-1] * 0.03)
         return [
             *found,
@@ -107,7 +107,7 @@ class OnOvs(Part):
         filled.fill(count)
         time.sleep(SETTLE)
         in_turns(found, WARM_UP, Results(), {})
-        compare(self, found, {"present": count}, partial(settle, self.node))
+        compare(self, found, self.at(present=count), partial(settle, self.node))
 
     def _burst(self, at: Mapping[str, int | str]) -> None:
         """All at once; ovs-vsctl also one after the other, as a script does it."""

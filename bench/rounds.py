@@ -38,6 +38,11 @@ class Part:
     def rounds(self) -> int:
         return self.options.rounds or (10 if self.options.quick else 150)
 
+    def at(self, **more: int | str) -> dict[str, int | str]:
+        """The conditions of a series: `switch` keeps apart what is not to be compared."""
+        kinds = {"": "linux", "userspace": "ovs"}
+        return {"switch": kinds.get(self.switch, self.switch), **more}
+
     @property
     def bursts(self) -> int:
         """Rounds of what is many calls in itself."""
@@ -54,7 +59,9 @@ def nothing() -> None:
     """There is nothing to wait for."""
 
 
-def able(found: Sequence[Contender], results: Results) -> list[Contender]:
+def able(
+    found: Sequence[Contender], results: Results, at: Mapping[str, int | str]
+) -> list[Contender]:
     """Each is called once, which fills its caches. A peer that fails is told and left out."""
     left: list[Contender] = []
     for contender in found:
@@ -63,7 +70,7 @@ def able(found: Sequence[Contender], results: Results) -> list[Contender]:
         except AssertionError as e:
             if contender.role != "peer":
                 raise
-            results.add(series(contender, METRICS["ADD"], "ms", {"parallel": 1}, f"failed: {e}"))
+            results.add(series(contender, METRICS["ADD"], "ms", at, f"failed: {e}"))
         else:
             left.append(contender)
     return left
@@ -121,10 +128,10 @@ def at_once(attachments: Sequence[Attachment], verb: str, parallel: int) -> Burs
         return Burst(each, (time.perf_counter() - start) * 1000)
 
 
-def bursts(found: Sequence[Contender], rounds: int, results: Results, parallel: int) -> None:
+def bursts(part: Part, found: Sequence[Contender], parallel: int) -> None:
     """ADD and DEL, so many at a time: the latency of each, and ADDs in a second."""
-    at = {"parallel": parallel}
-    for contender in turns(found, rounds):
+    at, results = part.at(parallel=parallel), part.results
+    for contender in turns(found, part.bursts):
         with pods(contender, 2 * parallel) as made:
             added = at_once(made, "ADD", parallel)
             gone = at_once(made, "DEL", parallel)

@@ -14,7 +14,7 @@ VERBS = ("ADD", "DEL")
 _PATIENCE = 5  # seconds: vmlinkd writes its line after the answer
 
 
-def measure(plugin: Plugin, rounds: int, results: Results) -> None:
+def measure(plugin: Plugin, rounds: int, results: Results, at: Mapping[str, int | str]) -> None:
     """Metrics part:NAME. `client` is a whole process that asks vmlinkd for nothing (VERSION),
     `queue` the way to a worker and back, `engine` what vmlinkd does besides its steps."""
     whole: dict[tuple[str, str], float] = {}
@@ -31,7 +31,7 @@ def measure(plugin: Plugin, rounds: int, results: Results) -> None:
         verb, client = line["verb"], clients[line["container"]]
         parts = split(line, whole[line["container"], verb], client)
         for name, ms in parts.items():
-            results.add(series(plugin, f"part:{name}", "ms", {"verb": verb}), ms)
+            results.add(series(plugin, f"part:{name}", "ms", {**at, "verb": verb}), ms)
 
 
 def split(line: Mapping[str, Any], whole: float, client: float) -> dict[str, float]:

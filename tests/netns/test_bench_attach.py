@@ -30,7 +30,7 @@ def samples(results, **wanted):
 def test_every_way_has_all_three_verbs(linux):
     expected = {way.name for way in WAYS if not way.switch} | {"bridge", "ptp", "other"}
     for metric in ("add", "check", "del"):
-        found = samples(linux, metric=metric, at={"parallel": 1})
+        found = samples(linux, metric=metric, at={"switch": "linux", "parallel": 1})
         measured = {name for name, ms in found.items() if len(ms) == 1 and ms[0] > 0}
         skipped = {way.name for way in WAYS if way.missing()}
         assert expected - measured <= skipped, metric
@@ -50,7 +50,7 @@ def test_the_floor_is_the_kernel_and_a_process_that_does_nothing(linux):
 
 
 def test_at_once_there_is_a_rate_and_the_latency_of_each(linux):
-    at = {"parallel": 8}
+    at = {"switch": "linux", "parallel": 8}
     assert all(len(ms) == 16 for ms in samples(linux, metric="add", at=at).values())
     assert set(samples(linux, metric="rate", at=at)) == {"tc-linux", "bridge", "ptp", "other"}
 
@@ -60,7 +60,7 @@ def test_the_parts_of_a_call_are_its_steps_and_what_is_around_them(linux, verb):
     parts = {
         s.metric.partition(":")[2]: s.samples[0]
         for s in linux.series
-        if s.metric.startswith("part:") and s.at == {"verb": verb}
+        if s.metric.startswith("part:") and s.at == {"switch": "linux", "verb": verb}
     }
     assert {"client", "queue", "engine", "Veth", "Tap", "Redirect"} <= set(parts)
     assert parts["client"] > 0

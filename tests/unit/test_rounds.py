@@ -56,7 +56,7 @@ def test_what_is_around_a_call_is_given_back_when_it_fails():
 
 def test_a_peer_that_fails_is_told_and_left_out():
     results, good, broken = Results(), Fake("good"), Fake("broken", "peer", fails="ADD")
-    assert able([good, broken], results) == [good]
+    assert able([good, broken], results, {}) == [good]
     (told,) = results.series
     assert (told.contender, told.samples) == ("broken", [])
     assert "exit code 7" in told.note
@@ -64,7 +64,7 @@ def test_a_peer_that_fails_is_told_and_left_out():
 
 def test_vmlink_itself_must_not_fail():
     with pytest.raises(AssertionError):
-        able([Fake("ours", fails="DEL")], Results())
+        able([Fake("ours", fails="DEL")], Results(), {})
 
 
 @pytest.mark.parametrize(
