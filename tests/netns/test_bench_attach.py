@@ -8,6 +8,7 @@ from bench import attach, growth
 from bench.results import Options, Results
 from bench.ways import WAYS
 
+pytestmark = pytest.mark.machine  # macvtaps among the ways
 ONE = Options(quick=True, rounds=1, peers=("other=/usr/lib/cni/bridge", "mute=/bin/true"))
 
 
