@@ -17,9 +17,9 @@ from typing import Any
 
 from bench import guest as guests
 from bench import snapshot
+from bench.daemons import SwitchError
 from bench.guest import Guest
 from bench.node import Node, give_back_on_sigterm
-from bench.switch import SwitchError
 from bench.ways import WAYS, Way, network
 
 
