@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Self
@@ -56,9 +57,8 @@ class Daemons:
         self._taken.close()
 
     def spawn(self, name: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a daemon, which logs to `name`.log and is controlled by `name`.ctl."""
-        argv = ["setpriv", "--pdeathsig", "KILL", *command]
-        argv += [f"--unixctl={self.dir}/{name}.ctl", "--verbose=syslog:off"]
+        """Start a daemon, which logs to `name`.log."""
+        argv = ["setpriv", "--pdeathsig", "KILL", *command, "--verbose=syslog:off"]
         with (self.dir / f"{name}.log").open("ab") as log, self._namespace.entered():
             # A session of its own: Ctrl-C is for us, and we end them in their order.
             return subprocess.Popen(
@@ -72,10 +72,10 @@ class Daemons:
             listener.bind(str(ready))
             listener.listen()
             # It connects to one when it listens on the other.
-            remotes = (f"--remote=p{address}", f"--remote=unix:{ready}")
-            server = self.spawn(name, "ovsdb-server", *remotes, f"{self.dir}/{database}")
+            options = (f"--remote=p{address}", f"--remote=unix:{ready}", self.control(name))
+            server = self.spawn(name, "ovsdb-server", *options, f"{self.dir}/{database}")
             try:
-                self.await_event(listener, server, name)
+                self._await(listener, server, name)
             except BaseException:
                 end(server)
                 raise
@@ -83,7 +83,20 @@ class Daemons:
         self.appctl(name, "ovsdb-server/remove-remote", f"unix:{ready}")
         return server
 
-    def await_event(
+    def await_client(self, argv: Sequence[str], daemon: subprocess.Popen[bytes], name: str) -> None:
+        """Until a command that waits for something is done, while the daemon lives."""
+        with subprocess.Popen(argv, env=self._env, stderr=subprocess.PIPE, text=True) as client:
+            assert client.stderr
+            try:
+                self._await(client.stderr, daemon, name)
+                if client.wait():
+                    raise SwitchError(
+                        f"{shlex.join(argv)}: {client.stderr.read()}{self.tail(name)}"
+                    )
+            finally:
+                client.kill()
+
+    def _await(
         self, event: socket.socket | IO[str], daemon: subprocess.Popen[bytes], name: str
     ) -> None:
         """Until `event` can be read, while the daemon lives."""
@@ -104,13 +117,17 @@ class Daemons:
             command, env=self._env, capture_output=True, text=True, timeout=2 * SECONDS, check=False
         )
         if done.returncode:
-            raise SwitchError(f"{shlex.join(command)}: {done.stderr}{self.tail()}")
+            raise SwitchError(f"{shlex.join(command)}: {done.stderr}")
         return done.stdout
+
+    def control(self, name: str) -> str:
+        """The option that makes a daemon listen to `appctl`."""
+        return f"--unixctl={self.dir}/{name}.ctl"
 
     def appctl(self, name: str, *command: str) -> str:
         return self.run("ovs-appctl", "-t", f"{self.dir}/{name}.ctl", *command)
 
-    def tail(self, name: str = "vswitchd", lines: int = 20) -> str:
+    def tail(self, name: str, lines: int = 20) -> str:
         """The end of a daemon's log."""
         log = self.dir / f"{name}.log"
         text = log.read_text(errors="replace") if log.exists() else ""

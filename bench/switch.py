@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 from pathlib import Path
 
 from bench import hugepages
-from bench.daemons import SECONDS, Daemons, SwitchError, end
+from bench.daemons import SECONDS, Daemons, end
 from cni.netns import Namespace
 
 DPDK_BYTES = 768 << 20  # a port of MTU 1500 takes 60 MiB while a guest is connected
@@ -79,18 +78,11 @@ class Switch(Daemons):
     def start_vswitchd(self) -> None:
         """Start ovs-vswitchd and wait until the ports of the database are there."""
         program = _VSWITCHD_DPDK if self._dpdk else _VSWITCHD
-        self.vswitchd = self.spawn("vswitchd", program, self.db)
+        self.vswitchd = self.spawn("vswitchd", program, self.db, self.control("vswitchd"))
         # cur_cfg may be its predecessor's: ovs-vsctl waits only for a change that it made.
         change = f"external_ids:vswitchd={self.vswitchd.pid}"
         argv = self._vsctl("set", "Open_vSwitch", ".", change)
-        with subprocess.Popen(argv, env=self._env, stderr=subprocess.PIPE, text=True) as client:
-            assert client.stderr
-            try:
-                self.await_event(client.stderr, self.vswitchd, "vswitchd")
-                if client.wait():
-                    raise SwitchError(f"{shlex.join(argv)}: {client.stderr.read()}{self.tail()}")
-            finally:
-                client.kill()
+        self.await_client(argv, self.vswitchd, "vswitchd")
 
     def kill_vswitchd(self, number: int = signal.SIGKILL) -> None:
         """End ovs-vswitchd by its own id; fine when there is none."""
