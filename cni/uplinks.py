@@ -88,6 +88,9 @@ def _linux(data: Mapping[str, Any]) -> LinuxUplink:
 def _ovs(data: Mapping[str, Any], args: Mapping[str, str]) -> OvsUplink:
     refuse_unknown(data, ("bridge", "vlan", "trunk", "external_ids", "ovn"), "ovs.")
     ovn = flag(data, "ovn", "ovs.")
+    for key in ("vlan", "trunk"):
+        if ovn and data.get(key):
+            raise BadConfig(f"ovs.{key}: has no meaning with ovs.ovn, whose flows decide; drop one")
     tags = {tag for n, item in enumerate(items(data, "trunk", "ovs.")) for tag in _tags(n, item)}
     return OvsUplink(
         _bridge(data, "ovs."),

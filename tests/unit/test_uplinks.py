@@ -96,6 +96,8 @@ def test_a_logical_port_must_have_a_name():
     [
         (ovs(bridge=""), "ovs.bridge"),
         (ovs(ovn="yes"), "ovs.ovn"),
+        (ovs(ovn=True, vlan=7), "ovs.vlan"),
+        (ovs(ovn=True, trunk=[{"id": 1}]), "ovs.trunk"),
         (ovs(external_ids={"ovn-installed": "true"}), "ovs.external_ids.ovn-installed"),
         ({"ovs": {}}, "ovs.bridge"),
         ({"ovs": "br0"}, "ovs"),
