@@ -149,7 +149,13 @@ class Node:
         """End vmlinkd by its own id; returns its exit status."""
         assert self.daemon is not None
         self.daemon.send_signal(number)
-        status = self.daemon.wait(30)
+        try:
+            status = self.daemon.wait(30)
+        except subprocess.TimeoutExpired as e:
+            self.daemon.send_signal(signal.SIGABRT)  # it tells where its threads are
+            self.daemon.wait(30)
+            self.daemon = None
+            raise AssertionError(f"vmlinkd does not end:\n{self.log.read_text()}") from e
         self.daemon = None
         return status
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import fcntl
 import gc
 import json
@@ -56,13 +57,8 @@ class Server:
             worker.start()
 
     def stop(self) -> None:
-        """Take no further request. Called by a signal handler, so perhaps again."""
-        end, self._stop_write = self._stop_write, -1  # by then the number may be another's
-        if end >= 0:
-            os.close(end)
-
-    def join(self) -> None:
-        """Wait for `stop` and for what is in flight then."""
+        """Take no further request, and wait for what is in flight."""
+        os.close(self._stop_write)
         for worker in self._workers:
             worker.join()
         os.close(self._stop_read)
@@ -232,18 +228,21 @@ def _refuse_foreign(directory: Path) -> None:
 
 
 def _run(server: Server) -> None:
-    def stop(*_: object) -> None:
-        notify("STOPPING=1")
-        server.stop()
-
+    # A thread that waits for another may miss a signal that comes just before; a pipe keeps it.
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signal.signal(number, lambda *_: None)
+    faulthandler.enable()
     # What is loaded by now stays: the collector need not look at it on each pass.
     gc.freeze()
     server.start()
     notify("READY=1")
     log.info("vmlinkd %s is ready", __version__)
-    server.join()
+    os.read(told, 1)
+    notify("STOPPING=1")
+    server.stop()
 
 
 class _JsonLines(logging.Formatter):

@@ -137,9 +137,10 @@ class Zygote:
         return Daemon(self)
 
     def number(self, seconds: float = 20) -> int:
-        """The next line that it says."""
+        """The next line that it says. Raises TimeoutExpired."""
         assert self.process.stdout
-        assert select.select([self.process.stdout], [], [], seconds)[0], "the zygote is silent"
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            raise subprocess.TimeoutExpired("the zygote", seconds)
         return int(self.process.stdout.readline())
 
     def close(self) -> None:
