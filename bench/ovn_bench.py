@@ -40,8 +40,8 @@ def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
         results.add(Series("attach", "add", "ms", _OURS, "vmlink", at, note=reason))
         return []
     bench = OnOvn(results, stack)
-    alone = options.rounds or (15 if options.quick else 60)
-    many = options.rounds or (2 if options.quick else 5)
+    alone = options.rounds or (12 if options.quick else 60)
+    many = options.rounds or (1 if options.quick else 5)
     found = []
     for present in PRESENT:
         found += [
