@@ -20,7 +20,7 @@ from bench.progress import Progress
 from bench.results import Options, Results
 from bench.runner import Interrupted, Interrupts, Outcome
 
-SUITES = ("attach", "datapath")
+SUITES = {"attach": ("attach", "ovn_bench"), "datapath": ("datapath",)}  # with their modules
 OUT = Path("bench-results")
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] = tuple(sys.argv[1:])) -> int:
         if options.command == "compare":
             print(compare.render(document.read(options.a), document.read(options.b)), end="")
             return 0
-        chosen = SUITES if options.command == "all" else (options.command,)
+        chosen = tuple(SUITES) if options.command == "all" else (options.command,)
         given = Options(options.quick, options.rounds, tuple(options.peer))
         return measure(chosen, given, options.out)
     except (DocumentError, OSError) as e:
@@ -109,7 +109,8 @@ def measure(chosen: Sequence[str], options: Options, out: Path) -> int:
 
 def _make(name: str, options: Options, results: Results, stack: ExitStack) -> Any:
     """Raises ValueError for an option that the suite cannot use."""
-    return import_module(f"bench.{name}").tasks(options, results, stack)
+    modules = [import_module(f"bench.{module}") for module in SUITES[name]]
+    return [task for module in modules for task in module.tasks(options, results, stack)]
 
 
 def _how(
@@ -122,7 +123,7 @@ def _how(
 ) -> Mapping[str, Any]:
     """What the document tells about the run itself."""
     peers = [_peer(text) for text in options.peers]
-    command = ["./run bench", "all" if tuple(chosen) == SUITES else chosen[0]]
+    command = ["./run bench", "all" if tuple(chosen) == tuple(SUITES) else chosen[0]]
     command += ["--quick"] if options.quick else []
     command += [f"--rounds {options.rounds}"] if options.rounds else []
     command += [f"--peer {peer}" for peer in peers]

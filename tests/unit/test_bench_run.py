@@ -33,10 +33,11 @@ def suites(monkeypatch):
     """Give the suites these tasks, as functions of the results and the stack."""
 
     def give(**tasks):
-        for name in run.SUITES:
-            module = ModuleType(f"bench.{name}")
-            module.tasks = tasks_of(tasks.get(name, {}))
-            monkeypatch.setitem(sys.modules, f"bench.{name}", module)
+        for suite, names in run.SUITES.items():
+            for name in names:
+                module = ModuleType(f"bench.{name}")
+                module.tasks = tasks_of(tasks.get(suite, {}) if name == suite else {})
+                monkeypatch.setitem(sys.modules, f"bench.{name}", module)
 
     return give
 
