@@ -1,0 +1,73 @@
+"""containerd's two ways to call us: ctr, and the Container Runtime Interface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from clientkit import CGROUP, Machine, await_, image, rootfs, veth
+from cri import Containerd
+
+from bench.node import Node
+
+
+@pytest.fixture(scope="module")
+def containerd(
+    node: Node, machine: Machine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Containerd]:
+    machine.install("pods", veth(node, "10.9.0.0/24"))
+    machine.watch()
+    archive = image(tmp_path_factory.mktemp("image"), ["/bin/sleep", "1000000"])
+    with closing(Containerd(machine, archive)) as made:
+        # The bridge stays when the last pod goes, so it is made before a test looks for what stays.
+        made.remove_pod(made.run_pod("first"))
+        yield made
+
+
+def answers(node: Node, address: str) -> bool:
+    return node.run(["ping", "-c", "1", "-W", "2", address], check=False).returncode == 0
+
+
+def test_a_sandbox_has_its_address_in_the_status(node: Node, containerd: Containerd) -> None:
+    sandbox = containerd.run_pod("pod")
+    address = containerd.pod_ip(sandbox)
+    assert address.startswith("10.9.0.")
+    assert answers(node, address)
+    containerd.stop_pod(sandbox)
+    containerd.remove_pod(sandbox)
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_many_sandboxes_at_once(node: Node, containerd: Containerd, turn: int) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        sandboxes = list(pool.map(containerd.run_pod, [f"many-{turn}-{n}" for n in range(20)]))
+        addresses = list(pool.map(containerd.pod_ip, sandboxes))
+        assert len(set(addresses)) == 20
+        assert all(pool.map(lambda ip: answers(node, ip), addresses))
+        list(pool.map(containerd.stop_pod, sandboxes))
+        list(pool.map(containerd.remove_pod, sandboxes))
+
+
+def test_a_sandbox_whose_namespace_went_away(machine: Machine, containerd: Containerd) -> None:
+    sandbox = containerd.run_pod("gone")
+    (netns,) = machine.path("/run/netns").iterdir()
+    machine.run("umount", f"/run/netns/{netns.name}")
+    machine.run("rm", f"/run/netns/{netns.name}")
+    containerd.stop_pod(sandbox)
+    assert machine.last_call() == ["DEL", ""]
+    containerd.remove_pod(sandbox)
+
+
+def test_ctr(node: Node, machine: Machine, containerd: Containerd) -> None:
+    root = rootfs(node.lab.dir / "rootfs")
+    options = f"run --rm --cni --cgroup /{CGROUP}/one --rootfs {root} one /bin/sleep 1000"
+    running = containerd.spawn_ctr(*options.split())
+    (record,) = await_(lambda: json.loads(node.run(node.ctl("list", "--json")).stdout), "attached")
+    await_(lambda: "RUNNING" in containerd.ctr("tasks", "ls"), "running")
+    assert answers(node, record["addresses"][0].partition("/")[0])
+    containerd.ctr("tasks", "kill", "--signal", "KILL", "one")
+    running.wait(20)
+    assert machine.last_call() == ["DEL", ""]
