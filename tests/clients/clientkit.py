@@ -113,18 +113,17 @@ class Machine:
 
     def close(self) -> None:
         """What runtimes have left is ended, shims among it; then vmlinkd and the mounts."""
-        for pid in self.processes():
+        for pid in (*self.processes(), *_in_cgroup()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        await_(lambda: not self.processes(), "their processes have ended")
+        await_(lambda: not [*self.processes(), *_in_cgroup()], "their processes have ended")
         if self.node.daemon:
             self.node.stop()
         self._holder.kill()
         self._holder.communicate()
         _reap()
-        for hierarchy in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}"):
-            for directory, _, _ in os.walk(hierarchy, topdown=False):
-                os.rmdir(directory)
+        for directory in _cgroups():
+            directory.rmdir()
 
 
 def veth(node: Node, subnet: str, bridge: str = "ctr0", **keys: Any) -> dict[str, Any]:
@@ -145,6 +144,18 @@ def await_(done: Any, what: str) -> Any:
         assert time.monotonic() < end, f"not in {_PATIENCE} s: {what}"
         time.sleep(0.02)
     return value
+
+
+def _cgroups() -> list[Path]:
+    """In all hierarchies, the deepest first."""
+    tops = [p for p in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}") if p.is_dir()]
+    return [Path(found) for top in tops for found, _, _ in os.walk(top, topdown=False)]
+
+
+def _in_cgroup() -> list[int]:
+    """The containers, whose mount namespaces are their own."""
+    files = (directory / "cgroup.procs" for directory in _cgroups())
+    return sorted({int(pid) for file in files for pid in file.read_text().split()})
 
 
 def _reap() -> None:
