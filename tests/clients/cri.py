@@ -29,18 +29,27 @@ state = "/run/containerd"
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = "{runtime}"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vm]
+      runtime_type = "io.containerd.runc.v2"
+      pod_annotations = ["vmlink.*"]
+      cni_conf_dir = "{vm_networks}"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vm.options]
+        BinaryName = "{vm_runtime}"
 """
 
 
 class Containerd:
-    def __init__(self, machine: Machine, archive: Path, runtime: str = "/usr/sbin/runc") -> None:
+    """`vm_runtime` and the directory `vm_networks` are for pods of the runtime handler `vm`."""
+
+    def __init__(
+        self, machine: Machine, archive: Path, vm_runtime: Path, vm_networks: Path
+    ) -> None:
         self.machine = machine
         home = machine.node.lab.dir
         self.socket, self.log = home / "containerd.sock", home / "containerd.log"
         config = home / "containerd.toml"
-        config.write_text(CONFIG.format(socket=self.socket, image=IMAGE, runtime=runtime))
+        places = {"vm_runtime": vm_runtime, "vm_networks": vm_networks}
+        config.write_text(CONFIG.format(socket=self.socket, image=IMAGE, **places))
         self._process = machine.popen("containerd", "--config", str(config), log=self.log)
         self._channel = grpc.insecure_channel(f"unix:{self.socket}")
         try:
@@ -62,11 +71,12 @@ class Containerd:
     def spawn_ctr(self, *arguments: str) -> subprocess.Popen[bytes]:
         return self.machine.popen("ctr", "--address", str(self.socket), *arguments, log=self.log)
 
-    def run_pod(self, name: str) -> str:
-        """The sandbox's id."""
+    def run_pod(self, name: str, handler: str = "", **annotations: str) -> str:
+        """The sandbox's id. `annotations` are of vmlink: mode="tc"."""
         metadata = {1: name, 2: f"uid-{name}", 3: "default"}
         linux = {1: f"/{CGROUP}"}
-        request = {1: {1: metadata, 2: name, 3: "/run/logs", 8: linux}}
+        entries = [{1: f"vmlink.{key}", 2: value} for key, value in annotations.items()]
+        request = {1: {1: metadata, 2: name, 3: "/run/logs", 7: entries, 8: linux}, 2: handler}
         return text(self._call("RuntimeService/RunPodSandbox", request)[1])
 
     def pod_ip(self, sandbox: str) -> str:
@@ -90,11 +100,12 @@ class Containerd:
 
 
 def message(values: Mapping[int, Any]) -> bytes:
-    """A protobuf message of texts and messages, by field number."""
+    """A protobuf message of texts, messages and lists of them, by field number."""
     out = b""
     for number, value in values.items():
-        data = message(value) if isinstance(value, Mapping) else value.encode()
-        out += _varint(number << 3 | 2) + _varint(len(data)) + data
+        for one in value if isinstance(value, list) else [value]:
+            data = message(one) if isinstance(one, Mapping) else one.encode()
+            out += _varint(number << 3 | 2) + _varint(len(data)) + data
     return out
 
 

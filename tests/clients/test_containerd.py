@@ -11,7 +11,7 @@ import pytest
 from clientkit import CGROUP, Machine, await_, image, rootfs, veth
 from cri import Containerd
 
-from bench.node import Node
+from bench.node import BIN, Node
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,14 @@ def containerd(
     machine.install("pods", veth(node, "10.9.0.0/24"))
     machine.watch()
     archive = image(tmp_path_factory.mktemp("image"), ["/bin/sleep", "1000000"])
-    with closing(Containerd(machine, archive)) as made:
+    home = tmp_path_factory.mktemp("vm")
+    runtime = home / "vmlink-runc"
+    runtime.write_text(f'#!/bin/sh\nexec {BIN}/vmlink-hook wrap -- /usr/sbin/runc "$@"\n')
+    runtime.chmod(0o755)
+    foreign = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24", routes=["0.0.0.0/0"])}
+    network = {"cniVersion": "1.0.0", "name": "foreign", "plugins": [foreign]}
+    (home / "10-foreign.conflist").write_text(json.dumps(network))
+    with closing(Containerd(machine, archive, runtime, home)) as made:
         # The bridge stays when the last pod goes, so it is made before a test looks for what stays.
         made.remove_pod(made.run_pod("first"))
         yield made
@@ -38,6 +45,21 @@ def test_a_sandbox_has_its_address_in_the_status(node: Node, containerd: Contain
     assert answers(node, address)
     containerd.stop_pod(sandbox)
     containerd.remove_pod(sandbox)
+
+
+def test_the_wrapper_makes_a_sandbox_of_another_plugin_ready_for_a_vm(
+    node: Node, machine: Machine, containerd: Containerd
+) -> None:
+    sandbox = containerd.run_pod("vm", "vm", mode="tc", queues="2")
+    description = machine.path(f"/run/vmlink/devices/{sandbox}.json")
+    told = json.loads(description.read_text())
+    assert told["exec"][-2:] == [sandbox, "--"]
+    (device,) = told["devices"]
+    assert (device["kind"], device["queues"]) == ("tap", 2)
+    assert device["addresses"][0].partition("/")[0] == containerd.pod_ip(sandbox)
+    containerd.stop_pod(sandbox)
+    containerd.remove_pod(sandbox)
+    assert not description.exists()
 
 
 @pytest.mark.parametrize("turn", range(3))
