@@ -67,7 +67,7 @@ def add_hooks(path: Path, hook: Sequence[str]) -> None:
         return
     if oci.joins_a_sandbox(oci.annotations_of(config)):
         return
-    hooks = config.get("hooks") or {}
+    hooks = {} if config.get("hooks") is None else config["hooks"]
     if not isinstance(hooks, dict):
         return
     added = [stage for stage in STAGES if _add(hooks, stage, hook)]
