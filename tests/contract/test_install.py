@@ -175,20 +175,29 @@ def test_systemd_understands_the_units(ctl: Ctl, root: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def capabilities() -> list[str]:
-    (line,) = re.findall("CapabilityBoundingSet=(.*)", (CONF / "vmlinkd.service").read_text())
-    return [name.removeprefix("CAP_").lower() for name in line.split()]
+def setting(name: str) -> list[str]:
+    (line,) = re.findall(f"{name}=(.*)", (CONF / "vmlinkd.service").read_text())
+    return line.split()
 
 
 @pytest.fixture(scope="module")
-def confined() -> Iterator[Node]:
-    """vmlinkd with no more than the unit leaves it."""
-    bounds = ",".join(["-all", *(f"+{name}" for name in capabilities())])
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where strace writes what `confined` calls."""
+    return tmp_path_factory.mktemp("strace") / "calls"
+
+
+@pytest.fixture(scope="module")
+def confined(calls: Path) -> Iterator[Node]:
+    """vmlinkd with no more capabilities than the unit leaves it."""
+    names = (name.removeprefix("CAP_").lower() for name in setting("CapabilityBoundingSet"))
+    bounds = ",".join(["-all", *(f"+{name}" for name in names)])
+    # -D: what is traced stays the child that is to be stopped.
+    strace = ["strace", "-D", "-f", "-qq", "-o", str(calls)] if shutil.which("strace") else []
     setpriv = ["setpriv", "--no-new-privs", "--bounding-set", bounds, "--inh-caps", "-all"]
     with Node() as node:
         node.run("ip link add nic type veth peer name far".split())
         node.run(["ip", "link", "set", "nic", "up"])
-        node.start([*setpriv, str(BIN / "vmlinkd")])
+        node.start([*strace, *setpriv, str(BIN / "vmlinkd")])
         yield node
 
 
@@ -215,6 +224,28 @@ def test_the_units_capabilities_are_enough(confined: Node, keys: dict[str, objec
         confined.call("DEL", conf, "c", pod).expect()
     finally:
         confined.lab.drop(pod)
+
+
+def expand(name: str) -> set[str]:
+    """The system calls of a set, as systemd has them."""
+    command = ["systemd-analyze", "--no-pager", "syscall-filter", name]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    words = [line.strip() for line in listed if line.startswith("    ")]
+    names = {word for word in words if not word.startswith(("#", "@"))}
+    return names.union(*(expand(word) for word in words if word.startswith("@")))
+
+
+def test_the_units_system_calls_are_enough(confined: Node, calls: Path) -> None:
+    """Of all that the tests before this one have vmlinkd do."""
+    for tool in ("strace", "systemd-analyze"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is missing (the packages strace and systemd)")
+    confined.stop()
+    used = set(re.findall(r"^\d+ +(\w+)\(", calls.read_text(), re.M))
+    assert "setns" in used
+    allowed = setting("SystemCallFilter")
+    sets = [expand(name) for name in allowed if name.startswith("@")]
+    assert used - {*allowed}.union(*sets) == set()
 
 
 def test_the_daemonset_fits_the_programs(ctl: Ctl, root: Path) -> None:
