@@ -14,6 +14,8 @@ from bench import guest as guests
 from bench.guest import Guest
 from bench.node import BIN, PLUGINS, Node
 
+pytestmark = pytest.mark.machine  # it has a guest
+
 HOOK = str(BIN / "vmlink-hook")
 NETNS = "/run/netns/sandbox"
 DESCRIPTION = "/run/vmlink/devices/sandbox.json"
