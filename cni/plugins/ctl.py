@@ -18,6 +18,7 @@ from cni import __version__, device, macvtap, tuntap
 from cni.device import Device
 from cni.errors import UnknownContainer, VmlinkError
 from cni.netns import Namespace
+from cni.plugins import doctor, install
 from cni.state import Record, Store
 
 _VHOST = "/dev/vhost-net"
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("container", metavar="CONTAINER_ID")
         verb.add_argument("--ifname", help="this interface only (default: all)")
     run.add_argument("command", nargs="+", metavar="-- COMMAND", help="such as qemu-system-x86_64")
+    doctor.register(verbs)
+    install.register(verbs)
     return parser
 
 
