@@ -50,7 +50,8 @@ def _put(
             conn.connect(path)
             request = head.encode() + data
             sent = socket.send_fds(conn, [request], list(fds))
-            conn.sendall(request[sent:])
+            if rest := request[sent:]:
+                conn.sendall(rest)
             with http.client.HTTPResponse(conn, method="PUT") as response:
                 response.begin()
                 _require_done(response, verb)

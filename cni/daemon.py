@@ -202,7 +202,7 @@ def serve(run_dir: Path, config: Settings) -> None:
     ovs = Database(config.ovs, owner, Collect(owner, lambda key: store.load(key) is not None))
     if ovs.may_be_there():
         ovs.start()
-    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs))
+    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs, Path(config.dan_dir)))
     path = run_dir / "vmlinkd.sock"
     redirect.supported()  # the first try costs milliseconds that no ADD should pay
     with _queue_locked(run_dir / "queue"):

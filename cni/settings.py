@@ -11,6 +11,8 @@ import yaml
 
 from cni.errors import BadConfig
 
+DAN_DIR = "/run/kata-containers/dans"  # Kata's own default
+
 
 @dataclass(frozen=True)
 class Ovs:
@@ -25,11 +27,13 @@ class Ovs:
 
 @dataclass(frozen=True)
 class Settings:
-    """`deadline` in seconds, for one request; `workers` serve that many requests at a time."""
+    """`deadline` in seconds, for one request; `workers` serve that many requests at a time.
+    `dan_dir` is where Kata looks for its files, `dan_conf` in its configuration."""
 
     workers: int = 64
     deadline: float = 45
     log_level: str = "info"
+    dan_dir: str = DAN_DIR
     ovs: Ovs = Ovs()
 
 
@@ -106,7 +110,10 @@ def _check(where: str, key: str, value: Any) -> None:
         _refuse_unknown(f"{where}.", value, Ovs)
         _check_ovs(f"{where}.db: ", f"{where}.", Ovs(**value))
         return
-    if key in _RANGES:
+    if key == "dan_dir":
+        if not isinstance(value, str) or not value.startswith("/"):
+            raise BadConfig(f"{where}: expected an absolute path, found {value!r}")
+    elif key in _RANGES:
         low, high = _RANGES[key]
         number = isinstance(value, int) and not isinstance(value, bool)
         if not number or not low <= value <= high:

@@ -64,8 +64,8 @@ def qemu(path, answers=None, events=None, greeting=b'{"QMP": {"version": {}}}\r\
                 heard.requests.append(command)
                 name = command["execute"]
                 said = [events.get(name), answers.get(name, {"return": {}}), events.get(name + "+")]
-                for one in said:
-                    conn.sendall(json.dumps(one).encode() + b"\r\n" if one else b"")
+                for one in filter(None, said):
+                    conn.sendall(json.dumps(one).encode() + b"\r\n")
 
     return _served(path, talk)
 
