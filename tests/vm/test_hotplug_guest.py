@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import guest as guests
 from bench.guest import Guest
 from bench.node import Node
+from cni.qmp import Qmp
 
 CONTAINER = "hot"
 
@@ -40,6 +41,7 @@ def test_a_second_nic_is_plugged_and_unplugged(node: Node, pod: Path, tmp_path: 
         plug, unplug = (
             node.ctl(verb, CONTAINER, "eth1", "--qmp", monitor) for verb in ("plug", "unplug")
         )
+        refused(node, plug, monitor, told[1]["id"] + "n")
         for _ in range(2):
             assert node.run(plug).stdout == ""
             guest.run("until [ -e /sys/class/net/eth1 ]; do usleep 20000; done")
@@ -54,3 +56,14 @@ def test_a_second_nic_is_plugged_and_unplugged(node: Node, pod: Path, tmp_path: 
         assert (again.returncode, "not found" in again.stderr) == (1, True), again.stderr
         taken = node.ctl("plug", CONTAINER, "eth0", "--qmp", monitor)
         assert "busy" in node.run(taken, check=False).stderr.lower()
+
+
+def refused(node: Node, plug: list[str], monitor: str, nic: str) -> None:
+    """What QEMU refuses at the last step can be plugged once the cause is gone."""
+    with Qmp(monitor, 10) as qmp:
+        qmp.execute({"execute": "device_add", "arguments": {"driver": "edu", "id": nic}})
+    failed = node.run(plug, check=False)
+    assert failed.stderr.startswith("vmlinkctl: QEMU refused device_add: Duplicate device ID")
+    with Qmp(monitor, 10) as qmp:
+        qmp.execute({"execute": "device_del", "arguments": {"id": nic}})
+        qmp.wait(("DEVICE_DELETED",), nic, "the event")
