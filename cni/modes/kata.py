@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
@@ -135,33 +134,29 @@ class FoundSocket(Step):
         if not ips:
             raise BadConfig("ipam: returned no address, by which Kata finds the socket")
         path = _SOCKETS.format(ipaddress.ip_interface(ips[0].address).ip)
-        directory = os.path.dirname(path)
-        self._remove(path)  # of an attachment whose record was lost
+        made = _SOCKETS.format(self.port)
+        self.undo(cx)  # of an attachment whose record was lost
         try:
-            with suppress(FileExistsError):
-                os.mkdir(directory, 0o755)
-            self._require_ours(directory)
-            os.symlink(cx.facts["socket"], path)
+            # Everybody may write to /tmp, and QEMU will connect to what it finds: a directory that
+            # is renamed takes the place of an empty one, and follows no link.
+            os.mkdir(os.path.dirname(made), 0o755)
+            os.symlink(cx.facts["socket"], made)
+            os.rename(os.path.dirname(made), os.path.dirname(path))
         except OSError as e:
-            raise IOFailure(f"{path}: cannot be made: {e.strerror}") from e
+            raise IOFailure(
+                f"{os.path.dirname(path)}: cannot be made: {e.strerror}; remove what is there"
+            ) from e
         cx.facts["kata_socket"] = path
 
-    def _require_ours(self, directory: str) -> None:
-        """Everybody may write to /tmp, and QEMU will connect to what it finds there."""
-        status = os.lstat(directory)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise IOFailure(f"{directory}: belongs to somebody else; remove it")
-
     def undo(self, cx: Context) -> None:
+        """The address may be another's by now, or not known: what leads to our port is ours."""
         for path in glob(_SOCKETS.format("*")):
-            self._remove(path)
-
-    def _remove(self, path: str) -> None:
-        """If it is ours: the address may be another's, and the record lost."""
+            with suppress(OSError):
+                if os.readlink(path).endswith("/" + self.port):
+                    os.unlink(path)
+                    os.rmdir(os.path.dirname(path))
         with suppress(OSError):
-            if os.readlink(path).endswith("/" + self.port):
-                os.unlink(path)
-                os.rmdir(os.path.dirname(path))
+            os.rmdir(os.path.dirname(_SOCKETS.format(self.port)))
 
     def check(self, cx: Context) -> None:
         path, expected = cx.facts["kata_socket"], cx.facts["socket"]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,8 @@ from cni.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
 KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too
+# Kata finds a socket in /tmp by the address, and other runs have theirs there.
+KATAS = f"10.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 EXECUTED = "executed-ipam"
 UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
@@ -52,9 +55,14 @@ TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress
 LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
 PLACEHELD = {
-    "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
-    "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
-}
+    "tap": {
+        "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True},
+        "linux with placeholder, for kata": {
+            **UPLINKS["linux with gateway"], "runtime": "kata", "placeholder": True,
+        },
+    },
+    "vhostuser": {"ovs for kata-go": {**UPLINKS["ovs"], "runtime": "kata-go", **INFO}},
+}  # fmt: skip
 NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
@@ -71,7 +79,8 @@ class Way:
     def stdin(self, node: Node) -> dict[str, Any]:
         conf = dict(self.conf)
         if "ipam" in conf:
-            conf["ipam"] = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **conf["ipam"]}
+            first = KATAS if conf.get("runtime") == "kata-go" else "10.9.0"
+            conf["ipam"] = {**node.ipam(f"{first}.0/24", "fd00:9::/64"), **conf["ipam"]}
         if "runtimeConfig" in conf:
             conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
         return conf
@@ -87,11 +96,17 @@ def device_info(node: Node) -> Path:
     return node.lab.dir / "info" / "device.json"
 
 
+def katas(node: Node) -> list[str]:
+    """Files and directories that are made for Kata."""
+    found = [*glob(f"{node.lab.dir}/dans/*"), *glob(f"/tmp/vhostuser_{KATAS}.*")]
+    return [*found, f"/tmp/vhostuser_{KEY.vhost_port}"]
+
+
 def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
     assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD.get(mode, {})).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 # Who gives an address has nothing to do with limits and placeholders.
@@ -169,10 +184,13 @@ class FaultyNode(Node):
         super().__init__(switch)
         self.zygote = zygote
         self.control = self.lab.dir / "fault"
+        self.settings = self.lab.dir / "vmlinkd.yaml"
+        self.settings.write_text(f"dan_dir: {self.lab.dir}/dans\n")
 
     def spawn(self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Daemon:
         env = {**env, "VMLINK_FAULT": str(self.control)}
-        return self.zygote.fork(str(self.path), log.name, env, argv[1:])
+        argv = [*argv[1:], "--config", str(self.settings)]
+        return self.zygote.fork(str(self.path), log.name, env, argv)
 
 
 class Lab:
@@ -220,6 +238,7 @@ class Lab:
 
     def contents(self) -> frozenset[str]:
         files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
+        files += katas(self.node)
         there = {path for path in files if os.path.exists(path)}
         return self.node.contents() | pod_contents(self.node, self.pod) | there
 

@@ -168,28 +168,28 @@ def test_kata_finds_the_socket_by_the_first_address(cx, sockets, first, name):
         FOUND.check(cx)
 
 
-def test_the_link_of_another_pod_is_not_ours(cx, sockets):
-    other = sockets / "vhostuser_10.0.0.2"
-    other.mkdir()
-    (other / "vhu.sock").symlink_to("/run/openvswitch/vlu2")
-    with pytest.raises(IOFailure, match="File exists"):
-        FOUND.do(cx)
-    FOUND.undo(cx)
-    assert os.readlink(other / "vhu.sock") == "/run/openvswitch/vlu2"
-
-
-@pytest.mark.parametrize("kind", ["stranger's", "link"])
-def test_a_directory_of_somebody_else_is_not_used(cx, sockets, kind, monkeypatch):
+@pytest.mark.parametrize("kind", ["another pod's", "a link elsewhere", "a file"])
+def test_what_somebody_else_has_there_is_neither_used_nor_removed(cx, sockets, kind):
     place = sockets / "vhostuser_10.0.0.2"
-    if kind == "link":
+    if kind == "another pod's":
+        place.mkdir()
+        (place / "vhu.sock").symlink_to("/run/openvswitch/vlu2")
+    elif kind == "a file":
+        place.touch()
+    else:
         (sockets / "elsewhere").mkdir()
         place.symlink_to(sockets / "elsewhere")
-    else:
-        place.mkdir()
-        monkeypatch.setattr(os, "geteuid", lambda: 4711)
-    with pytest.raises(IOFailure, match="belongs to somebody else"):
+    before = set(sockets.rglob("*"))
+    with pytest.raises(IOFailure, match=r"vhostuser_10\.0\.0\.2: cannot be made"):
         FOUND.do(cx)
-    assert not os.path.lexists(place / "vhu.sock")
+    FOUND.undo(cx)
+    assert set(sockets.rglob("*")) == before
+
+
+def test_what_a_dead_vmlinkd_was_making_is_removed(cx, sockets):
+    (sockets / "vhostuser_vlu1").mkdir()
+    FOUND.undo(cx)
+    assert list(sockets.iterdir()) == []
 
 
 def test_without_an_address_there_is_nothing_to_find(cx, sockets):

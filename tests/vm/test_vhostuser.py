@@ -139,7 +139,9 @@ def test_kata_in_go_finds_a_socket_on_which_the_switch_listens(dpdk: Node) -> No
     """By an address of a link in the namespace, and connects to it as QEMU does."""
     pod, info = dpdk.pod(), dpdk.lab.dir / "info.json"
     conf = {"cniVersion": "1.1.0", "name": "vhost", "type": "vmlink", "mode": "vhostuser"}
-    conf |= {"ovs": {"bridge": BRIDGE}, "ipam": dpdk.ipam("10.7.0.0/24"), "runtime": "kata-go"}
+    pid = os.getpid()  # other runs have their sockets in /tmp, too
+    ipam = dpdk.ipam(f"10.{pid >> 8 & 0xFF}.{pid & 0xFF}.0/24")
+    conf |= {"ovs": {"bridge": BRIDGE}, "ipam": ipam, "runtime": "kata-go"}
     conf |= {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
     result = dpdk.call("ADD", conf, "kata", pod).expect()
     try:
