@@ -41,18 +41,14 @@ def way(request: pytest.FixtureRequest) -> Way:
 
 
 @pytest.fixture(scope="module")
-def tally(request: pytest.FixtureRequest) -> Iterator[list[Lab]]:
-    """The labs of this module; in the end what came of all faults is shown in one line."""
+def tally(told: list[str]) -> Iterator[list[Lab]]:
+    """The labs of this module; in the end what came of all faults is told in one line."""
     labs: list[Lab] = []
     yield labs
     steps = sum(len(way.steps) for way in {lab.way.name: lab.way for lab in labs}.values())
     checks, leaks = sum(lab.noted for lab in labs), sum(len(lab.leaks) for lab in labs)
     ways = len({lab.way.name for lab in labs})
-    plugins = request.config.pluginmanager
-    with plugins.get_plugin("capturemanager").global_and_fixture_disabled():
-        plugins.get_plugin("terminalreporter").write_line(
-            f" faults: {checks} looks after {steps} steps of {ways} ways, {leaks} leaks"
-        )
+    told.append(f"faults: {checks} looks after {steps} steps of {ways} ways, {leaks} leaks")
 
 
 @pytest.fixture(scope="module")

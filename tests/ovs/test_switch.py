@@ -93,6 +93,7 @@ def test_a_daemon_that_does_not_come_up_says_why(switch: Switch) -> None:
         switch.start_ovsdb()
 
 
+@pytest.mark.machine
 def test_nothing_is_left_of_it(node: Node) -> None:
     if why := missing(dpdk=True):
         pytest.skip(why)
@@ -119,6 +120,7 @@ with Node() as node, Switch(node.namespace, dpdk=True) as switch:
 """
 
 
+@pytest.mark.machine
 def test_sigterm_gives_huge_pages_back() -> None:
     if why := missing(dpdk=True):
         pytest.skip(why)
