@@ -20,7 +20,7 @@ class DeviceInfo(Step):
     """Written to `path`, which is the runtime's choice. `role` is the VMM's: "server", "client"."""
 
     path: str
-    role: str
+    role: str = "server"
 
     def do(self, cx: Context) -> None:
         told = {"mode": self.role, "path": cx.facts["socket"]}

@@ -17,8 +17,8 @@ VmlinkError                         100
 ├── IpamFailed                      103  the delegated plugin failed without a CNI error of its own
 ├── CheckFailed                     104  CHECK found a difference; what, expected, found
 ├── SwitchRefused                   105  ovsdb-server or ovs-vswitchd refused; their reason
-├── BadDevice                       106  a VMM or guest cannot have this NIC; why, and what can
-└── VmmRefused                      107  a VMM refused or did not answer; its reason
+├── BadDevice                       100  a VMM or guest cannot have this NIC; why, and what can
+└── VmmRefused                      100  a VMM refused or did not answer; its reason
 
 Codes 1 to 99 are those of the CNI specification, section "Error".
 """
@@ -104,8 +104,8 @@ class SwitchRefused(VmlinkError):
 
 
 class BadDevice(VmlinkError):
-    code = 106
+    pass
 
 
 class VmmRefused(VmlinkError):
-    code = 107
+    pass
