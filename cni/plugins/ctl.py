@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,18 @@ def _add_vmm(verb: argparse.ArgumentParser) -> None:
     vmm.add_argument("--api-socket", metavar="SOCKET", help="Cloud Hypervisor's --api-socket")
     verb.add_argument(
         "--timeout",
-        type=float,
+        type=_seconds,
         default=30,
         metavar="SECONDS",
         help="for VMM and guest together (default: %(default)s)",
     )
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < 1e6:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
 
 
 def _records(options: argparse.Namespace) -> list[Record]:

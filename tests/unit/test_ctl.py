@@ -200,7 +200,16 @@ def test_a_record_that_cannot_be_read_is_told(call, run_dir):
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["devour"], ["show"], ["exec", "c1"], ["list", "c1"], ["plug", "c1", "eth0"]]
+    "arguments",
+    [
+        [],
+        ["devour"],
+        ["show"],
+        ["exec", "c1"],
+        ["list", "c1"],
+        ["plug", "c1", "eth0"],
+        *(["plug", "c1", "eth0", "--qmp", "x", "--timeout", t] for t in ("0", "-1", "nan", "1m")),
+    ],
 )
 def test_usage(call, capsys, arguments):
     with pytest.raises(SystemExit) as stopped:

@@ -56,6 +56,8 @@ def test_a_second_nic_is_plugged_and_unplugged(node: Node, pod: Path, tmp_path: 
         assert (again.returncode, "not found" in again.stderr) == (1, True), again.stderr
         taken = node.ctl("plug", CONTAINER, "eth0", "--qmp", monitor)
         assert "busy" in node.run(taken, check=False).stderr.lower()
+        node.run(node.ctl("unplug", CONTAINER, "eth0", "--qmp", monitor))
+        assert guest.nics() == []
 
 
 def refused(node: Node, plug: list[str], monitor: str, nic: str) -> None:
