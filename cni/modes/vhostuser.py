@@ -18,7 +18,7 @@ from cni.context import Context, Node
 from cni.device import Device
 from cni.deviceinfo import DeviceInfo
 from cni.errors import BadConfig, CheckFailed
-from cni.modes import kata, steps, switch
+from cni.modes import given, kata, steps, switch
 from cni.modes.hosttap import Placeholder
 from cni.modes.links import socket_path
 from cni.ovs.ports import VHOSTUSER, VHOSTUSER_LISTENING
@@ -73,8 +73,8 @@ class VhostUser:
         mac, listening = conf.mac or key.mac(), conf.runtime == "kata-go"
         kind = VHOSTUSER_LISTENING if listening else VHOSTUSER
         before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, kind)
-        bind: list[Step] = [steps.Addresses()] if conf.ipam else []
-        if conf.placeholder:
+        bind: list[Step] = [*given.addresses(conf)]
+        if self.in_pod(conf):
             bind += [Placeholder(key.ifname), steps.Configure(key.ifname, True)]
         if conf.device_info:
             bind.append(DeviceInfo(conf.device_info, "client" if listening else "server"))
@@ -86,7 +86,8 @@ class VhostUser:
         return Plan((before, directory, *port), (*bind, ready, *entry))
 
     def in_pod(self, conf: NetConf) -> bool:
-        return conf.placeholder
+        # Kata in Go looks for the socket by the addresses that it finds in the namespace.
+        return conf.placeholder or conf.runtime == "kata-go"
 
     def interfaces(
         self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str

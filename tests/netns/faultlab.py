@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from glob import glob
 from pathlib import Path
 from typing import IO, Any
@@ -54,15 +53,30 @@ LIMITED = {
 TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress")}
 LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
+DAN = {"runtime": "kata", "placeholder": True}
 PLACEHELD = {
     "tap": {
         "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True},
-        "linux with placeholder, for kata": {
-            **UPLINKS["linux with gateway"], "runtime": "kata", "placeholder": True,
-        },
+        "linux with gateway and placeholder": {**UPLINKS["linux with gateway"], **DAN},
     },
     "vhostuser": {"ovs for kata-go": {**UPLINKS["ovs"], "runtime": "kata-go", **INFO}},
-}  # fmt: skip
+}
+ANNOTATIONS = {
+    f"ovn.kubernetes.io/{key}": value
+    for key, value in {
+        "ip_address": "10.9.0.2",
+        "cidr": "10.9.0.0/24",
+        "gateway": "10.9.0.1",
+        "mac_address": "02:00:00:00:09:02",
+        "logical_switch": "ls",
+        "allocated": "true",
+        "routed": "true",
+    }.items()
+}
+TOLD = {"io.kubernetes.cri.pod-annotations": ANNOTATIONS}
+# That they come from elsewhere makes no difference to the mode's own steps.
+KUBEOVN = {**UPLINKS["ovs"], "kubeovn": {"provider": "ovn"}, "runtimeConfig": TOLD}
+POD = "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod"
 NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
@@ -81,7 +95,7 @@ class Way:
         if "ipam" in conf:
             first = KATAS if conf.get("runtime") == "kata-go" else "10.9.0"
             conf["ipam"] = {**node.ipam(f"{first}.0/24", "fd00:9::/64"), **conf["ipam"]}
-        if "runtimeConfig" in conf:
+        if conf.get("runtimeConfig") == INFO["runtimeConfig"]:
             conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
         return conf
 
@@ -96,21 +110,17 @@ def device_info(node: Node) -> Path:
     return node.lab.dir / "info" / "device.json"
 
 
-def katas(node: Node) -> list[str]:
-    """Files and directories that are made for Kata."""
-    found = [*glob(f"{node.lab.dir}/dans/*"), *glob(f"/tmp/vhostuser_{KATAS}.*")]
-    return [*found, f"/tmp/vhostuser_{KEY.vhost_port}"]
-
-
 def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
     assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD.get(mode, {})).items():
+        kubeovn = {"ovs with kubeovn": KUBEOVN} if mode == "tap" else {}
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD.get(mode, {}) | kubeovn).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 # Who gives an address has nothing to do with limits and placeholders.
                 kinds = IPAMS[uplink.split()[0]][: None if uplink in UPLINKS else 1]
+                kinds = ("none",) if "kubeovn" in keys else kinds
                 for kind in kinds:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
@@ -221,7 +231,7 @@ class Lab:
     def call(self, verb: str, **change: Any) -> Answer:
         path = f"{self.node.lab.dir}:{PLUGINS}"
         conf = self.way.stdin(self.node) | change
-        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path)
+        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path, CNI_ARGS=POD)
 
     def wait(self) -> None:
         """CHECK comes after whatever is under way with the attachment, and changes nothing."""
@@ -238,7 +248,9 @@ class Lab:
 
     def contents(self) -> frozenset[str]:
         files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
-        files += katas(self.node)
+        for place in (f"/tmp/vhostuser_{KATAS}", f"/tmp/vhostuser_{KEY.vhost_port}"):
+            files += glob(place + "*")
+        files += glob(f"{self.node.lab.dir}/dans/*")
         there = {path for path in files if os.path.exists(path)}
         return self.node.contents() | pod_contents(self.node, self.pod) | there
 
@@ -292,19 +304,6 @@ def running(name: str) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return False
-
-
-@cache
-def vlan_missing() -> str:
-    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
-    with Node() as node:
-        for command in (
-            "ip link add br0 type bridge vlan_filtering 1",
-            "ip link add link br0 name br0.100 type vlan id 100",
-        ):
-            if said := node.run(command.split(), check=False).stderr:
-                return said.splitlines()[0]
-    return ""
 
 
 @contextmanager
@@ -379,6 +378,7 @@ def begin(lab: Lab) -> subprocess.Popen[bytes]:
         "CNI_IFNAME": KEY.ifname,
         "CNI_NETNS": str(lab.pod),
         "CNI_PATH": f"{lab.node.lab.dir}:{PLUGINS}",
+        "CNI_ARGS": POD,
         "VMLINK_SOCKET": str(lab.node.socket),
     }
     pipe = subprocess.PIPE
