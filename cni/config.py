@@ -149,6 +149,8 @@ def parse(request: Request, chosen: Chosen | None = None) -> NetConf:
     prev = _prev(conf)
     # Only an ADD must have a prevResult to chain on; DEL, GC and STATUS may come without.
     uplink = uplinks.parse(conf, request.args, prev is not None or request.verb != "ADD")
+    if request.verb == "ADD":
+        uplinks.require_logical_port(uplink)
     ipam = _ipam(conf)
     runtime = choice(conf, "runtime", tuple(RUNTIMES))
     if runtime != "any":

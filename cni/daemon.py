@@ -136,7 +136,8 @@ def serve(run_dir: Path, config: Settings) -> None:
         raise VmlinkError(f"another vmlinkd runs in {run_dir}; choose another --run-dir") from e
     store = Store(run_dir / "state")
     store.create()
-    reaper = Reaper()
+    # Each deletion keeps a thread for the kernel's tail, long after its worker is free again.
+    reaper = Reaper(config.workers)
     owner = str(run_dir)
     ovs = Database(config.ovs, owner, Collect(owner, lambda key: store.load(key) is not None))
     if ovs.may_be_there():

@@ -64,7 +64,7 @@ class Tap:
         require_tun()
         shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink.bridge, dpdk=False)
+            switch.ready(node, conf.uplink, dpdk=False)
 
 
 def require_tun() -> None:

@@ -111,6 +111,6 @@ class VhostUser:
 
     def ready(self, conf: NetConf, node: Node) -> None:
         assert isinstance(conf.uplink, OvsUplink)
-        switch.ready(node, conf.uplink.bridge, dpdk=True)
+        switch.ready(node, conf.uplink, dpdk=True)
         if conf.runtime == "kata-go":
             kata.ready(node)

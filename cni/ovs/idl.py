@@ -173,12 +173,14 @@ class Connection:
             self._view = replace(self._view, connected=False)
         else:
             (top,) = self.tables.owned("Open_vSwitch") or (None,)
+            ids = dict(top.external_ids) if top is not None else {}
             config = top.other_config if top is not None else {}
             self._view = View(
                 connected=True,
                 bridges=self.tables.bridges(),
                 dpdk=top is not None and top.dpdk_initialized,
                 userspace_tso=config.get("userspace-tso-enable") == "true",
+                external_ids=ids,
                 vhost_directory=config.get("vhost-sock-dir", ""),
             )
             self._view_is_old = False
