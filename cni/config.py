@@ -26,6 +26,13 @@ MODES = {
     "macvtap": ("master", "chained"),
     "vhostuser": ("ovs",),
 }
+# Whose VM the pod is, and the modes that it can use. Kata's runtimes put a tap behind an interface
+# themselves, so mode tc leaves a plain veth to them.
+RUNTIMES = {
+    "any": tuple(MODES),
+    "kata": ("tc", "veth", "tap", "vhostuser"),
+    "kata-go": ("tc", "veth", "macvtap", "vhostuser"),
+}
 REDIRECTS = ("auto", "tcx", "cls_bpf", "mirred")
 RESULT_STYLES = ("plain", "tc-redirect-tap")
 MACVTAP_MODES = ("bridge", "vepa", "private", "passthru")
@@ -35,7 +42,7 @@ _CNI = frozenset(
     "cni.dev/valid-attachments cni.dev/attachments".split()
 )
 _OWN = frozenset(
-    "mode redirect mtu mac queues tap macvtap vhostuser placeholder bandwidth kubeovn "
+    "mode runtime redirect mtu mac queues tap macvtap vhostuser placeholder bandwidth kubeovn "
     "resultStyle".split()
 )
 # The modes that a key has a meaning for, and where it is none whatever the mode.
@@ -45,6 +52,7 @@ _ONLY = {
     "vhostuser": ("vhostuser",),
     "placeholder": ("tap", "vhostuser"),
 }
+_KATAS = re.compile(r"(tap|br)[0-9]+_kata|ifb0")
 _PROVIDER = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MAX_ID = 2**32 - 2  # the last uid is the kernel's "no such user"
@@ -105,6 +113,7 @@ class NetConf:
     network: str
     mode: str
     uplink: Uplink
+    runtime: str = "any"
     redirect: str = "auto"
     mtu: int = 0
     mac: str = ""
@@ -143,11 +152,15 @@ def parse(request: Request, chosen: Chosen | None = None) -> NetConf:
     if request.verb == "ADD":
         uplinks.require_logical_port(uplink)
     ipam = _ipam(conf)
+    runtime = choice(conf, "runtime", tuple(RUNTIMES))
+    if runtime != "any":
+        mode = _katas_mode(runtime, mode, uplink, request)
     _refuse_combination(mode, where, uplink, conf)
     return NetConf(
         network=conf["name"],
         mode=mode,
         uplink=uplink,
+        runtime=runtime,
         redirect=choice(conf, "redirect", REDIRECTS),
         mtu=number(conf, "mtu", 68, _MAX_MTU) or 0,
         mac=_mac(request),
@@ -231,6 +244,22 @@ def _refuse_combination(mode: str, where: str, uplink: Uplink, conf: Mapping[str
         raise BadConfig("linux.gateway: needs ipam, whose gateway the bridge becomes")
 
 
+def _katas_mode(runtime: str, mode: str, uplink: Uplink, request: Request) -> str:
+    if mode not in RUNTIMES[runtime]:
+        raise BadConfig(f"runtime: {runtime} cannot use mode {mode}, but {_or(RUNTIMES[runtime])}")
+    if isinstance(uplink, Chained):
+        raise BadConfig(
+            f"runtime: {runtime} plugs in other plugins' interfaces itself; leave vmlink out of "
+            "the chain, or name an uplink"
+        )
+    described = runtime == "kata" and mode in ("tap", "vhostuser")  # by a file, with any address
+    if not described and not (request.conf.get("ipam") or request.conf.get("kubeovn")):
+        raise BadConfig(f"ipam: required with runtime {runtime}, which looks for addresses")
+    if request.key and _KATAS.fullmatch(request.key.ifname):
+        raise BadEnvironment(f"CNI_IFNAME: {request.key.ifname} is a name of Kata's own links")
+    return "veth" if mode == "tc" else mode
+
+
 def _or(words: tuple[str, ...]) -> str:
     return " or ".join(words)
 
@@ -281,8 +310,15 @@ def _tap(mode: str, conf: Mapping[str, Any], args: Mapping[str, str]) -> TapConf
     return TapConf(
         number(data, "owner", 0, _MAX_ID, section + "."),
         number(data, "group", 0, _MAX_ID, section + "."),
-        link_name(data, "name", section + ".") if "name" in data else "",
+        _tap_name(data, section + ".") if "name" in data else "",
     )
+
+
+def _tap_name(data: Mapping[str, Any], where: str) -> str:
+    name = link_name(data, "name", where)
+    if _KATAS.fullmatch(name):
+        raise BadConfig(f"{where}name: {name} is a name of Kata's own links; choose another")
+    return name
 
 
 def _macvtap_mode(conf: Mapping[str, Any]) -> str:

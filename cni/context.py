@@ -18,6 +18,7 @@ from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.ovs.database import Database, Pending
 from cni.reaper import Reaper
+from cni.settings import DAN_DIR
 from cni.types import AttachmentKey, Result
 
 
@@ -48,12 +49,13 @@ class Cancel:
 @dataclass(frozen=True)
 class Node:
     """What all requests share: the namespace `host` is where bridges and switches are; what
-    attachments leave in the file system is below `run_dir`."""
+    attachments leave in the file system is below `run_dir`, and Kata's files in `dan_dir`."""
 
     host: Namespace
     reaper: Reaper
     run_dir: Path
     ovs: Database
+    dan_dir: Path = Path(DAN_DIR)
     claims: Claims = field(default_factory=Claims)
 
 
@@ -90,6 +92,10 @@ class Context:
         self.pending_port: Pending | None = None
         self.pending_ipam: Callable[[float], Result] | None = None
         self._addresses = Result()
+
+    @property
+    def netns_path(self) -> str:
+        return self.ipam_call.env.get("CNI_NETNS", "")
 
     @property
     def pod(self) -> Namespace:

@@ -143,7 +143,8 @@ def serve(run_dir: Path, config: Settings) -> None:
     if ovs.may_be_there():
         ovs.start()
     configs = PodConfigs(Pods(config.kubernetes), config.runtime_classes)
-    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs), configs)
+    node = Node(Namespace.own(), reaper, run_dir, ovs, Path(config.dan_dir))
+    engine = Engine(store, node, configs)
     path = run_dir / "vmlinkd.sock"
     redirect.supported()  # the first try costs milliseconds that no ADD should pay
     with _queue_locked(run_dir / "queue"):

@@ -15,6 +15,8 @@ import yaml
 from cni.config import MODES
 from cni.errors import BadConfig
 
+DAN_DIR = "/run/kata-containers/dans"  # Kata's own default
+
 
 @dataclass(frozen=True)
 class Ovs:
@@ -57,11 +59,13 @@ class KubeOvnSocket:
 @dataclass(frozen=True)
 class Settings:
     """`deadline` in seconds, for one request; `workers` serve that many requests at a time.
+    `dan_dir` is where Kata looks for its files, `dan_conf` in its configuration;
     `runtime_classes` maps them to modes; "" is a pod without one."""
 
     workers: int = 64
     deadline: float = 45
     log_level: str = "info"
+    dan_dir: str = DAN_DIR
     ovs: Ovs = Ovs()
     kubernetes: Kubernetes = Kubernetes()
     runtime_classes: Mapping[str, str] = field(default_factory=dict)
@@ -196,6 +200,9 @@ def _check(where: str, key: str, value: Any) -> None:
         _check_section(where, key, value)
     elif key == "runtime_classes":
         _check_classes(where, value)
+    elif key == "dan_dir":
+        if not isinstance(value, str) or not value.startswith("/"):
+            raise BadConfig(f"{where}: expected an absolute path, found {value!r}")
     elif key in _RANGES:
         low, high = _RANGES[key]
         number = isinstance(value, int) and not isinstance(value, bool)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cni import config
-from cni.config import MODES, Chosen, NetConf
+from cni.config import MODES, RUNTIMES, Chosen, NetConf
 from cni.context import Cancel
 from cni.errors import BadConfig, BadEnvironment
 from cni.fields import obj
@@ -49,7 +49,8 @@ class PodConfigs:
         conf = config.parse(request)
         if not (self._classes or conf.kubeovn or _told(request) is not None):
             return (conf,)
-        others = [m for m, kinds in MODES.items() if conf.uplink.kind in kinds and m != conf.mode]
+        usable = [m for m in RUNTIMES[conf.runtime] if conf.uplink.kind in MODES[m]]
+        others = [m for m in usable if m != conf.mode]
         return conf, *(config.parse(request, Chosen(mode, "mode")) for mode in others)
 
     def _pod(self, request: Request, wanted: Wanted | None, cancel: Cancel) -> Pod:

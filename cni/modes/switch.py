@@ -59,7 +59,7 @@ def port_steps(
 ) -> tuple[OvsBridge, tuple[Step, ...], OvsReady]:
     """What comes before the link `name` is made, right after it, and at the end of the plan."""
     rates = conf.bandwidth if conf.bandwidth and conf.switch_limits else Bandwidth()
-    ids, dpdk = tuple(uplink.external_ids.items()), kind == VHOSTUSER
+    ids, dpdk = tuple(uplink.external_ids.items()), bool(kind)
     limits, lport = astuple(rates), uplink.external_ids.get(ovn.IFACE_ID, "") if uplink.ovn else ""
     port = OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, limits, uplink.ovn)
     mtu = conf.mtu or (_OVN_MTU if uplink.ovn else 0)
@@ -153,10 +153,10 @@ class OvsPort(Step):
             bandwidth=Bandwidth(*self.limits) if any(self.limits) else None,
             ovn=self.ovn,
         )
-        if self.type != VHOSTUSER:  # a link of the kernel has its MTU from us
+        if not self.type:  # a link of the kernel has its MTU from us
             return port
-        options = {"vhost-server-path": cx.facts["socket"]}
-        return replace(port, mtu=cx.facts["mtu"], options=options)
+        there = {"vhost-server-path": cx.facts["socket"]} if self.type == VHOSTUSER else {}
+        return replace(port, mtu=cx.facts["mtu"], options=there)
 
     def undo(self, cx: Context) -> None:
         if cx.pending_port and cx.pending_port.abandon():

@@ -6,7 +6,7 @@ from typing import Any
 
 from cni.config import NetConf
 from cni.context import Node
-from cni.modes import shape, switch
+from cni.modes import kata, shape, switch
 from cni.modes.base import host_interface, pod_interface, port_steps
 from cni.plan import Plan
 from cni.types import AttachmentKey, Interface
@@ -17,8 +17,10 @@ class Veth:
     name = "veth"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        prepare, bind = port_steps(key, conf, silenced=False)
-        return Plan(prepare, (*shape.alone(conf, key.host_link), *bind))
+        # Kata redirects the interface to a tap of its own, and its namespace must be silent then.
+        prepare, bind = port_steps(key, conf, silenced=conf.runtime != "any")
+        gateway = kata.gateway_steps(key, conf, in_pod=True)
+        return Plan(prepare, (*shape.alone(conf, key.host_link), *bind, *gateway))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True

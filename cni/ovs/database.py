@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cni.errors import DeadlineExceeded, TryAgain
+from cni.errors import BadConfig, DeadlineExceeded, TryAgain
 from cni.settings import Ovs
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class View:
     bridges: Mapping[str, str] | None = None  # None before the first connection
     dpdk: bool = False
     userspace_tso: bool = False
+    vhost_directory: str = ""  # below ovs-vswitchd's run directory
     external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -129,6 +130,16 @@ class Database:
             if not self._changed.wait_for(lambda: self._view.bridges is not None, max(seconds, 0)):
                 raise TryAgain(self.away())
             return self._view
+
+    def vhost_directory(self) -> str:
+        """Where ovs-vswitchd makes the sockets of vhost-user: its run directory, which is that of
+        ovsdb-server, or one below it. Raises BadConfig when the server is elsewhere."""
+        kind, _, path = self.settings.db.partition(":")
+        if kind != "unix":
+            raise BadConfig(
+                f"ovs.db: runtime kata-go needs Open vSwitch on this node, by unix:, not {kind}:"
+            )
+        return os.path.normpath(f"{os.path.dirname(path)}/{self._view.vhost_directory}")
 
     def away(self) -> str:
         return f"ovs.db: no answer from {self.settings.db}; is ovsdb-server running?"

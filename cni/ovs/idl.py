@@ -173,10 +173,16 @@ class Connection:
             self._view = replace(self._view, connected=False)
         else:
             (top,) = self.tables.owned("Open_vSwitch") or (None,)
-            tso = top is not None and top.other_config.get("userspace-tso-enable") == "true"
-            dpdk = top is not None and top.dpdk_initialized
             ids = dict(top.external_ids) if top is not None else {}
-            self._view = View(True, self.tables.bridges(), dpdk, tso, ids)
+            config = top.other_config if top is not None else {}
+            self._view = View(
+                connected=True,
+                bridges=self.tables.bridges(),
+                dpdk=top is not None and top.dpdk_initialized,
+                userspace_tso=config.get("userspace-tso-enable") == "true",
+                external_ids=ids,
+                vhost_directory=config.get("vhost-sock-dir", ""),
+            )
             self._view_is_old = False
         self._database.publish(self._view)
 

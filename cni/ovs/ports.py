@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmlink")
 
 VHOSTUSER = "dpdkvhostuserclient"
+VHOSTUSER_LISTENING = "dpdkvhostuser"  # deprecated, and all that Kata's runtime in Go can use
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,7 @@ class Rows:
         if not rate:
             return [], {}
         row: dict[str, Any] = {"external_ids": _map(self._ids)}
-        if kind == VHOSTUSER:
+        if kind:
             config = {"cir": str(max(rate // 8, 1)), "cbs": str(max(burst // 8, 1))}
             row |= {"type": "egress-policer", "other_config": _map(config)}
             return [self._insert("QoS", "s", row)], {"qos": self._named("s")}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,8 @@ from cni.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
 KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too
+# Kata finds a socket in /tmp by the address, and other runs have theirs there.
+KATAS = f"10.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 EXECUTED = "executed-ipam"
 UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
@@ -51,9 +53,13 @@ LIMITED = {
 TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress")}
 LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
+DAN = {"runtime": "kata", "placeholder": True}
 PLACEHELD = {
-    "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
-    "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
+    "tap": {
+        "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True},
+        "linux with gateway and placeholder": {**UPLINKS["linux with gateway"], **DAN},
+    },
+    "vhostuser": {"ovs for kata-go": {**UPLINKS["ovs"], "runtime": "kata-go", **INFO}},
 }
 ANNOTATIONS = {
     f"ovn.kubernetes.io/{key}": value
@@ -87,7 +93,8 @@ class Way:
     def stdin(self, node: Node) -> dict[str, Any]:
         conf = dict(self.conf)
         if "ipam" in conf:
-            conf["ipam"] = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **conf["ipam"]}
+            first = KATAS if conf.get("runtime") == "kata-go" else "10.9.0"
+            conf["ipam"] = {**node.ipam(f"{first}.0/24", "fd00:9::/64"), **conf["ipam"]}
         if conf.get("runtimeConfig") == INFO["runtimeConfig"]:
             conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
         return conf
@@ -108,7 +115,7 @@ def ways() -> Iterator[Way]:
     assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
         kubeovn = {"ovs with kubeovn": KUBEOVN} if mode == "tap" else {}
-        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD | kubeovn).items():
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD.get(mode, {}) | kubeovn).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 # Who gives an address has nothing to do with limits and placeholders.
@@ -187,10 +194,13 @@ class FaultyNode(Node):
         super().__init__(switch)
         self.zygote = zygote
         self.control = self.lab.dir / "fault"
+        self.settings = self.lab.dir / "vmlinkd.yaml"
+        self.settings.write_text(f"dan_dir: {self.lab.dir}/dans\n")
 
     def spawn(self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Daemon:
         env = {**env, "VMLINK_FAULT": str(self.control)}
-        return self.zygote.fork(str(self.path), log.name, env, argv[1:])
+        argv = [*argv[1:], "--config", str(self.settings)]
+        return self.zygote.fork(str(self.path), log.name, env, argv)
 
 
 class Lab:
@@ -238,6 +248,9 @@ class Lab:
 
     def contents(self) -> frozenset[str]:
         files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
+        for place in (f"/tmp/vhostuser_{KATAS}", f"/tmp/vhostuser_{KEY.vhost_port}"):
+            files += glob(place + "*")
+        files += glob(f"{self.node.lab.dir}/dans/*")
         there = {path for path in files if os.path.exists(path)}
         return self.node.contents() | pod_contents(self.node, self.pod) | there
 
@@ -291,19 +304,6 @@ def running(name: str) -> bool:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return False
-
-
-@cache
-def vlan_missing() -> str:
-    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
-    with Node() as node:
-        for command in (
-            "ip link add br0 type bridge vlan_filtering 1",
-            "ip link add link br0 name br0.100 type vlan id 100",
-        ):
-            if said := node.run(command.split(), check=False).stderr:
-                return said.splitlines()[0]
-    return ""
 
 
 @contextmanager

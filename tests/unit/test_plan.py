@@ -163,6 +163,17 @@ PLANS = {
     "macvtap, passthru": {**MASTER, "mode": "macvtap", "macvtap": {"mode": "passthru"}},
     "macvtap, chained": {**PREV, "mode": "macvtap"},
     "vhostuser, all": {**OVS, "mode": "vhostuser", "placeholder": True, **INFO},
+    "kata": {**GATEWAY, "runtime": "kata"},
+    "kata, tap": {**GATEWAY, "runtime": "kata", "mode": "tap", "queues": 2},
+    "kata, vhostuser": {**OVS, "runtime": "kata", "mode": "vhostuser"},
+    "kata-go, macvtap": {**MASTER, "runtime": "kata-go", "mode": "macvtap"},
+    "kata-go, vhostuser": {
+        **OVS,
+        "runtime": "kata-go",
+        "mode": "vhostuser",
+        "ipam": {"type": "host-local"},
+        **INFO,
+    },
 }
 
 
@@ -194,6 +205,10 @@ def test_those_plans_hold_every_kind_of_step_and_every_mode():
         ("tap, ovs", set()),
         ("macvtap", {"eth0"}),
         ("macvtap, chained", {KEY.tap_link}),
+        ("kata", {"eth0"}),
+        ("kata, tap", set()),
+        ("kata, vhostuser", set()),
+        ("kata-go, vhostuser", {"eth0"}),
     ],
 )
 def test_links_of_the_pod(name, links):

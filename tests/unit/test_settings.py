@@ -39,6 +39,7 @@ def test_an_empty_file_means_the_defaults(load, text):
     [
         ("workers: 1", Settings(workers=1)),
         ("workers: 256", Settings(workers=256)),
+        ("dan_dir: /run/dans", Settings(dan_dir="/run/dans")),
         ("deadline: 600\nlog_level: debug", Settings(deadline=600, log_level="debug")),
     ],
 )
@@ -52,6 +53,7 @@ def test_values(load, text, expected):
         *((f"workers: {v}", NUMBER) for v in ("0", "257", "yes", "'4'", "[]")),
         *((f"deadline: {v}", NUMBER) for v in ("0", "601", "null", ".nan")),
         *((f"log_level: {v}", "log_level: expected one of") for v in ("loud", "INFO", "1", "[]")),
+        *((f"dan_dir: {v}", "dan_dir: expected an absolute path") for v in ("dans", "7", "")),
         ("worker: 4", "worker: unknown key; known are workers"),
         ("1: 4", "1: unknown key"),
         ("- workers", "expected keys and values"),
