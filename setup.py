@@ -52,6 +52,11 @@ class PlatformDistribution(Distribution):
 
 
 setup(
+    # Where `vmlinkctl install` finds them when there is no source tree.
+    data_files=[
+        ("share/vmlink", sorted(str(p) for p in Path("conf").iterdir() if p.is_file())),
+        ("share/vmlink/hooks.d", sorted(map(str, Path("conf/hooks.d").glob("*.json")))),
+    ],
     scripts=["cni/plugins/vmlink.c"],
     cmdclass={"build_scripts": BuildClient},
     distclass=PlatformDistribution,

@@ -21,21 +21,26 @@ def adopt_orphans() -> None:
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def take() -> Snapshot:
-    """Links, qdiscs, namespaces, mounts, children, huge pages, macvtaps' device nodes and vmlink's
-    run directory."""
-    found = set(_links()) | set(_mounts()) | set(_processes()) | _nodes()
+def take(shared: bool = True) -> Snapshot:
+    """Links, qdiscs, namespaces, mounts, children, and vmlink's run directory.
+
+    `shared` is what all processes of the machine have in common, and others may have made
+    meanwhile: huge pages, macvtaps' device nodes.
+    """
+    found = set(_links()) | set(_mounts()) | set(_processes())
     found |= {f"namespace {p}" for p in Path("/run/netns").glob("*")}
     found |= {f"file {p}" for p in Path("/run/vmlink").rglob("*")}
-    for limit in ("nr_hugepages", "nr_overcommit_hugepages"):
-        found.add(f"{limit} " + Path("/proc/sys/vm", limit).read_text().strip())
+    if shared:
+        found |= _nodes()
+        for limit in ("nr_hugepages", "nr_overcommit_hugepages"):
+            found.add(f"{limit} " + Path("/proc/sys/vm", limit).read_text().strip())
     return frozenset(found)
 
 
-def left_behind(before: Snapshot) -> list[str]:
+def left_behind(before: Snapshot, shared: bool = True) -> list[str]:
     """What is there now and was not, in words."""
     end = time.monotonic() + _PATIENCE
-    while (left := take() - before) & _nodes() and time.monotonic() < end:
+    while (left := take(shared) - before) & _nodes() and time.monotonic() < end:
         time.sleep(0.02)
     return sorted(left)
 

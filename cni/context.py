@@ -6,17 +6,19 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cni import ipam
 from cni.errors import ClientGone, DeadlineExceeded
+from cni.kubeovn.claims import Claims
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.ovs.database import Database, Pending
 from cni.reaper import Reaper
+from cni.settings import DAN_DIR
 from cni.types import AttachmentKey, Result
 
 
@@ -47,12 +49,14 @@ class Cancel:
 @dataclass(frozen=True)
 class Node:
     """What all requests share: the namespace `host` is where bridges and switches are; what
-    attachments leave in the file system is below `run_dir`."""
+    attachments leave in the file system is below `run_dir`, and Kata's files in `dan_dir`."""
 
     host: Namespace
     reaper: Reaper
     run_dir: Path
     ovs: Database
+    dan_dir: Path = Path(DAN_DIR)
+    claims: Claims = field(default_factory=Claims)
 
 
 class Context:
@@ -88,6 +92,10 @@ class Context:
         self.pending_port: Pending | None = None
         self.pending_ipam: Callable[[float], Result] | None = None
         self._addresses = Result()
+
+    @property
+    def netns_path(self) -> str:
+        return self.ipam_call.env.get("CNI_NETNS", "")
 
     @property
     def pod(self) -> Namespace:

@@ -1,13 +1,12 @@
-"""What a VMM needs to know of one NIC, and the dialects in which VMMs want to hear it."""
+"""What a VMM needs to know of one NIC. How each VMM wants to hear it is in `cni.dialects`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-_NO_OFFLOAD = ",".join(
-    f"{name}=off" for name in "csum gso host_tso4 host_tso6 host_ecn host_ufo".split()
-)
+from cni.types import IP, Result
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,9 @@ class Device:
     vmlinkd's own); `macvtap`: the device node `path`; `vhostuser`: the VMM listens on the socket
     `path` and shares all of the guest's memory. `mac` and `mtu` (bytes) are the guest's; `queues`
     counts pairs. Without `offload` the guest must finish its checksums itself: the switch passes
-    them on as they are. `addresses` are CIDRs and `routes` (destination, gateway) pairs for a
-    guest that is configured from outside.
+    them on as they are. The rest is for a guest that is configured from outside: `ifname` is the
+    name that CNI promised, `addresses` are CIDRs, `routes` (destination, gateway) pairs,
+    `neighbours` (address, MAC) pairs that are known beforehand.
     """
 
     id: str
@@ -31,35 +31,38 @@ class Device:
     tap: str = ""
     path: str = ""
     offload: bool = True
+    ifname: str = ""
     addresses: tuple[str, ...] = ()
     routes: tuple[tuple[str, str], ...] = ()
+    neighbours: tuple[tuple[str, str], ...] = ()
+    nameservers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Device:
+        pairs = {
+            key: tuple((first, second) for first, second in data.get(key, ()))
+            for key in ("routes", "neighbours")
+        }
+        words = {key: tuple(data.get(key, ())) for key in ("addresses", "nameservers", "search")}
+        return Device(**{**data, **pairs, **words})
 
 
-def qemu(device: Device, fds: Sequence[int], vhost_fds: Sequence[int] = ()) -> list[str]:
-    """Cold-plug arguments of QEMU; `fds` are the open queues of a tap.
-
-    Source: qemu(1), -netdev tap, -netdev vhost-user and -device virtio-net-pci, which counts its
-    `vectors` by itself since 6.1.
-    """
-    if device.kind == "vhostuser":
-        path = device.path.replace(",", ",,")
-        chardev = f"socket,id={device.id}c,path={path},server=on,wait=off"
-        backend = ["-chardev", chardev]
-        netdev = f"vhost-user,id={device.id},chardev={device.id}c,queues={device.queues}"
-    else:
-        backend = []
-        netdev = f"tap,id={device.id},{_fds('fd', fds)}"
-    if vhost_fds:
-        netdev += f",vhost=on,{_fds('vhostfd', vhost_fds)}"
-    nic = f"virtio-net-pci,netdev={device.id},mac={device.mac},host_mtu={device.mtu}"
-    if device.queues > 1:
-        nic += ",mq=on"
-    if not device.offload:
-        nic += f",{_NO_OFFLOAD}"
-    return [*backend, "-netdev", netdev, "-device", nic]
-
-
-def _fds(name: str, fds: Sequence[int]) -> str:
-    if len(fds) == 1:
-        return f"{name}={fds[0]}"
-    return f"{name}s=" + ":".join(map(str, fds))
+def promised(
+    device: Device,
+    ifname: str,
+    result: Result,
+    ips: Iterable[IP],
+    neighbours: Iterable[tuple[str, str]] = (),
+) -> Device:
+    """The device with what CNI's result promises; `ips` are those of the pod's interface."""
+    gateways = {":" in ip.gateway: ip.gateway for ip in reversed(result.ips) if ip.gateway}
+    return replace(
+        device,
+        ifname=ifname,
+        addresses=tuple(ip.address for ip in ips),
+        routes=tuple((r.dst, r.gw or gateways.get(":" in r.dst, "")) for r in result.routes),
+        neighbours=tuple((ip, mac) for ip, mac in neighbours),
+        nameservers=tuple(result.dns.get("nameservers") or ()),
+        search=tuple(result.dns.get("search") or ()),
+    )

@@ -17,12 +17,13 @@ from cni.plan import Step
 
 @dataclass(frozen=True)
 class DeviceInfo(Step):
-    """Written to `path`, which is the runtime's choice. `server` is the VMM's role."""
+    """Written to `path`, which is the runtime's choice. `role` is the VMM's: "server", "client"."""
 
     path: str
+    role: str = "server"
 
     def do(self, cx: Context) -> None:
-        told = {"mode": "server", "path": cx.facts["socket"]}
+        told = {"mode": self.role, "path": cx.facts["socket"]}
         text = json.dumps({"type": "vhost-user", "version": "1.1.0", "vhost-user": told})
         try:
             os.makedirs(os.path.dirname(self.path), mode=0o755, exist_ok=True)

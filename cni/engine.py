@@ -23,8 +23,9 @@ from cni.errors import (
     CheckFailed,
     VmlinkError,
 )
+from cni.kubeovn.podconf import PodConfigs
 from cni.locks import KeyLocks
-from cni.modes import MODES
+from cni.modes import MODES, given
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.outcome import describe, result_of
@@ -58,10 +59,13 @@ class Call:
 class Engine:
     """Serves the verbs on one node, with the records of `store`."""
 
-    def __init__(self, store: Store, node: Node, pools: Pools) -> None:
+    def __init__(
+        self, store: Store, node: Node, pools: Pools, configs: PodConfigs | None = None
+    ) -> None:
         self._store = store
         self._node = node
         self._pools = pools
+        self._configs = configs or PodConfigs()
         self._locks = KeyLocks()
         self._thread = threading.local()
         self._verbs: dict[str, Callable[[Call], Result | None]] = {
@@ -79,7 +83,9 @@ class Engine:
     def recover(self) -> None:
         """Undo what a former process began and did not finish. Call before serving."""
         for record in self._store.all():
-            if record.intent:
+            if not record.intent:
+                self._recall(record)
+            else:
                 try:
                     self._revert(
                         record, Plan.from_json(record.plan), Cancel(_RECOVERY_SECONDS), None, {}
@@ -88,8 +94,19 @@ class Engine:
                 except Exception as e:  # whatever it is, the others must be served
                     log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e)
 
+    def _recall(self, record: Record) -> None:
+        try:
+            given.recall(record.key, record.plan, self._node.claims)
+        except (KeyError, TypeError, VmlinkError) as e:
+            log.warning("the addresses of %s are not watched over: %r", record.key, e)
+
+    def attached(self, key: AttachmentKey) -> bool:
+        """Whether there is something that a DEL would undo."""
+        return self._store.load(key) is not None
+
     def add(self, call: Call) -> Result:
-        conf = self._parse(call)
+        conf = self._configs.of(call.request, call.cancel)
+        self._pools.seen(call.request.conf)
         self._require_pod(call)
         if conf.prev and not isinstance(conf.uplink, Chained):
             raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
@@ -130,32 +147,34 @@ class Engine:
             self._revert(record, steps, call.cancel, call.pod, call.notes)
 
     def _plan_again(self, call: Call) -> tuple[Plan, Record]:
-        conf, key = config.parse(call.request), call.key
-        if isinstance(conf.uplink, OvsUplink):
+        possible, key = self._configs.possible(call.request), call.key
+        if isinstance(possible[0].uplink, OvsUplink):
             found = ports.Find(key)
             pending = self._node.ovs.submit(found)
             pending.wait(call.cancel.remaining(), self._node.ovs.away())
             key = found.key
-        steps = MODES[conf.mode].plan(key, conf)
-        record = _record(call, conf, steps)
+        steps = plan.union(MODES[conf.mode].plan(key, conf) for conf in possible)
+        record = _record(call, possible[0], steps)
         record.intent, record.kit = True, {"id": key.kit}
         return steps, record
 
     def check(self, call: Call) -> None:
         conf = self._parse(call)
-        if conf.prev is None:
+        prev = conf.prev
+        if prev is None:
             raise BadConfig("prevResult: required for CHECK")
         self._require_pod(call)
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
             if record is None or record.intent:
                 raise CheckFailed(f"{call.key} is not attached here")
+            conf = replace(conf, mode=record.mode)  # the pod's own, if it has chosen one
             steps = Plan.from_json(record.plan)
             with self._context(record, steps, call) as cx:
                 if MODES[conf.mode].in_pod(conf):
-                    verdict.judge(conf.prev, call.key.ifname, cx.pod_netlink)
+                    verdict.judge(prev, call.key.ifname, cx.pod_netlink)
                 else:
-                    verdict.compare(conf.prev, call.key.ifname, record.result)
+                    verdict.compare(prev, call.key.ifname, record.result)
                 plan.verify(steps.steps, cx)
 
     def collect(self, call: Call) -> None:
@@ -179,6 +198,8 @@ class Engine:
     def status(self, call: Call) -> None:
         conf = self._parse(call)
         MODES[conf.mode].ready(conf, self._node)
+        if conf.kubeovn:
+            self._configs.pods.ready()
         if conf.ipam:
             ipam.status(_ipam_call(call.request))
 

@@ -16,7 +16,9 @@ VmlinkError                         100
 ├── KernelRefused                   102  a kernel request failed; errno and what was asked
 ├── IpamFailed                      103  the delegated plugin failed without a CNI error of its own
 ├── CheckFailed                     104  CHECK found a difference; what, expected, found
-└── SwitchRefused                   105  ovsdb-server or ovs-vswitchd refused; their reason
+├── SwitchRefused                   105  ovsdb-server or ovs-vswitchd refused; their reason
+├── BadDevice                       100  a VMM or guest cannot have this NIC; why, and what can
+└── VmmRefused                      100  a VMM refused or did not answer; its reason
 
 Codes 1 to 99 are those of the CNI specification, section "Error".
 """
@@ -99,3 +101,11 @@ class CheckFailed(VmlinkError):
 
 class SwitchRefused(VmlinkError):
     code = 105
+
+
+class BadDevice(VmlinkError):
+    pass
+
+
+class VmmRefused(VmlinkError):
+    pass

@@ -7,6 +7,7 @@ from typing import Any
 
 from cni.config import NetConf
 from cni.context import Context
+from cni.device import promised
 from cni.errors import BadConfig
 from cni.modes import MODES
 from cni.types import Interface, Result
@@ -33,10 +34,9 @@ def describe(conf: NetConf, cx: Context, result: Result, netns: str) -> dict[str
     if device is None:
         return {}
     pod = _position(result, cx.key.ifname)
-    addresses = tuple(ip.address for ip in result.ips if ip.interface in (pod, None))
-    gateways = {":" in ip.gateway: ip.gateway for ip in reversed(result.ips) if ip.gateway}
-    routes = tuple((r.dst, r.gw or gateways.get(":" in r.dst, "")) for r in result.routes)
-    return {**vars(device), "addresses": addresses, "routes": routes}
+    ips = [ip for ip in result.ips if ip.interface in (pod, None)]
+    neighbours = cx.facts.get("neighbours", ())
+    return vars(promised(device, cx.key.ifname, result, ips, neighbours))
 
 
 def _tc_redirect_tap(result: Result, cx: Context) -> Result:

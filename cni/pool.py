@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cni import config, ipam, plan
-from cni.config import NetConf
+from cni.config import Chosen, NetConf
 from cni.context import Cancel, Context, Node
 from cni.errors import BadConfig, CheckFailed, TryAgain, VmlinkError
 from cni.kits import Kit, Pool
@@ -369,11 +369,9 @@ def _netconf(pool: Pool) -> NetConf:
     is the pool that makes no sense."""
     network, mode = pool.name
     where = f"pools.{network}.{mode}"
-    conf = config.parse(Request("ADD", VERSIONS[-1], {**pool.conf, "mode": mode}, b"", {}))
+    conf = config.parse(Request("STATUS", VERSIONS[-1], pool.conf, b"", {}), Chosen(mode, where))
     if not isinstance(conf.uplink, OvsUplink):
-        raise BadConfig(
-            f"{where}: a port of a Linux bridge is made as fast as it is taken; drop it"
-        )
+        raise BadConfig(f"{where}: only a port of Open vSwitch takes longer to make than to take")
     if conf.tap.name:
         raise BadConfig(f"{where}: tap.name is one name, and a pool has many taps; drop one")
     uplink = replace(conf.uplink, external_ids={})

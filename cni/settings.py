@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,8 +12,11 @@ from typing import Any
 
 import yaml
 
+from cni.config import MODES
 from cni.errors import BadConfig
 from cni.spec import check_network_name
+
+DAN_DIR = "/run/kata-containers/dans"  # Kata's own default
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,33 @@ class Ovs:
 
 
 @dataclass(frozen=True)
+class Kubernetes:
+    """Whose pods are watched, and with which credentials: a file, else those of vmlinkd's pod."""
+
+    node: str = ""
+    kubeconfig: str = ""
+
+    @property
+    def configured(self) -> bool:
+        return bool(self.kubeconfig) or "KUBERNETES_SERVICE_HOST" in os.environ
+
+    @property
+    def node_name(self) -> str:
+        return self.node or os.environ.get("NODE_NAME") or socket.gethostname().lower()
+
+
+@dataclass(frozen=True)
+class KubeOvnSocket:
+    """Where kube-ovn's plugin is served ("": nowhere), where kube-ovn's own daemon listens, which
+    providers are vmlink's for every pod, and the network's configuration, as a conflist has it."""
+
+    listen: str = ""
+    daemon: str = "/run/openvswitch/kube-ovn-daemon.sock"
+    providers: list[str] = field(default_factory=list)
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PoolSize:
     """So many kits are made when fewer than `refill_below` are left."""
 
@@ -35,18 +67,29 @@ class PoolSize:
 
 @dataclass(frozen=True)
 class Settings:
-    """`deadline` in seconds, for one request; `workers` serve that many requests at a time;
-    `pools` by network and mode."""
+    """`deadline` in seconds, for one request; `workers` serve that many requests at a time.
+    `dan_dir` is where Kata looks for its files, `dan_conf` in its configuration;
+    `runtime_classes` maps them to modes; "" is a pod without one; `pools` by network and mode."""
 
     workers: int = 64
     deadline: float = 45
     log_level: str = "info"
+    dan_dir: str = DAN_DIR
     ovs: Ovs = Ovs()
+    kubernetes: Kubernetes = Kubernetes()
+    runtime_classes: Mapping[str, str] = field(default_factory=dict)
+    kubeovn: KubeOvnSocket = field(default_factory=KubeOvnSocket)
     pools: Mapping[str, Mapping[str, PoolSize]] = field(default_factory=dict)
 
 
+_SECTIONS: dict[str, type[Ovs | Kubernetes | KubeOvnSocket]] = {
+    "ovs": Ovs,
+    "kubernetes": Kubernetes,
+    "kubeovn": KubeOvnSocket,
+}
 _POOLED = ("tap", "vhostuser")
 _MOST_KITS = 1024
+_SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
 _RANGES = {"workers": (1, 256), "deadline": (1, 600)}
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -64,9 +107,9 @@ def load(path: Path | None) -> Settings:
     _refuse_unknown(f"{path}: ", _mapping(str(path), data), Settings)
     for key, value in data.items():
         _check(f"{path}: {key}", key, value)
-    plain = {key: value for key, value in data.items() if key not in ("ovs", "pools")}
-    pools = _pools(f"{path}: pools", data.get("pools", {}))
-    return Settings(**plain, ovs=Ovs(**data.get("ovs", {})), pools=pools)
+    made: dict[str, Any] = {k: _SECTIONS[k](**v) if k in _SECTIONS else v for k, v in data.items()}
+    made["pools"] = _pools(f"{path}: pools", data.get("pools", {}))
+    return Settings(**made)
 
 
 def _pools(where: str, data: Any) -> dict[str, dict[str, PoolSize]]:
@@ -144,6 +187,41 @@ def _require_keys(where: str, ovs: Ovs) -> None:
         raise BadConfig(f"{where}certificate: cannot use {both}: {e}") from e
 
 
+def _check_kubernetes(where: str, found: Kubernetes) -> None:
+    for key, value in vars(found).items():
+        if not isinstance(value, str):
+            raise BadConfig(f"{where}{key}: expected a text, found {value!r}")
+    if found.kubeconfig and not os.path.isfile(found.kubeconfig):
+        raise BadConfig(f"{where}kubeconfig: there is no file {found.kubeconfig}")
+
+
+def _check_kubeovn(where: str, found: KubeOvnSocket) -> None:
+    for key in ("listen", "daemon"):
+        path = getattr(found, key)
+        fits = isinstance(path, str) and len(path.encode()) <= _SUN_PATH
+        if not fits or not (path.startswith("/") or (key == "listen" and not path)):
+            raise BadConfig(
+                f"{where}{key}: expected an absolute path of {_SUN_PATH} bytes at most, found "
+                f"{path!r}"
+            )
+    if found.listen == found.daemon:
+        raise BadConfig(f"{where}listen: is kube-ovn's own socket, as daemon says; name another")
+    if not isinstance(found.providers, list) or not all(
+        isinstance(provider, str) for provider in found.providers
+    ):
+        raise BadConfig(f"{where}providers: expected a list of texts, found {found.providers!r}")
+    if not isinstance(found.network, dict):
+        raise BadConfig(f"{where}network: expected keys and values, found {found.network!r}")
+    if found.listen and not found.network:
+        raise BadConfig(f"{where}network: required beside listen; at least ovs: {{bridge: br-int}}")
+
+
+def _check_classes(where: str, found: Any) -> None:
+    for name, mode in _mapping(where, found).items():
+        if not isinstance(name, str) or mode not in MODES:
+            raise BadConfig(f"{where}.{name}: expected one of {', '.join(MODES)}, found {mode!r}")
+
+
 def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Any]) -> None:
     known = [f.name for f in fields(kind)]
     for key in data:
@@ -151,10 +229,26 @@ def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Any]) -> None:
             raise BadConfig(f"{where}{key}: unknown key; known are {', '.join(known)}")
 
 
+def _check_section(where: str, key: str, value: Any) -> None:
+    kind = _SECTIONS[key]
+    _refuse_unknown(f"{where}.", _mapping(where, value), kind)
+    section = kind(**value)
+    if isinstance(section, Ovs):
+        _check_ovs(f"{where}.db: ", f"{where}.", section)
+    elif isinstance(section, Kubernetes):
+        _check_kubernetes(f"{where}.", section)
+    else:
+        _check_kubeovn(f"{where}.", section)
+
+
 def _check(where: str, key: str, value: Any) -> None:
-    if key == "ovs":
-        _refuse_unknown(f"{where}.", _mapping(where, value), Ovs)
-        _check_ovs(f"{where}.db: ", f"{where}.", Ovs(**value))
+    if key in _SECTIONS:
+        _check_section(where, key, value)
+    elif key == "runtime_classes":
+        _check_classes(where, value)
+    elif key == "dan_dir":
+        if not isinstance(value, str) or not value.startswith("/"):
+            raise BadConfig(f"{where}: expected an absolute path, found {value!r}")
     elif key in _RANGES:
         _number(where, value, *_RANGES[key])
     elif key == "log_level" and value not in _LEVELS:

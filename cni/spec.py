@@ -98,13 +98,17 @@ def _refuse_missing(verb: str, env: Mapping[str, str]) -> None:
 
 def _key(env: Mapping[str, str]) -> AttachmentKey:
     container, ifname = env["CNI_CONTAINERID"], env["CNI_IFNAME"]
-    if not _NAME.fullmatch(container) or len(container) > _NAME_LIMIT:
-        raise BadEnvironment(
-            f"CNI_CONTAINERID: {container!r} must start with a letter or digit and contain "
-            f"letters, digits, '_', '.', '-' only, {_NAME_LIMIT} at most"
-        )
+    check_container_id(container, "CNI_CONTAINERID")
     check_ifname(ifname, "CNI_IFNAME")
     return AttachmentKey(container, ifname)
+
+
+def check_container_id(name: str, where: str) -> None:
+    if not _NAME.fullmatch(name) or len(name) > _NAME_LIMIT:
+        raise BadEnvironment(
+            f"{where}: {name!r} must start with a letter or digit and contain "
+            f"letters, digits, '_', '.', '-' only, {_NAME_LIMIT} at most"
+        )
 
 
 def check_ifname(name: str, where: str) -> None:

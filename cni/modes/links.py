@@ -78,6 +78,11 @@ def remove_host_links(cx: Context, *names: str) -> None:
         cx.reaper.delete(cx.host, None, indexes, cx.cancel.remaining())
 
 
+def socket_path(cx: Context) -> str:
+    """Where the VMM makes the socket of vhost-user, in a directory of the attachment's own."""
+    return f"{cx.node.run_dir}/vhostuser/{cx.key.wire}/sock"
+
+
 def write_sysctl(name: str, value: str) -> None:
     path = "/proc/sys/net/" + name
     try:

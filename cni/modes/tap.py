@@ -9,7 +9,7 @@ from cni.config import NetConf
 from cni.context import Node
 from cni.device import Device
 from cni.errors import NotReady
-from cni.modes import bridge, shape, steps, switch
+from cni.modes import bridge, given, kata, shape, steps, switch
 from cni.modes.hosttap import HostTap, Placeholder
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
@@ -24,17 +24,19 @@ class Tap:
         vlan = uplink.vlan if isinstance(uplink, LinuxUplink) else 0
         mac = conf.mac or key.mac()
         tap = HostTap(name, conf.queues, conf.tap.owner, conf.tap.group, mac, conf.mtu, vlan)
-        bind: list[Step] = [steps.Addresses()] if conf.ipam else []
+        bind: list[Step] = [*given.addresses(conf)]
         if isinstance(uplink, LinuxUplink) and uplink.gateway:
             bind.append(bridge.Gateway(uplink.bridge, uplink.vlan))
         if conf.placeholder:
             bind += [Placeholder(key.ifname), steps.Configure(key.ifname, silenced=True)]
+        bind += kata.gateway_steps(key, conf, conf.placeholder)
+        entry = (kata.DanEntry(name, conf.queues),) if conf.runtime == "kata" else ()
         if isinstance(uplink, OvsUplink):
             before, port, ready = switch.port_steps(uplink, name, conf)
-            return Plan((before, tap, *port), (*bind, ready))
+            return Plan((before, tap, *port), (*bind, ready, *entry))
         assert isinstance(uplink, LinuxUplink)
         limits = shape.alone(conf, name)
-        return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), (*limits, *bind))
+        return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), (*limits, *bind, *entry))
 
     def in_pod(self, conf: NetConf) -> bool:
         return conf.placeholder
@@ -62,7 +64,7 @@ class Tap:
         require_tun()
         shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink.bridge, dpdk=False)
+            switch.ready(node, conf.uplink, dpdk=False)
 
 
 def require_tun() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cni.config import NetConf
 from cni.context import Node
-from cni.modes import shape, switch
+from cni.modes import kata, shape, switch
 from cni.modes.base import host_interface, pod_interface, port_steps
 from cni.plan import Plan
 from cni.types import AttachmentKey, Interface
@@ -17,8 +17,11 @@ class Veth:
     name = "veth"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        prepare, veth, rest = port_steps(key, conf, silenced=False)
-        return Plan(prepare, (*veth, *shape.alone(conf, key.host_link), *rest))
+        # Kata redirects the interface to a tap of its own, and its namespace must be silent then.
+        prepare, veth, rest = port_steps(key, conf, silenced=conf.runtime != "any")
+        gateway = kata.gateway_steps(key, conf, in_pod=True)
+        limits = shape.alone(conf, key.host_link)
+        return Plan(prepare, (*veth, *limits, *rest, *gateway))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True
@@ -34,4 +37,4 @@ class Veth:
     def ready(self, conf: NetConf, node: Node) -> None:
         shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink.bridge, dpdk=False)
+            switch.ready(node, conf.uplink, dpdk=False)

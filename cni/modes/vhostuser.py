@@ -18,9 +18,10 @@ from cni.context import Context, Node
 from cni.device import Device
 from cni.deviceinfo import DeviceInfo
 from cni.errors import BadConfig, CheckFailed
-from cni.modes import steps, switch
+from cni.modes import given, kata, steps, switch
 from cni.modes.hosttap import Placeholder
-from cni.ovs.ports import VHOSTUSER
+from cni.modes.links import socket_path
+from cni.ovs.ports import VHOSTUSER, VHOSTUSER_LISTENING
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
 from cni.uplinks import OvsUplink
@@ -37,8 +38,8 @@ class SocketDirectory(Step):
     group: int | None
 
     def do(self, cx: Context) -> None:
-        directory = self._path(cx)
-        path = f"{directory}/sock"
+        path = socket_path(cx)
+        directory = os.path.dirname(path)
         if len(path.encode()) > _SUN_PATH:
             raise BadConfig(
                 f"--run-dir: {path} is longer than the {_SUN_PATH} bytes of a socket's address; "
@@ -64,7 +65,7 @@ class SocketDirectory(Step):
 
     @staticmethod
     def _path(cx: Context) -> str:
-        return f"{cx.node.run_dir}/vhostuser/{cx.key.wire}"
+        return os.path.dirname(socket_path(cx))
 
 
 class VhostUser:
@@ -72,18 +73,24 @@ class VhostUser:
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
         assert isinstance(conf.uplink, OvsUplink)
-        mac = conf.mac or key.mac()
-        directory = SocketDirectory(mac, conf.tap.owner, conf.tap.group)
-        before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, VHOSTUSER)
-        bind: list[Step] = [steps.Addresses()] if conf.ipam else []
-        if conf.placeholder:
+        mac, listening = conf.mac or key.mac(), conf.runtime == "kata-go"
+        kind = VHOSTUSER_LISTENING if listening else VHOSTUSER
+        before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, kind)
+        bind: list[Step] = [*given.addresses(conf)]
+        if self.in_pod(conf):
             bind += [Placeholder(key.ifname), steps.Configure(key.ifname, True)]
         if conf.device_info:
-            bind.append(DeviceInfo(conf.device_info))
-        return Plan((before, directory, *port), (*bind, ready))
+            bind.append(DeviceInfo(conf.device_info, "client" if listening else "server"))
+        if listening:
+            there = kata.SwitchSocket(mac, key.vhost_port)
+            return Plan((before, there, *port), (*bind, ready, kata.FoundSocket(key.vhost_port)))
+        directory = SocketDirectory(mac, conf.tap.owner, conf.tap.group)
+        entry = (kata.DanEntry("", conf.queues),) if conf.runtime == "kata" else ()
+        return Plan((before, directory, *port), (*bind, ready, *entry))
 
     def in_pod(self, conf: NetConf) -> bool:
-        return conf.placeholder
+        # Kata in Go looks for the socket by the addresses that it finds in the namespace.
+        return conf.placeholder or conf.runtime == "kata-go"
 
     def interfaces(
         self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
@@ -92,7 +99,9 @@ class VhostUser:
 
     def device(
         self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
-    ) -> Device:
+    ) -> Device | None:
+        if conf.runtime == "kata-go":  # which finds the socket itself
+            return None
         return Device(
             id=key.vhost_port,
             kind="vhostuser",
@@ -105,4 +114,6 @@ class VhostUser:
 
     def ready(self, conf: NetConf, node: Node) -> None:
         assert isinstance(conf.uplink, OvsUplink)
-        switch.ready(node, conf.uplink.bridge, dpdk=True)
+        switch.ready(node, conf.uplink, dpdk=True)
+        if conf.runtime == "kata-go":
+            kata.ready(node)

@@ -10,10 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cni.errors import DeadlineExceeded, TryAgain
+from cni.errors import BadConfig, DeadlineExceeded, TryAgain
 from cni.settings import Ovs
 
 if TYPE_CHECKING:
@@ -24,12 +24,15 @@ Operations = list[dict[str, Any]]  # RFC 7047, section 5.2
 
 @dataclass(frozen=True)
 class View:
-    """`bridges` maps names to datapath types; the rest is how ovs-vswitchd runs."""
+    """`bridges` maps names to datapath types, `external_ids` are Open_vSwitch's; the rest is how
+    ovs-vswitchd runs."""
 
     connected: bool = False
     bridges: Mapping[str, str] | None = None  # None before the first connection
     dpdk: bool = False
     userspace_tso: bool = False
+    vhost_directory: str = ""  # below ovs-vswitchd's run directory
+    external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 class Operation(Protocol):
@@ -128,6 +131,16 @@ class Database:
             if not self._changed.wait_for(lambda: self._view.bridges is not None, max(seconds, 0)):
                 raise TryAgain(self.away())
             return self._view
+
+    def vhost_directory(self) -> str:
+        """Where ovs-vswitchd makes the sockets of vhost-user: its run directory, which is that of
+        ovsdb-server, or one below it. Raises BadConfig when the server is elsewhere."""
+        kind, _, path = self.settings.db.partition(":")
+        if kind != "unix":
+            raise BadConfig(
+                f"ovs.db: runtime kata-go needs Open vSwitch on this node, by unix:, not {kind}:"
+            )
+        return os.path.normpath(f"{os.path.dirname(path)}/{self._view.vhost_directory}")
 
     def away(self) -> str:
         return f"ovs.db: no answer from {self.settings.db}; is ovsdb-server running?"

@@ -1,4 +1,4 @@
-"""The rows of a port: made, taken away, looked at, collected.
+"""The rows of a port: made, given to another, taken away, looked at, collected.
 
 Source: ovs-vswitchd.conf.db(5); operations as in RFC 7047, section 5.2. Every row of ours carries
 the owner, the container and the interface name in its external_ids.
@@ -7,13 +7,14 @@ the owner, the container and the interface name in its external_ids.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cni.config import Bandwidth
 from cni.errors import BadConfig, CheckFailed, SwitchRefused
-from cni.ovs import schema
+from cni.ovs import ovn, schema
 from cni.ovs.database import Operations
 from cni.types import POOL, AttachmentKey
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vmlink")
 
 VHOSTUSER = "dpdkvhostuserclient"
+VHOSTUSER_LISTENING = "dpdkvhostuser"  # deprecated, and all that Kata's runtime in Go can use
 _NONE = ["set", []]
 
 
@@ -30,7 +32,8 @@ _NONE = ["set", []]
 class Port:
     """What is asked of the switch. `type` is the Interface's: "" for a link of the kernel.
 
-    `mtu` (bytes) is requested where the switch is the one that sets it; 0 where it is not.
+    `mtu` (bytes) is requested where the switch is the one that sets it; 0 where it is not. With
+    `ovn` it is the logical port that `iface-id` of `external_ids` names.
     """
 
     bridge: str
@@ -42,11 +45,17 @@ class Port:
     external_ids: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     bandwidth: Bandwidth | None = None
+    ovn: bool = False
+
+    @property
+    def iface_id(self) -> str:
+        """The logical port; "" for none."""
+        return self.external_ids[ovn.IFACE_ID] if self.ovn else ""
 
 
 @dataclass(frozen=True)
 class Add:
-    """Settled when ovs-vswitchd has given the interface its ofport."""
+    """Settled when ovs-vswitchd has given the interface its ofport, and OVN installed it."""
 
     owner: str
     key: AttachmentKey
@@ -69,45 +78,61 @@ class Add:
             *(_removal(known.uuid, ids) if known is not None else ()),
             # Nothing is added to a bridge that goes away at this moment.
             _exists("Bridge", "name", port.bridge),
+            *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
             *rows.port(port),
         ]
 
     def settled(self, tables: Tables) -> bool:
-        row = tables.interface(self.port.name)
-        if row is None:
-            raise SwitchRefused(f"port {self.port.name} was taken away by somebody else")
-        if row.error:
-            raise SwitchRefused(f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}")
-        return bool(row.ofport) and row.ofport[0] > 0
+        return _made(tables, self.port, 0)
 
 
 @dataclass(frozen=True)
-class Rebind:
-    """The port of `old`, which the switch has made, becomes that of `new`: a kit's a pod's, or the
-    other way. Nothing stays of what was noted for `old`. Settled when it is committed.
+class Bind:
+    """A port that is there, `former`'s, becomes `key`'s: a kit's a pod's, or the other way. Nothing
+    stays of what was noted for `former`. Settled as an Add is, at the commit without OVN; `since`
+    (ms since the epoch) tells what OVN writes about it from what it wrote about the former one.
 
     A pool's ports are protected: the switch forgets the addresses that it has learned on a port
     when that changes (bundle_set in ofproto/ofproto-dpif.c).
     """
 
     owner: str
-    old: AttachmentKey
-    new: AttachmentKey
+    former: AttachmentKey
+    key: AttachmentKey
     port: Port
-    interface: str = ""
+    since: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+    @property
+    def interface(self) -> str:
+        return self.port.name
 
     def compose(self, tables: Tables, again: bool) -> Operations:
-        row = tables.port(self.old)
-        if row is None:
-            if again and tables.port(self.new) is not None:
-                return []
-            raise SwitchRefused(f"port {self.port.name} was taken away by somebody else")
-        rows = Rows(self.new.digest, _ids(self.owner, self.new))
-        guard = _exists("Port", "name", self.port.name)
-        return [guard, *_unlimited(_ids(self.owner, self.old)), *rows.again(self.port)]
+        port = self.port
+        if again and tables.port(self.key) is not None:
+            return []
+        if tables.port(self.former) is None:
+            raise SwitchRefused(f"port {port.name} was taken away by somebody else")
+        rows = Rows(self.key.digest, _ids(self.owner, self.key))
+        return [
+            _exists("Port", "name", port.name),
+            *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
+            *_unlimited(_ids(self.owner, self.former)),
+            *rows.again(port),
+        ]
 
     def settled(self, tables: Tables) -> bool:
-        return True
+        return _made(tables, self.port, self.since)
+
+
+def _made(tables: Tables, port: Port, since: int) -> bool:
+    row = tables.interface(port.name)
+    if row is None:
+        raise SwitchRefused(f"port {port.name} was taken away by somebody else")
+    if row.error:
+        raise SwitchRefused(f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}")
+    if not row.ofport or row.ofport[0] <= 0:
+        return False
+    return not port.ovn or ovn.installed(row, port.iface_id, since)
 
 
 @dataclass
@@ -169,6 +194,8 @@ class Check:
         if row.error or not row.ofport or row.ofport[0] < 0:
             found = row.error[0] if row.error else "no ofport"
             raise CheckFailed(f"{name}: expected an ofport, found {found}")
+        if self.port.ovn:
+            ovn.check(row, self.port.iface_id)
         return True
 
 
@@ -246,7 +273,7 @@ class Rows:
         if not rate:
             return [], {}
         row: dict[str, Any] = {"external_ids": _map(self._ids)}
-        if kind == VHOSTUSER:
+        if kind:
             config = {"cir": str(max(rate // 8, 1)), "cbs": str(max(burst // 8, 1))}
             row |= {"type": "egress-policer", "other_config": _map(config)}
             return [self._insert("QoS", "s", row)], {"qos": self._named("s")}

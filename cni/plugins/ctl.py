@@ -6,21 +6,20 @@ It reads the records in the run directory, so it works while vmlinkd is away.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cni import __version__, device, macvtap, tuntap
+from cni import __version__, clh, descriptors, dialects, hotplug
 from cni.device import Device
+from cni.dialects import qemu
 from cni.errors import UnknownContainer, VmlinkError
-from cni.netns import Namespace
+from cni.plugins import doctor, install
 from cni.state import Record, Store, read_json
-
-_VHOST = "/dev/vhost-net"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,15 +55,45 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (listing, show, pool):
         verb.add_argument("--json", action="store_true", help="for programs")
     tell = verbs.add_parser("device", help="what a VMM needs to know of the NICs")
-    tell.add_argument("--format", choices=("json", "qemu"), default="json")
+    tell.add_argument("--format", choices=dialects.FORMATS, default="json")
     tell.set_defaults(action=_device)
     run = verbs.add_parser("exec", help="open the NICs' descriptors and execute a VMM with them")
     run.set_defaults(action=_exec)
-    for verb in (show, tell, run):
+    plug = verbs.add_parser("plug", help="give a NIC to a running QEMU or Cloud Hypervisor")
+    plug.set_defaults(action=_plug)
+    unplug = verbs.add_parser("unplug", help="take it away again")
+    unplug.set_defaults(action=_unplug)
+    for verb in (show, tell, run, plug, unplug):
         verb.add_argument("container", metavar="CONTAINER_ID")
+    for verb in (show, tell, run):
         verb.add_argument("--ifname", help="this interface only (default: all)")
     run.add_argument("command", nargs="+", metavar="-- COMMAND", help="such as qemu-system-x86_64")
+    for verb in (plug, unplug):
+        _add_vmm(verb)
+    doctor.register(verbs)
+    install.register(verbs)
     return parser
+
+
+def _add_vmm(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("ifname", metavar="IFNAME")
+    vmm = verb.add_mutually_exclusive_group(required=True)
+    vmm.add_argument("--qmp", metavar="SOCKET", help="QEMU's monitor, of -qmp unix:SOCKET,...")
+    vmm.add_argument("--api-socket", metavar="SOCKET", help="Cloud Hypervisor's --api-socket")
+    verb.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=30,
+        metavar="SECONDS",
+        help="for VMM and guest together (default: %(default)s)",
+    )
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < 1e6:
+            return seconds
+    raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text!r}")
 
 
 def _records(options: argparse.Namespace) -> list[Record]:
@@ -85,15 +114,12 @@ def _devices(options: argparse.Namespace) -> list[Device]:
     records = _records(options)
     if any(r.intent for r in records):
         raise VmlinkError(f"{options.container} is being attached; try again")
-    found = [_from_json(r.device) for r in records if r.device]
+    found = [Device.from_json(r.device) for r in records if r.device]
     if not found:
-        raise VmlinkError(f"{options.container} has no NIC for a VMM: its mode is veth")
+        raise VmlinkError(
+            f"{options.container} has no NIC for a VMM: its mode is veth, or Kata makes its own"
+        )
     return found
-
-
-def _from_json(data: dict[str, Any]) -> Device:
-    routes = tuple((dst, gw) for dst, gw in data["routes"])
-    return Device(**{**data, "addresses": tuple(data["addresses"]), "routes": routes})
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -171,59 +197,44 @@ def _print_field(key: str, value: Any) -> None:
 
 
 def _device(options: argparse.Namespace) -> None:
-    found = _devices(options)
-    if options.format == "json":
-        print(json.dumps([vars(d) for d in found], indent=2))
-        return
-    # The numbers that `exec` would give: what it opens comes right after stdio.
-    free = itertools.count(3)
-    for one in found:
-        pairs = one.queues if one.kind != "vhostuser" else 0
-        fds = list(itertools.islice(free, pairs))
-        vhost = list(itertools.islice(free, pairs)) if os.path.exists(_VHOST) else []
-        print(" ".join(device.qemu(one, fds, vhost)))
+    print(dialects.FORMATS[options.format](_devices(options), descriptors.have_vhost()))
 
 
 def _exec(options: argparse.Namespace) -> None:
     arguments: list[str] = []
     for one in _devices(options):
         _require_shared_memory(one, options.command)
-        fds = _open(one)
-        vhost = _open_vhost(one.queues) if fds else []
+        fds, vhost = descriptors.opened(one)
         for fd in (*fds, *vhost):
             os.set_inheritable(fd, True)
-        arguments += device.qemu(one, fds, vhost)
+        arguments += qemu.arguments(one, fds, vhost)
     try:
         os.execvp(options.command[0], [*options.command, *arguments])
     except OSError as e:
         raise VmlinkError(f"cannot execute {options.command[0]}: {e.strerror}") from e
 
 
+def _plug(options: argparse.Namespace) -> None:
+    (one,) = _devices(options)
+    if options.qmp:
+        hotplug.plug(options.qmp, one, options.timeout)
+    else:
+        clh.add(options.api_socket, one, options.timeout)
+
+
+def _unplug(options: argparse.Namespace) -> None:
+    (one,) = _devices(options)
+    if options.qmp:
+        hotplug.unplug(options.qmp, one, options.timeout)
+    else:
+        clh.remove(options.api_socket, one, options.timeout)
+
+
 def _require_shared_memory(one: Device, command: Sequence[str]) -> None:
     if one.kind == "vhostuser" and not any("share=on" in word for word in command):
         raise VmlinkError(
-            f"{one.id} is vhost-user, and the guest's memory must be shared: give QEMU -object "
-            "memory-backend-memfd,id=mem,size=SIZE,share=on and -machine memory-backend=mem"
+            f"{one.id} is vhost-user, and the guest's memory must be shared: {hotplug.SHARED}"
         )
-
-
-def _open(one: Device) -> list[int]:
-    """The descriptors of its queues; a VMM makes the socket of vhost-user itself."""
-    if one.kind == "vhostuser":
-        return []
-    if one.kind == "macvtap":
-        return macvtap.open_macvtap(one.path, one.queues)
-    if not one.netns:
-        return tuntap.open_tap(one.tap, one.queues)
-    with Namespace.open(one.netns) as namespace, namespace.entered():
-        return tuntap.open_tap(one.tap, one.queues)
-
-
-def _open_vhost(queues: int) -> list[int]:
-    """One descriptor for each pair where the kernel has vhost-net, else none."""
-    if not os.path.exists(_VHOST):
-        return []
-    return [os.open(_VHOST, os.O_RDWR | os.O_CLOEXEC) for _ in range(queues)]
 
 
 if __name__ == "__main__":

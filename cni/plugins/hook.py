@@ -1,8 +1,9 @@
 """vmlink-hook: the OCI hook for sandboxes whose network another plugin made.
 
-createRuntime (and the old prestart) put a tap behind every addressed interface that they find in
-the sandbox's namespace, by a chained ADD; poststop takes them away. The state comes on stdin.
-Source: OCI runtime specification, "POSIX-platform Hooks" and "State".
+createRuntime (and the old prestart) make every addressed interface that they find in the sandbox's
+namespace ready for a VM, by a chained ADD, and write `devices/<container>.json` in vmlinkd's run
+directory; poststop takes all that away. The state comes on stdin.
+Source: OCI runtime specification, "POSIX-platform Hooks".
 """
 
 from __future__ import annotations
@@ -11,107 +12,159 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cni import __version__, wire
+from cni import __version__, files, wire
 from cni import result as results
-from cni.errors import BadEnvironment, CannotDecode, VmlinkError
+from cni.config import MODES
+from cni.errors import VmlinkError
 from cni.netlink import Netlink
 from cni.netns import Namespace
+from cni.plugins import oci, wrap
 from cni.rtdecode import LinkInfo
-from cni.state import Store
-from cni.types import IP, AttachmentKey, Interface, Result, Route
+from cni.state import Record, Store
+from cni.types import IP, Interface, Result, Route
 
 NETWORK = "vmlink-hook"
-_STATE_LIMIT = 1 << 20
+ANNOTATION = "vmlink."
+_CONF = {"cniVersion": results.VERSIONS[-1], "name": NETWORK, "type": "vmlink"}
 _RTPROT_KERNEL = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="vmlink-hook", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("stage", choices=("createRuntime", "prestart", "poststop"))
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path("/run/vmlink"),
-        help="vmlinkd's run directory (default: %(default)s)",
-    )
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     try:
-        state = _decode("stdin", sys.stdin.buffer.read(_STATE_LIMIT + 1))
-        container = _container(state)
-        if options.stage == "poststop":
-            _detach(options.run_dir, container)
-        else:
-            _attach(options.run_dir, container, _namespace_path(state))
+        options.action(options)
     except VmlinkError as e:
         print(f"vmlink-hook: {e.msg}", file=sys.stderr)
         return 1
     return 0
 
 
-def _decode(where: str, data: bytes) -> dict[str, Any]:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vmlink-hook", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path("/run/vmlink"),
+        help="vmlinkd's run directory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mode",
+        choices=[mode for mode, uplinks in MODES.items() if "chained" in uplinks],
+        default="tc",
+        help=f"unless the annotation {ANNOTATION}mode says another (default: %(default)s)",
+    )
+    verbs = parser.add_subparsers(required=True, metavar="STAGE")
+    for stage in ("createRuntime", "prestart"):
+        verbs.add_parser(stage, help="make a sandbox ready for a VM").set_defaults(action=_start)
+    verbs.add_parser("poststop", help="take it back").set_defaults(action=_stop)
+    wrapped = verbs.add_parser("wrap", help="execute an OCI runtime whose sandboxes get this hook")
+    wrapped.set_defaults(action=_wrap)
+    wrapped.add_argument("command", nargs="+", metavar="-- RUNTIME", help="such as /usr/sbin/runc")
+    return parser
+
+
+def _start(options: argparse.Namespace) -> None:
+    container = oci.container(_state())
+    if not container.netns or oci.joins_a_sandbox(container.annotations):
+        return
+    with Namespace.open(container.netns) as namespace:
+        _attach(options, container, namespace)
+
+
+def _stop(options: argparse.Namespace) -> None:
+    container = oci.identity(_state())
+    _description(options.run_dir, container).unlink(missing_ok=True)
+    for record in _ours(options.run_dir, container):
+        _call(options.run_dir, "DEL", record.container_id, record.ifname, {}, None)
+
+
+def _wrap(options: argparse.Namespace) -> None:
+    hook = [os.path.abspath(sys.argv[0]), "--run-dir", str(options.run_dir.absolute())]
+    wrap.execute(options.command, [*hook, "--mode", options.mode])
+
+
+def _state() -> dict[str, Any]:
+    return oci.decode("stdin", sys.stdin.buffer.read(oci.LIMIT + 1))
+
+
+def _attach(options: argparse.Namespace, container: oci.Container, namespace: Namespace) -> None:
+    """All interfaces or none: a sandbox that is half ready is not to be started."""
+    for record in _ours(options.run_dir, container.id):
+        if record.netns_identity != namespace.identity:  # its poststop was never run
+            _call(options.run_dir, "DEL", record.container_id, record.ifname, {}, None)
+    keys = {"mode": options.mode} | _keys(container.annotations)
+    attached = {r.ifname for r in _records(options.run_dir, namespace)}
+    done: list[str] = []
     try:
-        decoded = json.loads(data[:_STATE_LIMIT])
-    except (ValueError, RecursionError) as e:
-        raise CannotDecode(f"{where}: not JSON: {e}") from e
-    if not isinstance(decoded, dict):
-        raise CannotDecode(f"{where}: expected an object, found {type(decoded).__name__}")
-    return decoded
+        for ifname, found in list(_found(namespace)):
+            if ifname not in attached:
+                conf = {**keys, "prevResult": results.dump(found, results.VERSIONS[-1])}
+                _call(options.run_dir, "ADD", container.id, ifname, conf, namespace)
+                done.append(ifname)
+        _describe(options.run_dir, container.id, _records(options.run_dir, namespace))
+    except BaseException:
+        for ifname in reversed(done):
+            with suppress(VmlinkError):
+                _call(options.run_dir, "DEL", container.id, ifname, {}, namespace)
+        raise
 
 
-def _container(state: dict[str, Any]) -> str:
-    container = state.get("id")
-    if not isinstance(container, str) or not container:
-        raise CannotDecode("state: id: expected the container's id")
-    return container
+def _keys(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """Keys of the network configuration; vmlinkd says what is wrong with one."""
+    found: dict[str, Any] = {}
+    if mode := annotations.get(ANNOTATION + "mode"):
+        found["mode"] = mode
+    if queues := annotations.get(ANNOTATION + "queues"):
+        found["queues"] = int(queues) if queues.isascii() and queues.isdecimal() else queues
+    return found
 
 
-def _namespace_path(state: dict[str, Any]) -> str:
-    """From the bundle first: Kata's state has the hypervisor's pid, whose namespace may differ."""
-    config = Path(str(state.get("bundle", "")), "config.json")
-    if config.is_absolute() and config.is_file():
-        spec = _decode(str(config), config.read_bytes())
-        for namespace in (spec.get("linux") or {}).get("namespaces") or []:
-            if namespace.get("type") == "network" and namespace.get("path"):
-                return str(namespace["path"])
-    pid = state.get("pid")
-    if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0:
-        return f"/proc/{pid}/ns/net"
-    raise BadEnvironment("state: neither bundle/config.json nor pid tells the network namespace")
+def _ours(run_dir: Path, container: str) -> list[Record]:
+    """What this hook has attached for the container."""
+    records = Store(run_dir / "state").all()
+    return [r for r in records if (r.container_id, r.network) == (container, NETWORK)]
 
 
-def _attach(run_dir: Path, container: str, path: str) -> None:
-    with Namespace.open(path) as namespace:
-        for ifname, found in _found(container, namespace, path):
-            conf = {
-                "cniVersion": results.VERSIONS[-1],
-                "name": NETWORK,
-                "type": "vmlink",
-                "prevResult": results.dump(found, results.VERSIONS[-1]),
-            }
-            _call(run_dir, "ADD", container, ifname, conf, path, namespace.fd)
+def _records(run_dir: Path, namespace: Namespace) -> list[Record]:
+    """Of the namespace, whoever attached it: the CNI plugin may have another id for it."""
+    records = Store(run_dir / "state").all()
+    return [r for r in records if r.netns_identity == namespace.identity and not r.intent]
 
 
-def _detach(run_dir: Path, container: str) -> None:
-    conf = {"cniVersion": results.VERSIONS[-1], "name": NETWORK, "type": "vmlink"}
-    for record in list(Store(run_dir / "state").all()):
-        if (record.container_id, record.network) == (container, NETWORK):
-            _call(run_dir, "DEL", container, record.ifname, conf, record.netns_path, None)
+def _describe(run_dir: Path, container: str, records: Sequence[Record]) -> None:
+    """Where a VMM's launcher finds what to open, and the command that opens it."""
+    found = [r for r in records if r.device]
+    if not found:
+        print(f"vmlink-hook: {container} has no interface for a VM", file=sys.stderr)
+        return
+    ctl = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "vmlinkctl")
+    told = {
+        "container": found[0].container_id,
+        "devices": [r.device for r in found],
+        "exec": [ctl, "--run-dir", str(run_dir.absolute()), "exec", found[0].container_id, "--"],
+    }
+    path = _description(run_dir, container)
+    path.parent.mkdir(mode=0o755, exist_ok=True)
+    files.replace(path, json.dumps(told, indent=2).encode() + b"\n")
 
 
-def _found(container: str, namespace: Namespace, path: str) -> Iterator[tuple[str, Result]]:
-    """The addressed interfaces that vmlink has not made ready itself, as other plugins' results."""
+def _description(run_dir: Path, container: str) -> Path:
+    return run_dir / "devices" / f"{container}.json"
+
+
+def _found(namespace: Namespace) -> Iterator[tuple[str, Result]]:
+    """The addressed interfaces, as other plugins' results."""
     with namespace.entered(), Netlink() as netlink:
         for link in netlink.links():
             addresses = netlink.addresses(link.index)
-            ours = link.group == AttachmentKey(container, link.name).group
-            if link.name == "lo" or ours or not addresses:
-                continue
-            yield link.name, _as_result(link, addresses, netlink, path)
+            if link.name != "lo" and addresses:
+                yield link.name, _as_result(link, addresses, netlink, namespace.path)
 
 
 def _as_result(link: LinkInfo, addresses: Sequence[str], netlink: Netlink, path: str) -> Result:
@@ -128,20 +181,23 @@ def _call(
     verb: str,
     container: str,
     ifname: str,
-    conf: dict[str, Any],
-    path: str,
-    fd: int | None,
+    conf: Mapping[str, Any],
+    namespace: Namespace | None,
 ) -> None:
     env = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
         "CNI_IFNAME": ifname,
-        "CNI_NETNS": path,
+        "CNI_NETNS": namespace.path if namespace else "",
         "CNI_PATH": os.environ.get("CNI_PATH", ""),
     }
-    code, body = wire.call(str(run_dir / "vmlinkd.sock"), env, json.dumps(conf).encode(), fd)
+    stdin = json.dumps({**_CONF, **conf}).encode()
+    fd = namespace.fd if namespace else None
+    code, body = wire.call(str(run_dir / "vmlinkd.sock"), env, stdin, fd)
     if code:
-        raise VmlinkError(f"{verb} of {ifname}: {_decode('vmlinkd', body).get('msg')}", code=code)
+        raise VmlinkError(
+            f"{verb} of {ifname}: {oci.decode('vmlinkd', body).get('msg')}", code=code
+        )
 
 
 if __name__ == "__main__":

@@ -113,6 +113,22 @@ def test_call(daemon: FakeDaemon) -> None:
     assert frame == wire.Frame(DEL, stdin)
 
 
+def test_call_whose_answer_is_there_before_it_looks(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(conn: socket.socket, data: list[bytes], fds: list[int]) -> int:
+        """Returns when the daemon has answered and hung up."""
+        sent = real(conn, data, fds)
+        with daemon.accept() as theirs:
+            wire.receive(theirs)
+            theirs.sendall(wire.encode_answer(7, b"no"))
+        return sent
+
+    real = socket.send_fds
+    monkeypatch.setattr(socket, "send_fds", send)
+    assert wire.call(str(daemon.path), DEL, CONF) == (7, b"no")
+
+
 def test_call_without_an_answer(absent: FakeDaemon) -> None:
     with pytest.raises(TryAgain, match="does not listen"):
         wire.call(str(absent.path), DEL, b"")

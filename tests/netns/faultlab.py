@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +30,8 @@ from cni.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
 KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too
+# Kata finds a socket in /tmp by the address, and other runs have theirs there.
+KATAS = f"10.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
 EXECUTED = "executed-ipam"
 UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
@@ -54,10 +56,30 @@ LIMITED = {
 TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress")}
 LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
+DAN = {"runtime": "kata", "placeholder": True}
 PLACEHELD = {
-    "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
-    "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
+    "tap": {
+        "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True},
+        "linux with gateway and placeholder": {**UPLINKS["linux with gateway"], **DAN},
+    },
+    "vhostuser": {"ovs for kata-go": {**UPLINKS["ovs"], "runtime": "kata-go", **INFO}},
 }
+ANNOTATIONS = {
+    f"ovn.kubernetes.io/{key}": value
+    for key, value in {
+        "ip_address": "10.9.0.2",
+        "cidr": "10.9.0.0/24",
+        "gateway": "10.9.0.1",
+        "mac_address": "02:00:00:00:09:02",
+        "logical_switch": "ls",
+        "allocated": "true",
+        "routed": "true",
+    }.items()
+}
+TOLD = {"io.kubernetes.cri.pod-annotations": ANNOTATIONS}
+# That they come from elsewhere makes no difference to the mode's own steps.
+KUBEOVN = {**UPLINKS["ovs"], "kubeovn": {"provider": "ovn"}, "runtimeConfig": TOLD}
+POD = "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod"
 NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
@@ -78,8 +100,9 @@ class Way:
     def stdin(self, node: Node) -> dict[str, Any]:
         conf = dict(self.conf)
         if "ipam" in conf:
-            conf["ipam"] = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **conf["ipam"]}
-        if "runtimeConfig" in conf:
+            first = KATAS if conf.get("runtime") == "kata-go" else "10.9.0"
+            conf["ipam"] = {**node.ipam(f"{first}.0/24", "fd00:9::/64"), **conf["ipam"]}
+        if conf.get("runtimeConfig") == INFO["runtimeConfig"]:
             conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
         return conf
 
@@ -98,11 +121,13 @@ def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
     assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
+        kubeovn = {"ovs with kubeovn": KUBEOVN} if mode == "tap" else {}
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD.get(mode, {}) | kubeovn).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 # Who gives an address has nothing to do with limits and placeholders.
                 kinds = IPAMS[uplink.split()[0]][: None if uplink in UPLINKS else 1]
+                kinds = ("none",) if "kubeovn" in keys else kinds
                 for kind in kinds:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
@@ -183,7 +208,7 @@ class FaultyNode(Node):
         self.zygote = zygote
         self.control = self.lab.dir / "fault"
         self.settings = self.lab.dir / "vmlinkd.yaml"
-        self.settings.write_text("")
+        self.settings.write_text(f"dan_dir: {self.lab.dir}/dans\n")
 
     def spawn(self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Daemon:
         env = {**env, "VMLINK_FAULT": str(self.control)}
@@ -222,7 +247,7 @@ class Lab:
             self.kits()
         path = f"{self.node.lab.dir}:{PLUGINS}"
         conf = self.way.stdin(self.node) | change
-        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path)
+        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path, CNI_ARGS=POD)
 
     def wait(self) -> None:
         """CHECK comes after whatever is under way with the attachment, and changes nothing."""
@@ -253,6 +278,9 @@ class Lab:
 
     def contents(self) -> frozenset[str]:
         files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
+        for place in (f"/tmp/vhostuser_{KATAS}", f"/tmp/vhostuser_{KEY.vhost_port}"):
+            files += glob(place + "*")
+        files += glob(f"{self.node.lab.dir}/dans/*")
         there = {path for path in files if os.path.exists(path)}
         kits = self.kits() if self.way.prepared else []
         found = {what for what in self.node.contents() if not any(kit in what for kit in kits)}
@@ -292,19 +320,6 @@ def pod_contents(node: Node, pod: Path) -> frozenset[str]:
         if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
             found.add("tcx on eth0")
     return frozenset(found)
-
-
-@cache
-def vlan_missing() -> str:
-    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
-    with Node() as node:
-        for command in (
-            "ip link add br0 type bridge vlan_filtering 1",
-            "ip link add link br0 name br0.100 type vlan id 100",
-        ):
-            if said := node.run(command.split(), check=False).stderr:
-                return said.splitlines()[0]
-    return ""
 
 
 @contextmanager
@@ -370,6 +385,7 @@ def begin(lab: Lab) -> subprocess.Popen[bytes]:
         "CNI_IFNAME": KEY.ifname,
         "CNI_NETNS": str(lab.pod),
         "CNI_PATH": f"{lab.node.lab.dir}:{PLUGINS}",
+        "CNI_ARGS": POD,
         "VMLINK_SOCKET": str(lab.node.socket),
     }
     pipe = subprocess.PIPE

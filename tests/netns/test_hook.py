@@ -6,10 +6,12 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.node import BIN, PLUGINS, Node
+from cni.types import AttachmentKey
 
 
 def hook(node: Node, stage: str, state: object) -> subprocess.CompletedProcess[str]:
@@ -49,6 +51,108 @@ def test_a_foreign_veth_becomes_ready_for_a_vm(
     assert node.run(node.ctl("list", "--json")).stdout.strip() == "[]"
     links = json.loads(node.run(["ip", "-json", "link"], sandbox).stdout)
     assert sorted(link["ifname"] for link in links) == ["eth0", "lo"]
+
+
+def description(node: Node) -> Any:
+    path = node.run_dir / "devices/sandbox.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def test_the_description_tells_a_launcher_what_to_execute(
+    node: Node, sandbox: Path, tmp_path: Path
+) -> None:
+    state = bundle(tmp_path, sandbox)
+    for _ in range(2):  # as createRuntime and prestart of one container
+        assert hook(node, "createRuntime", state).returncode == 0
+    told = description(node)
+    assert told["devices"] == json.loads(node.run(node.ctl("device", "sandbox")).stdout)
+    assert told["exec"] == node.ctl("exec", "sandbox", "--")
+    assert hook(node, "poststop", state).returncode == 0
+    assert description(node) is None
+
+
+def test_what_a_former_sandbox_of_the_name_has_left_is_cleaned_up(
+    node: Node, sandbox: Path, tmp_path: Path
+) -> None:
+    other = node.pod()
+    conf = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp"}
+    conf["ipam"] = node.ipam("10.4.0.0/24")
+    node.call("ADD", conf, "former", other, plugin=PLUGINS / "ptp").expect()
+    assert hook(node, "createRuntime", bundle(tmp_path, other)).returncode == 0
+    before = description(node)
+    node.call("DEL", conf, "former", other, plugin=PLUGINS / "ptp").expect()
+    node.lab.drop(other)
+    state = bundle(tmp_path, sandbox)
+    assert hook(node, "createRuntime", state).returncode == 0
+    assert description(node)["devices"][0]["netns"] == str(sandbox) != before["devices"][0]["netns"]
+    assert hook(node, "poststop", state).returncode == 0
+
+
+@pytest.mark.parametrize("mode", ["tc", "veth"])
+def test_what_vmlink_has_made_itself_is_described_and_left_alone(
+    node: Node, pod: Path, tmp_path: Path, mode: str
+) -> None:
+    conf = {"cniVersion": "1.0.0", "name": "own", "type": "vmlink", "mode": mode}
+    conf |= {"linux": {"bridge": "br0"}, "ipam": node.ipam("10.5.0.0/24")}
+    node.call("ADD", conf, "another-id", pod).expect()
+    state = bundle(tmp_path, pod)
+    done = hook(node, "createRuntime", state)
+    assert done.returncode == 0
+    if mode == "tc":
+        assert description(node)["exec"][-2:] == ["another-id", "--"]
+    else:
+        assert "sandbox has no interface for a VM" in done.stderr
+    assert hook(node, "poststop", state).returncode == 0
+    (row,) = json.loads(node.run(node.ctl("list", "--json")).stdout)
+    assert row["container"] == "another-id"
+    node.call("DEL", conf, "another-id", pod).expect()
+
+
+@pytest.mark.parametrize("kind", ["io.kubernetes.cri.container-type", "host network"])
+def test_containers_without_a_network_of_their_own_are_passed_over(
+    node: Node, sandbox: Path, tmp_path: Path, kind: str
+) -> None:
+    state = bundle(tmp_path, sandbox)
+    if kind == "host network":
+        (tmp_path / "config.json").write_text('{"linux": {"namespaces": [{"type": "pid"}]}}')
+    else:
+        state["annotations"] = {kind: "container"}
+    assert hook(node, "createRuntime", state).returncode == 0
+    assert description(node) is None
+    assert node.run(node.ctl("list", "--json")).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("annotations", "says"),
+    [
+        ({"vmlink.mode": "tap"}, "mode: tap does not go with the uplink chained"),
+        ({"vmlink.queues": "many"}, "queues: expected a number from 1 to 256, found 'many'"),
+    ],
+)
+def test_annotations_are_judged_by_vmlinkd(
+    node: Node, sandbox: Path, tmp_path: Path, annotations: dict[str, str], says: str
+) -> None:
+    state = bundle(tmp_path, sandbox) | {"annotations": annotations}
+    done = hook(node, "createRuntime", state)
+    assert (done.returncode, description(node)) == (1, None)
+    assert says in done.stderr
+
+
+def test_all_interfaces_or_none(node: Node, sandbox: Path, tmp_path: Path) -> None:
+    """The second one cannot be adopted: its tap's name is taken."""
+    taken = AttachmentKey("sandbox", "eth1").tap_link
+    for command in (
+        f"ip link add eth1 type veth peer name {taken}",
+        "ip address add 10.99.0.1/24 dev eth1",
+    ):
+        node.run(command.split(), sandbox)
+    state = bundle(tmp_path, sandbox)
+    done = hook(node, "createRuntime", state)
+    assert (done.returncode, description(node)) == (1, None), done.stderr
+    assert "ADD of eth1" in done.stderr
+    assert node.run(node.ctl("list", "--json")).stdout.strip() == "[]"
+    assert "clsact" not in node.run("tc qdisc show dev eth0".split(), sandbox).stdout
+    node.run("ip link del eth1".split(), sandbox, check=False)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ import pytest
 
 from bench import guest as guests
 from bench import snapshot
+from bench.daemons import SwitchError
 from bench.guest import GuestError
 from bench.node import Node
-from bench.switch import Switch, SwitchError, missing
+from bench.switch import Switch, missing
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,7 @@ def test_a_daemon_that_does_not_come_up_says_why(switch: Switch) -> None:
         switch.start_ovsdb()
 
 
+@pytest.mark.machine
 def test_nothing_is_left_of_it(node: Node) -> None:
     if why := missing(dpdk=True):
         pytest.skip(why)
@@ -119,6 +121,7 @@ with Node() as node, Switch(node.namespace, dpdk=True) as switch:
 """
 
 
+@pytest.mark.machine
 def test_sigterm_gives_huge_pages_back() -> None:
     if why := missing(dpdk=True):
         pytest.skip(why)

@@ -24,6 +24,10 @@ DEVICE = {
     "queues": 1,
     "addresses": ["10.0.0.2/24"],
     "routes": [["0.0.0.0/0", "10.0.0.1"]],
+    "ifname": "eth1",
+    "neighbours": [],
+    "nameservers": [],
+    "search": [],
 }
 TC = Record(
     container_id="c1",
@@ -161,7 +165,21 @@ def test_device_for_qemu(call):
     first, second = call("device", "c1", "--format", "qemu")[1].splitlines()
     assert "fds=3:4" in first
     assert first.endswith(",mq=on")
-    assert second.startswith("-netdev tap,id=vlt1,fd=5 -device virtio-net-pci,netdev=vlt1,")
+    assert second.startswith("-netdev tap,id=vlt1,fd=5 -device virtio-net-pci,id=vlt1n,")
+
+
+def test_device_for_programs_that_want_another_dialect(call):
+    code, out, _ = call("device", "c1", "--ifname", "eth1", "--format", "firecracker")
+    assert (code, json.loads(out)["host_dev_name"]) == (0, "vlt1")
+    code, out, err = call("device", "c1", "--format", "firecracker")
+    assert (code, out) == (1, "")
+    assert "set queues to 1" in err
+
+
+def test_the_device_of_a_former_version_is_read(call, run_dir):
+    old = {k: v for k, v in DEVICE.items() if k not in ("ifname", "neighbours", "search")}
+    Store(run_dir / "state").save(replace(TC, container_id="old", device=old))
+    assert json.loads(call("device", "old")[1])[0]["neighbours"] == []
 
 
 @pytest.mark.parametrize(
@@ -175,6 +193,10 @@ def test_device_for_qemu(call):
         (("device", "c3"), "c3 is being attached"),
         (("exec", "c2", "--", "true"), "c2 has no NIC for a VMM"),
         (("exec", "c1", "--", "true"), "cannot open '/run/netns/x'"),
+        (("plug", "c1", "eth9", "--qmp", "/x"), "c1/eth9 is not attached here"),
+        (("plug", "c1", "eth1", "--qmp", "/x"), "cannot open '/run/netns/x'"),
+        (("unplug", "c1", "eth1", "--qmp", "/x"), "QMP /x: cannot connect"),
+        (("unplug", "c1", "eth1", "--api-socket", "/x"), "Cloud Hypervisor at /x: vm.remove"),
     ],
 )
 def test_errors_go_to_stderr_and_to_the_exit_code(call, arguments, message):
@@ -191,7 +213,18 @@ def test_a_record_that_cannot_be_read_is_told(call, run_dir):
     assert "cannot read" in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["devour"], ["show"], ["exec", "c1"], ["list", "c1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["devour"],
+        ["show"],
+        ["exec", "c1"],
+        ["list", "c1"],
+        ["plug", "c1", "eth0"],
+        *(["plug", "c1", "eth0", "--qmp", "x", "--timeout", t] for t in ("0", "-1", "nan", "1m")),
+    ],
+)
 def test_usage(call, capsys, arguments):
     with pytest.raises(SystemExit) as stopped:
         call(*arguments)

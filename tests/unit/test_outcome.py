@@ -85,6 +85,10 @@ def test_tc_redirect_tap_chained():
 def test_the_device_tells_a_guest_all_it_needs(style):
     _, device = told({**LINUX, "resultStyle": style})
     assert device == {
+        "ifname": KEY.ifname,
+        "neighbours": (),
+        "nameservers": ("10.0.0.1",),
+        "search": (),
         "id": KEY.tap_link,
         "kind": "tap",
         "netns": NETNS,

@@ -198,10 +198,22 @@ PLANS = {
     "veth, ovs": {**OVS, "mode": "veth"},
     "tap": {**GATEWAY, "mode": "tap", "placeholder": True, **LIMIT},
     "tap, ovs": {**OVS, "mode": "tap", **LIMIT},
+    "tap, kube-ovn": {**OVS, "mode": "tap", "kubeovn": {"provider": "ovn"}},
     "macvtap": {**MASTER, "mode": "macvtap", "tap": {"group": 107}, "queues": 2},
     "macvtap, passthru": {**MASTER, "mode": "macvtap", "macvtap": {"mode": "passthru"}},
     "macvtap, chained": {**PREV, "mode": "macvtap"},
     "vhostuser, all": {**OVS, "mode": "vhostuser", "placeholder": True, **INFO},
+    "kata": {**GATEWAY, "runtime": "kata"},
+    "kata, tap": {**GATEWAY, "runtime": "kata", "mode": "tap", "queues": 2},
+    "kata, vhostuser": {**OVS, "runtime": "kata", "mode": "vhostuser"},
+    "kata-go, macvtap": {**MASTER, "runtime": "kata-go", "mode": "macvtap"},
+    "kata-go, vhostuser": {
+        **OVS,
+        "runtime": "kata-go",
+        "mode": "vhostuser",
+        "ipam": {"type": "host-local"},
+        **INFO,
+    },
 }
 
 
@@ -235,6 +247,10 @@ def test_those_plans_hold_every_kind_of_step_and_every_mode():
         ("tap, ovs", set()),
         ("macvtap", {"eth0"}),
         ("macvtap, chained", {KEY.tap_link}),
+        ("kata", {"eth0"}),
+        ("kata, tap", set()),
+        ("kata, vhostuser", set()),
+        ("kata-go, vhostuser", {"eth0"}),
     ],
 )
 def test_links_of_the_pod(name, links):
@@ -262,6 +278,13 @@ def test_what_a_pod_decides_alone_does_not_tell_kits_apart(mode):
     assert prepare(key, mtu=1280) != made
     assert prepare(key, ovs={**ids, "vlan": 7}) != made
     assert prepare(AttachmentKey("c2", "eth1", "0123456789ac")) != made
+
+
+def test_a_union_has_each_step_once():
+    one, two = real("tc"), real("veth")
+    both = plan.union([one, two])
+    assert set(both.steps) == {*one.steps, *two.steps}
+    assert len(both.steps) < len(one.steps) + len(two.steps)
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -99,13 +100,13 @@ def test_what_the_vmm_and_the_pod_are_told(dpdk: Node) -> None:
             vhostuser={"owner": 70007, "group": 80008},
             runtimeConfig={"CNIDeviceInfoFile": str(path)},
         )
-        socket = Path(device["path"])
-        directory = socket.parent.stat()
+        place = Path(device["path"])
+        directory = place.parent.stat()
         assert (directory.st_uid, directory.st_gid) == (70007, 80008)
         assert directory.st_mode & 0o777 == 0o770
-        assert result["interfaces"][0]["socketPath"] == str(socket)
+        assert result["interfaces"][0]["socketPath"] == str(place)
         told = json.loads(path.read_text())
-        assert told["vhost-user"] == {"mode": "server", "path": str(socket)}
+        assert told["vhost-user"] == {"mode": "server", "path": str(place)}
         assert "eth0" in dpdk.run(["ip", "-o", "link"], pod).stdout
         port = AttachmentKey("told", "eth0").vhost_port
         assert dpdk.switch
@@ -113,7 +114,7 @@ def test_what_the_vmm_and_the_pod_are_told(dpdk: Node) -> None:
         without = dpdk.run(dpdk.ctl("exec", "told", "--", "true"), check=False)
         assert (without.returncode, "memory must be shared" in without.stderr) == (1, True)
     assert not path.exists()
-    assert not socket.parent.exists()
+    assert not place.parent.exists()
 
 
 def test_bandwidth_is_dpdks(dpdk: Node) -> None:
@@ -132,3 +133,48 @@ def test_bandwidth_is_dpdks(dpdk: Node) -> None:
             "egress-policer",
             '{cbs="1000000", cir="10000000"}',
         ]
+
+
+def test_kata_in_go_finds_a_socket_on_which_the_switch_listens(dpdk: Node) -> None:
+    """By an address of a link in the namespace, and connects to it as QEMU does."""
+    pod, info = dpdk.pod(), dpdk.lab.dir / "info.json"
+    conf = {"cniVersion": "1.1.0", "name": "vhost", "type": "vmlink", "mode": "vhostuser"}
+    pid = os.getpid()  # other runs have their sockets in /tmp, too
+    ipam = dpdk.ipam(f"10.{pid >> 8 & 0xFF}.{pid & 0xFF}.0/24")
+    conf |= {"ovs": {"bridge": BRIDGE}, "ipam": ipam, "runtime": "kata-go"}
+    conf |= {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
+    result = dpdk.call("ADD", conf, "kata", pod).expect()
+    try:
+        dpdk.call("CHECK", {**conf, "prevResult": result}, "kata", pod).expect()
+        (link,) = json.loads(dpdk.run(["ip", "-j", "addr", "show", "eth0"], pod).stdout)
+        (address,) = link["addr_info"]
+        assert link["address"] == result["interfaces"][0]["mac"]
+        found = Path(f"/tmp/vhostuser_{address['local']}/vhu.sock")
+        assert os.readlink(found) == result["interfaces"][0]["socketPath"]
+        with socket.socket(socket.AF_UNIX) as qemu:
+            qemu.connect(str(found))
+        told = json.loads(info.read_text())["vhost-user"]
+        assert told == {"mode": "client", "path": result["interfaces"][0]["socketPath"]}
+        without = dpdk.run(dpdk.ctl("device", "kata"), check=False)
+        assert "Kata makes its own" in without.stderr
+        dpdk.call("STATUS", conf).expect()
+    finally:
+        dpdk.call("DEL", conf, "kata", pod).expect()
+        dpdk.lab.drop(pod)
+    assert not found.parent.exists()
+
+
+def test_a_running_guest_gets_a_port_of_the_switch(dpdk: Node, tmp_path: Path) -> None:
+    monitor = str(tmp_path / "qmp")
+    dpdk.run(["ip", "address", "add", "10.7.0.254/24", "dev", BRIDGE])
+    dpdk.run(["ip", "link", "set", BRIDGE, "up"])
+    with ExitStack() as stack:
+        _, device, _ = attach(dpdk, stack, "hot", queues=2)
+        qmp = ["-qmp", f"unix:{monitor},server=on,wait=off"]
+        guest = stack.enter_context(Guest.boot(shared_memory=True, cpus=2, extra=qmp))
+        dpdk.run(dpdk.ctl("plug", "hot", "eth0", "--qmp", monitor))
+        guest.run("until [ -e /sys/class/net/eth0 ]; do usleep 20000; done")
+        guest.configure("eth0", device["addresses"])
+        guest.run(f"ping -c 1 -w {PATIENCE} -i 0.1 10.7.0.254", PATIENCE + 5)
+        dpdk.run(dpdk.ctl("unplug", "hot", "eth0", "--qmp", monitor))
+        assert guest.nics() == []

@@ -1,0 +1,50 @@
+"""The descriptors that a VMM is given for a NIC."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+
+from cni import macvtap, tuntap
+from cni.device import Device
+from cni.netlink import refused
+from cni.netns import Namespace
+
+_VHOST = "/dev/vhost-net"
+
+
+def have_vhost() -> bool:
+    return os.path.exists(_VHOST)
+
+
+def opened(device: Device) -> tuple[list[int], list[int]]:
+    """Close-on-exec descriptors, one for each pair of queues: the tap's, and vhost-net's where the
+    kernel has it. None for vhost-user, whose socket the VMM makes itself. The caller closes them.
+
+    Raises NotFound, Busy (another VMM has it) or BadEnvironment (its namespace is gone).
+    """
+    if device.kind == "vhostuser":
+        return [], []
+    fds = _opened(device)
+    vhost_fds: list[int] = []
+    try:
+        for _ in fds if have_vhost() else ():
+            vhost_fds.append(os.open(_VHOST, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        close(fds + vhost_fds)
+        raise refused(e.errno or errnos.EIO, f"open {_VHOST}") from e
+    return fds, vhost_fds
+
+
+def close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _opened(device: Device) -> list[int]:
+    if device.kind == "macvtap":
+        return macvtap.open_macvtap(device.path, device.queues)
+    if not device.netns:
+        return tuntap.open_tap(device.tap, device.queues)
+    with Namespace.open(device.netns) as namespace, namespace.entered():
+        return tuntap.open_tap(device.tap, device.queues)

@@ -1,0 +1,91 @@
+"""The files that `vmlinkctl install` puts on a node, with their places.
+
+Their sources are conf/ and the C client beside the other programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni.errors import BadConfig, IOFailure, VmlinkError
+
+PARTS = ("client", "network", "units", "hooks")
+_DEFAULT_NETWORK = "10-vmlink-linux.conflist"
+_BIN_DIR = b"/usr/local/bin/"  # what conf/ has
+_SETTINGS = "/etc/vmlink/vmlinkd.yaml"
+
+
+@dataclass(frozen=True)
+class File:
+    """`path` is the node's."""
+
+    path: str
+    data: bytes
+    mode: int = 0o644
+
+
+def payload(options: argparse.Namespace) -> list[File]:
+    """The files of the parts that were asked for. Raises VmlinkError."""
+    for part in options.parts:
+        if part not in PARTS:
+            raise VmlinkError(f"{part!r}: expected one of {', '.join(PARTS)}")
+    makers = {"client": _client, "network": _network, "units": _units, "hooks": _hooks}
+    parts = options.parts or PARTS
+    return [file for part in PARTS if part in parts for file in makers[part](options)]
+
+
+def _client(options: argparse.Namespace) -> Iterator[File]:
+    source = Path(sys.argv[0]).absolute().with_name("vmlink")
+    yield File(_place(options.cni_bin_dir, "vmlink"), _read(source), 0o755)
+
+
+def _network(options: argparse.Namespace) -> Iterator[File]:
+    source = options.conflist or _conf() / _DEFAULT_NETWORK
+    data = _read(source)
+    try:
+        plugins = json.loads(data)["plugins"]
+        found = any(plugin.get("type") == "vmlink" for plugin in plugins)
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise BadConfig(f"--conflist: {source} is not a list of plugins: {e!r}") from e
+    if not found:
+        raise BadConfig(f'--conflist: {source} has no plugin of "type": "vmlink"')
+    yield File(_place(options.cni_conf_dir, source.name), data)
+
+
+def _units(options: argparse.Namespace) -> Iterator[File]:
+    for name in ("vmlinkd.service", "vmlinkd.socket"):
+        yield File(_place(options.unit_dir, name), _with_bin_dir(options, _conf() / name))
+    yield File(_SETTINGS, _read(_conf() / "vmlinkd.yaml"))
+
+
+def _hooks(options: argparse.Namespace) -> Iterator[File]:
+    for source in sorted((_conf() / "hooks.d").glob("*.json")):
+        yield File(_place(options.hooks_dir, source.name), _with_bin_dir(options, source))
+
+
+def _with_bin_dir(options: argparse.Namespace, source: Path) -> bytes:
+    return _read(source).replace(_BIN_DIR, f"{options.bin_dir}/".encode())
+
+
+def _place(directory: Path, name: str) -> str:
+    if not directory.is_absolute() or ".." in directory.parts:
+        raise BadConfig(f"{directory}: expected an absolute path without '..'")
+    return str(directory / name)
+
+
+def _conf() -> Path:
+    """conf/ of the source tree, or where the wheel has put it."""
+    tree = Path(__file__).parents[2] / "conf"
+    return tree if tree.is_dir() else Path(sys.prefix, "share", "vmlink")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise IOFailure(f"cannot read {path}: {e.strerror}") from e

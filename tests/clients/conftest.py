@@ -1,0 +1,23 @@
+"""A node for runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from clientkit import Machine
+
+from bench.node import Node
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with Node() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def machine(node: Node) -> Iterator[Machine]:
+    made = Machine(node)
+    yield made
+    made.close()

@@ -1,0 +1,71 @@
+"""Chains as libcni runs them, with its rules for the cached result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clientkit import veth
+from libcni import Network
+
+from bench.node import Node
+
+MAC = "02:00:00:00:09:09"
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    with Node() as made:
+        made.start()
+        made.run(["ip", "link", "add", "ctr0", "type", "bridge"])
+        yield made
+
+
+def answers(node: Node, result: Any) -> bool:
+    address = result["ips"][0]["address"].partition("/")[0]
+    return node.run(["ping", "-c", "1", "-W", "2", address], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("keeps", ["cache", "namespace", "nothing"])
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_vmlink_first_in_a_chain(
+    node: Node, pod: Path, tmp_path: Path, version: str, keeps: str
+) -> None:
+    first = veth(node, "10.9.0.0/24") | {"capabilities": {"mac": True}}
+    tuning = {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}}
+    network = Network(node, tmp_path, "chain", version, first, tuning)
+    result = network.add("c1", pod, mac=MAC)
+    assert MAC in [interface["mac"] for interface in result["interfaces"]]
+    assert answers(node, result)
+    if version != "0.3.1":  # which has no CHECK
+        network.check("c1", pod)
+    for _ in range(2):
+        if keeps != "cache":
+            network.forget("c1")
+        network.delete("c1", pod if keeps == "namespace" else None)
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.0.0"])
+def test_vmlink_behind_another_plugin(node: Node, pod: Path, tmp_path: Path, version: str) -> None:
+    ptp = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24", routes=["0.0.0.0/0"])}
+    network = Network(node, tmp_path, "chained", version, ptp, {"type": "vmlink"})
+    result = network.add("c1", pod)
+    tap = result["interfaces"][-1]["name"]
+    assert tap.startswith("vlt")
+    network.check("c1", pod)
+    network.delete("c1", None)
+    assert tap not in node.run(["ip", "link"], pod).stdout
+    assert "clsact" not in node.run(["tc", "qdisc"], pod).stdout
+    network.delete("c1", pod)  # ptp leaves its veth to the end of the namespace without CNI_NETNS
+
+
+def test_check_tells_what_a_chain_has_lost(node: Node, pod: Path, tmp_path: Path) -> None:
+    ptp = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24")}
+    network = Network(node, tmp_path, "chained", "1.0.0", ptp, {"type": "vmlink"})
+    tap = network.add("c1", pod)["interfaces"][-1]["name"]
+    node.run(["ip", "link", "del", tap], pod)
+    with pytest.raises(AssertionError, match=tap):
+        network.check("c1", pod)
+    network.delete("c1", pod)

@@ -1,0 +1,104 @@
+"""The systemd units: systemd understands them, and they leave vmlinkd all that it needs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.node import BIN, Node
+
+CONF = Path(__file__).parents[2] / "conf"
+
+# The last test looks at what those before it had vmlinkd do, macvtap among them.
+pytestmark = pytest.mark.machine
+
+
+def test_systemd_understands_them(tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is missing (the package systemd)")
+    units = [tmp_path / f"vmlinkd.{kind}" for kind in ("service", "socket")]
+    for unit in units:
+        text = (CONF / unit.name).read_text()
+        unit.write_text(text.replace("/usr/local/bin", str(BIN)))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *map(str, units)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def setting(name: str) -> list[str]:
+    (line,) = re.findall(f"{name}=(.*)", (CONF / "vmlinkd.service").read_text())
+    return line.split()
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where strace writes what `confined` calls."""
+    return tmp_path_factory.mktemp("strace") / "calls"
+
+
+@pytest.fixture(scope="module")
+def confined(calls: Path) -> Iterator[Node]:
+    """vmlinkd with no more capabilities than the unit leaves it."""
+    names = (name.removeprefix("CAP_").lower() for name in setting("CapabilityBoundingSet"))
+    bounds = ",".join(["-all", *(f"+{name}" for name in names)])
+    # -D: what is traced stays the child that is to be stopped.
+    strace = ["strace", "-D", "-f", "-qq", "-o", str(calls)] if shutil.which("strace") else []
+    setpriv = ["setpriv", "--no-new-privs", "--bounding-set", bounds, "--inh-caps", "-all"]
+    with Node() as node:
+        node.run("ip link add nic type veth peer name far".split())
+        node.run(["ip", "link", "set", "nic", "up"])
+        node.start([*strace, *setpriv, str(BIN / "vmlinkd")])
+        yield node
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"mode": "tc", "linux": {"bridge": "br0", "gateway": True}},
+        {"mode": "tap", "linux": {"bridge": "br0"}, "tap": {"owner": 1000, "group": 1000}},
+        {"mode": "veth", "linux": {"bridge": "br0"}},
+        {"mode": "macvtap", "master": "nic", "tap": {"owner": 1000}},
+    ],
+    ids=lambda keys: keys["mode"],
+)
+def test_the_units_capabilities_are_enough(confined: Node, keys: dict[str, object]) -> None:
+    rate = {"ingressRate": 8000000, "ingressBurst": 800000}
+    rates = rate | {"egressRate": 8000000, "egressBurst": 800000}
+    ipam = confined.ipam("10.11.0.0/24", routes=["0.0.0.0/0"])
+    conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "ipam": ipam}
+    conf |= {"bandwidth": rates, **keys}
+    pod = confined.pod()
+    try:
+        result = confined.call("ADD", conf, "c", pod).expect()
+        confined.call("CHECK", {**conf, "prevResult": result}, "c", pod).expect()
+        confined.call("DEL", conf, "c", pod).expect()
+    finally:
+        confined.lab.drop(pod)
+
+
+def expand(name: str) -> set[str]:
+    """The system calls of a set, as systemd has them."""
+    command = ["systemd-analyze", "--no-pager", "syscall-filter", name]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
+    words = [line.strip() for line in listed if line.startswith("    ")]
+    names = {word for word in words if not word.startswith(("#", "@"))}
+    return names.union(*(expand(word) for word in words if word.startswith("@")))
+
+
+def test_the_units_system_calls_are_enough(confined: Node, calls: Path) -> None:
+    """Of all that the tests before this one have vmlinkd do."""
+    for tool in ("strace", "systemd-analyze"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is missing (the packages strace and systemd)")
+    confined.stop()
+    used = set(re.findall(r"^\d+ +(\w+)\(", calls.read_text(), re.M))
+    assert "setns" in used
+    allowed = setting("SystemCallFilter")
+    sets = [expand(name) for name in allowed if name.startswith("@")]
+    assert used - {*allowed}.union(*sets) == set()

@@ -1,0 +1,253 @@
+"""What Kata Containers finds: a namespace as its scan wants it, or a DAN file and the tap in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.node import BIN, Node
+from cni.netlink import Busy
+from cni.tuntap import (
+    IFF_MULTI_QUEUE,
+    IFF_NO_PI,
+    IFF_PERSIST,
+    IFF_TAP,
+    IFF_VNET_HDR,
+    IFREQ,
+    TUNGETIFF,
+    open_tap,
+)
+
+# The structures of dan.rs, with the types that serde takes; on purpose not the product's own.
+DEVICE = {"type": str, "tap_name": str, "queue_num": int, "queue_size": int}
+INTERFACE = {"ip_addresses": [str], "mtu": int, "ntype": str, "flags": int}
+ROUTE = {"dest": str, "gateway": str, "source": str, "scope": int, "flags": int, "mtu": int}
+NEIGHBOUR = {"ip_address": str, "hardware_addr": str, "state": int, "flags": int}
+INFO = {"interface": INTERFACE, "routes": [ROUTE], "neighbors": [NEIGHBOUR]}
+ENTRY = {"name": str, "guest_mac": str, "device": DEVICE, "network_info": INFO}
+DAN = {"netns": str, "devices": [ENTRY]}
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    """vmlinkd writes its DAN files into the node's own directory."""
+    with Node() as made:
+        settings = made.lab.dir / "vmlinkd.yaml"
+        settings.write_text(f"dan_dir: {dans(made)}\n")
+        made.start((str(BIN / "vmlinkd"), "--config", str(settings)))
+        made.run(["ip", "link", "add", "nic", "type", "veth", "peer", "name", "wire"])
+        made.run(["ip", "link", "set", "nic", "up"])
+        made.run("ip link add br0 address 02:00:00:00:00:b0 type bridge".split())
+        yield made
+
+
+def dans(node: Node) -> Path:
+    return node.lab.dir / "dans"
+
+
+def network(node: Node, **keys: Any) -> dict[str, Any]:
+    return {
+        "cniVersion": "1.1.0",
+        "name": "kata",
+        "type": "vmlink",
+        "runtime": "kata",
+        "linux": {"bridge": "br0", "gateway": True},
+        "ipam": node.ipam(
+            "10.9.0.0/24", "fd00:9::/64", routes=("0.0.0.0/0", "10.1.0.0/16", "::/0")
+        ),
+        **keys,
+    }
+
+
+@contextmanager
+def attached(
+    node: Node, pod: Path, ifname: str = "eth0", **keys: Any
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """(network, result) of an ADD, which CHECK likes, until its DEL."""
+    conf = network(node, **keys)
+    try:
+        result = node.call("ADD", conf, "box", pod, ifname).expect()
+        check = {**conf, "prevResult": result}
+        node.call("CHECK", check, "box", pod, ifname).expect()
+        yield check, result
+    finally:
+        node.call("DEL", conf, "box", pod, ifname).expect()
+
+
+def shown(node: Node, pod: Path, *what: str) -> Any:
+    return json.loads(node.run(["ip", "-json", "-details", *what], pod).stdout or "[]")
+
+
+def addressed(node: Node, pod: Path) -> dict[str, set[str]]:
+    """What Kata's scan plugs into the VM: each link but lo that has an address."""
+    links = {link["ifname"]: link["addr_info"] for link in shown(node, pod, "address")}
+    found = {
+        n: {f"{a['local']}/{a['prefixlen']}" for a in i} for n, i in links.items() if n != "lo"
+    }
+    return {name: addresses for name, addresses in found.items() if addresses}
+
+
+def silent(node: Node, pod: Path) -> bool:
+    links = [link for link in shown(node, pod, "link") if link["ifname"] != "lo"]
+    return all(link["inet6_addr_gen_mode"] == "none" for link in links)
+
+
+@pytest.mark.parametrize("runtime", ["kata", "kata-go"])
+@pytest.mark.parametrize("mode", ["tc", "veth"])
+def test_the_namespace_is_as_katas_scan_wants_it(
+    node: Node, pod: Path, runtime: str, mode: str
+) -> None:
+    with attached(node, pod, runtime=runtime, mode=mode) as (_, result):
+        promised = {ip["address"] for ip in result["ips"]}
+        assert addressed(node, pod) == {"eth0": promised}
+        assert silent(node, pod)
+        (link,) = shown(node, pod, "link", "show", "eth0")
+        assert (link["address"], link["linkinfo"]["info_kind"]) == (
+            result["interfaces"][0]["mac"],
+            "veth",
+        )
+        assert link["mtu"] == result["interfaces"][0]["mtu"]
+        qdiscs = node.run(["tc", "qdisc", "show", "dev", "eth0"], pod).stdout
+        assert not [word for word in ("ingress", "clsact") if word in qdiscs]
+        routes = [r for f in "46" for r in shown(node, pod, f"-{f}", "route")]
+        kept = {r["dst"]: r for r in routes if r["protocol"] != "kernel"}
+        assert {"default", "10.1.0.0/16"} == set(kept)
+        neighbours = shown(node, pod, "neighbour")
+        permanent = {(n["dst"], n["lladdr"]) for n in neighbours if n["state"] == ["PERMANENT"]}
+        gateways = {ip["gateway"] for ip in result["ips"]}
+        assert permanent == {(gateway, "02:00:00:00:00:b0") for gateway in gateways}
+        assert not (dans(node) / "box.json").exists()
+
+
+def test_check_misses_a_neighbour(node: Node, pod: Path) -> None:
+    with attached(node, pod) as (check, result):
+        gateway = result["ips"][0]["gateway"]
+        node.run(["ip", "neighbour", "del", gateway, "dev", "eth0"], pod)
+        failed = node.call("CHECK", check, "box", pod)
+        assert (failed.code, gateway in failed.out["msg"]) == (104, True)
+
+
+def fits(value: Any, structure: Any) -> None:
+    """Exactly these fields, each of its type."""
+    if isinstance(structure, dict):
+        assert set(value) == set(structure)
+        for key, kind in structure.items():
+            fits(value[key], kind)
+    elif isinstance(structure, list):
+        for each in value:
+            fits(each, structure[0])
+    else:
+        assert type(value) is structure
+
+
+def read(node: Node) -> Any:
+    return json.loads((dans(node) / "box.json").read_text())
+
+
+@pytest.mark.parametrize("queues", [1, 3])
+@pytest.mark.parametrize("placeholder", [False, True])
+def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholder: bool) -> None:
+    keys = {"mode": "tap", "queues": queues, "placeholder": placeholder, "mtu": 1400}
+    with attached(node, pod, **keys) as (check, result):
+        file = read(node)
+        fits(file, DAN)
+        (entry,) = file["devices"]
+        promised = [ip["address"] for ip in result["ips"]]
+        assert (file["netns"], entry["name"]) == (str(pod), "eth0")
+        assert entry["guest_mac"] == result["interfaces"][0]["mac"]
+        assert entry["device"]["type"] == "host-tap"
+        assert entry["device"]["queue_num"] == queues
+        info = entry["network_info"]
+        assert info["interface"]["ip_addresses"] == promised
+        assert (info["interface"]["mtu"], info["interface"]["ntype"]) == (1400, "tuntap")
+        v4, v6 = (ip["gateway"] for ip in result["ips"])
+        routes = [(r["dest"], r["gateway"]) for r in info["routes"]]
+        assert sorted(routes) == sorted([("", v4), ("10.1.0.0/16", v4), ("", v6)])
+        neighbours = {(n["ip_address"], n["state"]) for n in info["neighbors"]}
+        assert neighbours == {(f"{v4}/32", 0x80), (f"{v6}/128", 0x80)}
+        opens(node, entry["device"]["tap_name"], queues)
+        (link,) = shown(node, node.path, "link", "show", entry["device"]["tap_name"])
+        assert (link["mtu"], link["inet6_addr_gen_mode"]) == (1400, "none")
+        assert addressed(node, pod) == ({"eth0": set(promised)} if placeholder else {})
+        (dans(node) / "box.json").write_text(json.dumps({**file, "devices": []}))
+        failed = node.call("CHECK", check, "box", pod)
+        assert (failed.code, "expected the entry of eth0" in failed.out["msg"]) == (104, True)
+        (dans(node) / "box.json").write_text(json.dumps(file))
+    assert list(dans(node).iterdir()) == []
+
+
+def opens(node: Node, tap: str, queues: int) -> None:
+    """By its name from the host's namespace, with exactly the flags that Kata opens it with."""
+    several = IFF_MULTI_QUEUE if queues > 1 else 0
+    with node.namespace.entered():
+        fds = open_tap(tap, queues)
+        try:
+            found = {IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))[1] for fd in fds}
+            assert found == {IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_PERSIST | several}
+            with pytest.raises(Busy) if queues == 1 else ExitStack():
+                open_tap(tap, queues)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+
+def test_the_nics_of_a_sandbox_share_one_file(node: Node, pod: Path) -> None:
+    conf = network(node, mode="tap")
+    names = [f"eth{n}" for n in range(6)]
+
+    def call(verb: str, ifname: str) -> None:
+        node.call(verb, conf, "box", pod, ifname).expect()
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(call, ["ADD"] * len(names), names))
+        assert [d["name"] for d in read(node)["devices"]] == names
+        call("DEL", "eth0")
+        assert [d["name"] for d in read(node)["devices"]] == names[1:]
+        list(pool.map(call, ["DEL"] * len(names), names))
+    assert list(dans(node).iterdir()) == []
+
+
+def test_a_refused_add_leaves_the_file_as_it_was(node: Node, pod: Path) -> None:
+    taken = {"netns": str(pod), "devices": [{"name": "eth0", "device": {"type": "vfio"}}]}
+    dans(node).mkdir(exist_ok=True)
+    (dans(node) / "box.json").write_text(json.dumps(taken))
+    refused = node.call("ADD", network(node, mode="tap"), "box", pod)
+    assert (refused.code, "has another NIC eth0" in refused.out["msg"]) == (101, True)
+    assert read(node) == taken
+    (dans(node) / "box.json").unlink()
+
+
+@pytest.mark.parametrize("how", ["gc", "record lost"])
+def test_the_dan_file_goes_without_a_plain_del(node: Node, pod: Path, how: str) -> None:
+    with attached(node, pod, mode="tap") as (check, _):
+        conf = {k: v for k, v in check.items() if k != "prevResult"}
+        if how == "gc":
+            node.call("GC", {**conf, "cni.dev/valid-attachments": []}).expect()
+        else:
+            for record in (node.run_dir / "state").iterdir():
+                record.unlink()
+            node.call("DEL", conf, "box").expect()
+        assert list(dans(node).iterdir()) == []
+
+
+def test_katas_macvtap_in_the_namespace(node: Node, pod: Path) -> None:
+    keys: dict[str, Any] = {"master": "nic", "mode": "macvtap", "runtime": "kata-go"}
+    conf = {k: v for k, v in network(node, **keys).items() if k != "linux"}
+    try:
+        result = node.call("ADD", conf, "box", pod).expect()
+        assert addressed(node, pod) == {"eth0": {ip["address"] for ip in result["ips"]}}
+        assert silent(node, pod)
+        (link,) = shown(node, pod, "link", "show", "eth0")
+        assert link["linkinfo"]["info_kind"] == "macvtap"
+        assert link["ifindex"] >= 8192
+        assert Path(f"/dev/tap{link['ifindex']}").is_char_device()
+    finally:
+        node.call("DEL", conf, "box", pod).expect()

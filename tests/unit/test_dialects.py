@@ -1,0 +1,151 @@
+"""What each VMM and guest is told of the NIC of each mode: golden files, and refusals with why."""
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from cni.device import Device
+from cni.dialects import FORMATS, cloud_hypervisor, firecracker, guest, libvirt, qemu
+from cni.errors import BadDevice
+
+GOLDEN = Path(__file__).parent / "golden"
+TC = Device(
+    "vlt1",
+    "tap",
+    "02:00:00:00:00:01",
+    1400,
+    1,
+    netns="/run/netns/x",
+    tap="vlt1",
+    ifname="eth0",
+    addresses=("10.0.0.2/24", "fd00::2/64"),
+    routes=(("0.0.0.0/0", "10.0.0.1"), ("::/0", "fd00:1::1")),
+    neighbours=(("10.0.0.1", "02:00:00:00:00:b0"),),
+    nameservers=("10.0.0.53", "fd00::53", "10.0.0.54", "10.0.0.55"),
+    search=("example.org",),
+)
+MODES = {
+    "tc": TC,
+    "tap": replace(TC, netns="", queues=2),
+    "macvtap": replace(TC, kind="macvtap", tap="", path="/dev/tap131072"),
+    "vhostuser": replace(
+        TC, id="vlu1", kind="vhostuser", netns="", tap="", path="/run/a,b/sock", queues=2,
+        offload=False,
+    ),
+}  # fmt: skip
+REFUSED = {
+    ("tc", "libvirt"): "use mode tap or vhostuser",
+    ("tc", "kata-dan"): "use mode tap or vhostuser",
+    ("tap", "firecracker"): "the tap has 2; set queues to 1",
+    ("macvtap", "cloud-hypervisor"): "by vmlinkctl plug --api-socket",
+    ("macvtap", "firecracker"): "only has a device node; use mode tc or tap",
+    ("macvtap", "libvirt"): "use mode tap or vhostuser",
+    ("macvtap", "kata-dan"): "has no macvtap; use mode tap or vhostuser",
+    ("vhostuser", "firecracker"): "has no vhost-user network; use mode tc or tap",
+}
+PAIRS = [(mode, name) for mode in MODES for name in FORMATS]
+
+
+@pytest.mark.parametrize(("mode", "name"), [p for p in PAIRS if p not in REFUSED])
+def test_golden(mode, name):
+    expected = (GOLDEN / f"{mode}.{name}").read_text()
+    assert FORMATS[name]([MODES[mode]], True) + "\n" == expected
+
+
+@pytest.mark.parametrize(("mode", "name"), REFUSED)
+def test_what_cannot_work_is_refused_with_the_reason(mode, name):
+    with pytest.raises(BadDevice) as refused:
+        FORMATS[name]([MODES[mode]], True)
+    assert refused.value.msg.startswith(MODES[mode].id + ": ")
+    assert REFUSED[mode, name] in refused.value.msg
+
+
+def test_every_golden_file_is_looked_at():
+    names = {f"{mode}.{name}" for mode, name in PAIRS if (mode, name) not in REFUSED}
+    assert {path.name for path in GOLDEN.iterdir()} == names
+
+
+def test_firecracker_cannot_take_a_nic_without_offload():
+    with pytest.raises(BadDevice, match="userspace-tso-enable"):
+        firecracker.network_interface(replace(TC, offload=False))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"addresses": ()}, "needs an address"),
+        ({"routes": (("10.9.0.0/16", ""),)}, "10.9.0.0/16 has none"),
+    ],
+)
+def test_cloud_init_needs_addresses_and_gateways(change, message):
+    with pytest.raises(BadDevice, match=message):
+        guest.cloud_init([replace(TC, **change)])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"addresses": ("fd00::2/64",)}, "needs an address"),
+        ({"addresses": ("10.0.0.2/24", "10.0.0.3/24")}, "use cloud-init"),
+        ({"routes": (("10.9.0.0/16", "10.0.0.1"),)}, "use cloud-init"),
+    ],
+)
+def test_the_kernel_takes_one_address_and_a_default_route(change, message):
+    with pytest.raises(BadDevice, match=message):
+        guest.kernel_ip([replace(TC, **change)])
+
+
+def test_the_kernel_takes_one_interface():
+    with pytest.raises(BadDevice, match="choose by --ifname"):
+        guest.kernel_ip([TC, TC])
+    alone = replace(TC, routes=(), nameservers=())
+    assert guest.kernel_ip([alone]) == "ip=10.0.0.2:::255.255.255.0::eth0:off"
+
+
+def test_a_gateway_out_of_reach_is_on_the_link():
+    told = yaml.safe_load(guest.cloud_init([TC]))["ethernets"]["eth0"]["routes"]
+    assert told[0] == {"to": "0.0.0.0/0", "via": "10.0.0.1"}
+    assert told[1] == {"to": "::/0", "via": "fd00:1::1", "on-link": True}
+
+
+def test_libvirt_is_told_in_xml_whatever_the_path():
+    path = "/run/<a>&'b'/sock"
+    found = ElementTree.fromstring(libvirt.interface(replace(MODES["vhostuser"], path=path)))
+    assert found.find("source").attrib == {"type": "unix", "path": path, "mode": "server"}
+
+
+def test_cloud_hypervisor_counts_single_queues():
+    assert cloud_hypervisor.by_descriptors(MODES["tap"])["num_queues"] == 4
+
+
+@pytest.mark.parametrize(
+    ("queues", "vhost", "netdev"),
+    [
+        (1, False, "fd=3"),
+        (1, True, "fd=3,vhost=on,vhostfd=4"),
+        (2, False, "fds=3:4"),
+        (4, True, "fds=3:4:5:6,vhost=on,vhostfds=7:8:9:10"),
+    ],
+)
+def test_qemu_is_told_the_descriptors(queues, vhost, netdev):
+    told = qemu.cold([replace(TC, queues=queues)], vhost)
+    assert told.split()[1] == f"tap,id=vlt1,{netdev}"
+
+
+def test_qemu_counts_on_from_one_nic_to_the_next():
+    first, second = qemu.cold([MODES["tap"], TC], True).splitlines()
+    assert "fds=3:4,vhost=on,vhostfds=5:6" in first
+    assert "fd=7,vhost=on,vhostfd=8" in second
+
+
+def test_each_command_of_hot_plug_but_the_last_can_be_taken_back():
+    commands = qemu.commands(MODES["vhostuser"], [])
+    inverse = [qemu.inverse(command) for command in commands]
+    assert [(i["execute"], i["arguments"]["id"]) for i in inverse[:-1]] == [
+        ("chardev-remove", "vlu1c"),
+        ("netdev_del", "vlu1"),
+    ]
+    assert inverse[-1] is None

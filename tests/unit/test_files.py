@@ -1,0 +1,33 @@
+"""Whole or not at all."""
+
+import os
+
+import pytest
+
+from cni import files
+from cni.errors import IOFailure
+
+
+def test_a_file_is_replaced_with_its_mode(tmp_path):
+    path = tmp_path / "f"
+    for data, mode in ((b"old", 0o600), (b"new", 0o755)):
+        files.replace(path, data, mode)
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (data, mode)
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    path, other = tmp_path / "f", tmp_path / "other"
+    other.write_text("theirs")
+    path.symlink_to(other)
+    files.replace(path, b"ours")
+    assert (other.read_text(), path.is_symlink()) == ("theirs", False)
+
+
+def test_what_cannot_be_written_leaves_what_was(tmp_path):
+    (tmp_path / "f" / "in the way").mkdir(parents=True)
+    with pytest.raises(IOFailure, match=r"cannot write .*/f: "):
+        files.replace(tmp_path / "f", b"new")
+    assert os.listdir(tmp_path) == ["f"]
+    with pytest.raises(IOFailure, match="No such file"):
+        files.replace(tmp_path / "nowhere" / "f", b"new")
