@@ -1,0 +1,172 @@
+"""The plan of `bench datapath`, and how it reads what its tools say."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from bench import datapath, traffic
+from bench.contenders import Pair
+from bench.cputime import vcpu_seconds
+from bench.guest import GuestError
+from bench.results import ROLES, Options, Results
+from bench.stage import Stage
+from bench.visit import UNITS, Effort, Entry
+
+EFFORT = Effort(passes=3, flow=0.5, flood=0.1, asked=4)
+
+
+@dataclass
+class Said:
+    """A host whose tools say what is given, and remembers what it was told to execute."""
+
+    iperf: dict[str, float]
+    told: list[str] = field(default_factory=list)
+    fails: bool = False
+
+    def run(self, command: str, timeout: float = 0) -> str:
+        self.told.append(command)
+        if self.fails:
+            raise GuestError("it has gone away")
+        verb = command.split()[1]
+        iperf = json.dumps({"end": {"sum_received": self.iperf}})
+        return {"flood": "1000 250 2000000 3000000\n", "ask": "10.0\n14.0\n12.0\n"}.get(verb, iperf)
+
+    def spawn(self, command: str) -> int:
+        return 1
+
+    def kill(self, group: int) -> None:
+        pass
+
+
+def host() -> Said:
+    return Said({"bits_per_second": 2e9, "bytes": 5 * 10**8})
+
+
+@dataclass
+class Fake:
+    name: str
+    pair: Pair | None = None
+    reason: str = ""
+    role: str = "vmlink"
+    note: str = "a note"
+    boots: bool = False
+
+    def missing(self) -> str:
+        return self.reason
+
+    def open(self, node: object, container: str, stack: ExitStack) -> Pair:
+        if not self.pair:
+            raise GuestError("does not boot")
+        return self.pair
+
+
+def pair() -> Pair:
+    return Pair(host(), host(), "10.0.0.1", "10.0.0.2")
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results()
+
+
+@pytest.fixture
+def stage(results: Results) -> Stage:
+    stage = Stage("", results, ExitStack())
+    stage._node = object()  # type: ignore[assignment]
+    return stage
+
+
+def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(stage: Stage) -> None:
+    entries = [Entry(Fake(name, pair())) for name in "abc"]
+    names = [task.name for task in stage.contest(entries, EFFORT)]
+    assert names[:3] == ["a: make", "b: make", "c: make"]
+    passes = [names[n : n + 3] for n in (3, 6, 9)]
+    assert ["".join(name[0] for name in one) for one in passes] == ["abc", "bca", "cab"]
+    assert passes[1][0] == "b: pass 2 of 3"
+
+
+def test_a_visit_gives_every_metric_with_its_unit_and_conditions(
+    stage: Stage, results: Results
+) -> None:
+    at = {"switch": "dpdk"}
+    for task in stage.contest([Entry(Fake("a", pair()), at)], replace(EFFORT, passes=2)):
+        task.run()
+    found = {(s.metric, tuple(s.at.items())): s for s in results.series}
+    assert {metric for metric, _ in found} == set(UNITS)
+    assert found["tcp_out", (("switch", "dpdk"), ("streams", 4))].samples == [2.0, 2.0]
+    assert found["pps_in", (("switch", "dpdk"),)].samples == [125.0, 125.0]
+    assert found["loss_in", (("switch", "dpdk"),)].samples == [75.0, 75.0]
+    assert found["rtt", (("switch", "dpdk"),)].samples == [10.0, 14.0, 12.0] * 2
+    assert found["jitter", (("switch", "dpdk"),)].samples == [3.0, 3.0]
+    cost = found["cpu_per_packet", (("switch", "dpdk"), ("direction", "in"))]
+    assert (cost.unit, cost.samples, cost.note) == ("ns", [3000.0, 3000.0], "a note")
+
+
+def test_the_warm_up_tells_how_many_bytes_a_flow_takes(stage: Stage) -> None:
+    measured = pair()
+    entry = Entry(Fake("a", measured), directions=("out",), streams=(4,))
+    for task in stage.contest([entry], replace(EFFORT, passes=1)):
+        task.run()
+    warm, flow = (c for c in measured.near.told if c.startswith("iperf3"))  # type: ignore[attr-defined]
+    assert " -n 33554432 -P 1 " in warm
+    assert " -n 125000000 -P 4 " in flow
+    assert flow.endswith(" -R")
+
+
+def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
+    stage: Stage, results: Results
+) -> None:
+    gone = pair()
+    entries = [
+        Entry(Fake("absent", reason="no such kernel")),
+        Entry(Fake("broken")),
+        Entry(Fake("gone", gone)),
+        Entry(Fake("beside", pair()), beside="broken"),
+        Entry(Fake("good", pair())),
+    ]
+    tasks = stage.contest(entries, EFFORT)
+    assert not any("absent" in task.name for task in tasks)
+    gone.near.fails = True  # type: ignore[attr-defined]
+    for task in tasks:
+        task.run()
+    empty = {s.contender: s.note for s in results.series if not s.samples}
+    assert empty == {
+        "absent": "no such kernel",
+        "broken": "failed: does not boot",
+        "beside": "failed: broken is not there",
+        "gone": "failed: it has gone away",
+    }
+    assert len(gone.near.told) == 1, "tried again"  # type: ignore[attr-defined]
+    assert {s.contender for s in results.series if s.samples} == {"good"}
+
+
+def test_the_suite_has_every_way_the_baselines_and_the_ceilings() -> None:
+    with ExitStack() as stack:
+        results = Results()
+        tasks = datapath.tasks(Options(quick=True, rounds=3), results, stack)
+    entries = [*datapath._engines(), *datapath._without_dpdk(), *datapath._with_dpdk()]
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert {entry.contender.role for entry in entries} <= set(ROLES)
+    names = {entry.contender.name for entry in entries}
+    assert names >= {"bridge-tap-linux", "bridge-tap-ovs", "guest-loopback", "veth-linux"}
+    absent = {series.contender for series in results.series}
+    passes = Counter(t.name.partition(":")[0] for t in tasks if ": pass " in t.name)
+    for entry in entries:
+        turns = 3 * (datapath.ENGINE_TURNS if entry.at.get("path") == "veth-veth" else 1)
+        assert entry.contender.name in absent or passes[entry.name] == turns
+    assert all(task.seconds > 0 for task in tasks)
+
+
+def test_a_program_without_named_vcpus_is_no_guest() -> None:
+    with pytest.raises(ProcessLookupError, match="vCPUs"):
+        vcpu_seconds(os.getpid())
+
+
+def test_jitter_is_of_neighbours() -> None:
+    assert traffic.jitter([1.0, 2.0, 1.0, 4.0]) == pytest.approx(5 / 3)

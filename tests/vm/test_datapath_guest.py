@@ -1,0 +1,45 @@
+"""One real guest through all that `bench datapath` measures: the baseline, which only it makes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.contenders import Bridged, Pair
+from bench.cputime import vcpu_seconds
+from bench.results import Results
+from bench.stage import Stage
+from bench.visit import UNITS, Effort, Entry
+
+EFFORT = Effort(passes=1, flow=0.1, flood=0.1, asked=50)
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+def asleep(pair: Pair) -> int:
+    (guest,) = pair.guests
+    assert state(guest.pid) == "T"
+    return guest.pid
+
+
+def test_the_baseline_is_measured_and_given_back() -> None:
+    results = Results()
+    with ExitStack() as stack:
+        stage = Stage("", results, stack)
+        tasks = [stage.begin(), *stage.contest([Entry(Bridged("linux"))], EFFORT), stage.end()]
+        for task in tasks[:-1]:
+            task.run()
+        pid = asleep(stage._pairs["bridge-tap-linux"])
+        spent = vcpu_seconds(pid)
+        assert spent > 0
+        assert vcpu_seconds(pid) == spent
+        tasks[-1].run()
+        assert not Path(f"/proc/{pid}").exists()
+    assert [s.note for s in results.series if not s.samples] == []
+    assert {s.metric for s in results.series} == set(UNITS) - {"cpu_per_packet"}
+    for series in results.series:
+        least = -0.05 if series.metric == "cpu_per_gb" else 0
+        assert min(series.samples) >= least, series.metric
+        assert series.metric.startswith(("loss", "cpu")) or min(series.samples) > 0, series.metric
