@@ -25,7 +25,7 @@ CONGESTION = "cubic"  # the same both ways; a host's own default may pace, and a
 PATIENCE = 20.0  # seconds beyond what a measure should take
 
 _PORT = 7000
-_IPERF_PORTS = range(5201, 5205)  # iperf3 refuses while it tidies up after the last caller
+_IPERF_PORTS = range(5201, 5205)  # an iperf3 refuses while it tidies up after its last caller
 _ports = itertools.cycle(_IPERF_PORTS)
 
 
@@ -118,8 +118,21 @@ def counted(host: Host) -> Iterator[int]:
 def tcp(client: Host, ip: str, octets: int, streams: int = 1, reverse: bool = False) -> Tcp:
     """So many bytes to the host that listens at `ip`, with `reverse` from it. Raises GuestError."""
     flags = f"-n {octets} -P {streams} -C {CONGESTION}" + (" -R" if reverse else "")
-    output = client.run(f"iperf3 -J -c {ip} -p {next(_ports)} {flags}", PATIENCE)
-    received = json.loads(output)["end"]["sum_received"]
+    for port in itertools.islice(_ports, len(_IPERF_PORTS)):
+        try:
+            return _iperf(client, f"iperf3 -J -c {ip} -p {port} {flags}")
+        except GuestError as error:
+            if error.status is None:  # it took too long
+                raise
+            refusal = error
+    raise refusal
+
+
+def _iperf(client: Host, command: str) -> Tcp:
+    said = json.loads(client.run(command, PATIENCE))
+    if "error" in said:
+        raise GuestError(f"{command}: {said['error']}", 0)
+    received = said["end"]["sum_received"]
     return Tcp(received["bits_per_second"] / 1e9, received["bytes"])
 
 

@@ -26,7 +26,7 @@ EFFORT = Effort(passes=3, flow=0.5, flood=0.1, asked=4)
 class Said:
     """A host whose tools say what is given, and remembers what it was told to execute."""
 
-    iperf: dict[str, float]
+    answer: str
     told: list[str] = field(default_factory=list)
     fails: bool = False
 
@@ -35,8 +35,8 @@ class Said:
         if self.fails:
             raise GuestError("it has gone away")
         verb = command.split()[1]
-        iperf = json.dumps({"end": {"sum_received": self.iperf}})
-        return {"flood": "1000 250 2000000 3000000\n", "ask": "10.0\n14.0\n12.0\n"}.get(verb, iperf)
+        said = {"flood": "1000 250 2000000 3000000\n", "ask": "10.0\n14.0\n12.0\n"}
+        return said.get(verb, self.answer)
 
     def spawn(self, command: str) -> int:
         return 1
@@ -46,7 +46,7 @@ class Said:
 
 
 def host() -> Said:
-    return Said({"bits_per_second": 2e9, "bytes": 5 * 10**8})
+    return Said(json.dumps({"end": {"sum_received": {"bits_per_second": 2e9, "bytes": 5 * 10**8}}}))
 
 
 @dataclass
@@ -170,6 +170,15 @@ def test_the_suite_has_every_way_the_baselines_and_the_ceilings(
 def test_a_program_without_named_vcpus_is_no_guest() -> None:
     with pytest.raises(ProcessLookupError, match="vCPUs"):
         vcpu_seconds(os.getpid())
+
+
+def test_a_refusal_of_iperf3_is_told_after_each_port_was_tried() -> None:
+    busy = host()
+    busy.answer = json.dumps({"error": "the server is busy"})
+    with pytest.raises(GuestError, match="busy"):
+        traffic.tcp(busy, "10.0.0.2", 1)
+    ports = {word for told in busy.told for word in told.split() if word.startswith("520")}
+    assert len(ports) == len(busy.told) == 4
 
 
 def test_jitter_is_of_neighbours() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,13 +15,10 @@ from bench.visit import UNITS, Effort, Entry
 EFFORT = Effort(passes=1, flow=0.1, flood=0.1, asked=50)
 
 
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-
-
 def asleep(pair: Pair) -> int:
+    """Its guest, stopped by now or soon."""
     (guest,) = pair.guests
-    assert state(guest.pid) == "T"
+    os.waitid(os.P_PID, guest.pid, os.WSTOPPED | os.WNOWAIT)
     return guest.pid
 
 
