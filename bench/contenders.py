@@ -1,61 +1,41 @@
-"""Who takes part in `bench datapath`, and the two hosts between which each is measured."""
+"""What is measured side by side: CNI plugins and ovs-vsctl, executed as others execute them."""
 
 from __future__ import annotations
 
-import ipaddress
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import itertools
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from os import kill
-from os.path import exists
 from pathlib import Path
-from signal import SIGCONT, SIGSTOP
 from typing import Any, Protocol
 
-from bench import switch
-from bench.cputime import NAMED_THREADS
-from bench.guest import Guest
-from bench.node import Node
-from bench.traffic import Host, Space, listen
-from bench.ways import Network, Way, attach, network
-from cni import redirect
+from bench.node import CLIENT, PLUGINS, Node, execute
+from bench.peers import Peer
+from bench.results import Series
+from bench.switch import SECONDS, Switch
+from bench.ways import Way, network
+from cni import rtmsg
 from cni.netlink import Netlink
 from cni.netns import Namespace
+from cni.ovs.ports import VHOSTUSER
 
-VHOST = "/dev/vhost-net"
+VERBS = ("ADD", "CHECK", "DEL")
+_numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class Pair:
-    """`far` listens at `far_ip`; of the two, `guests` are those that must run to be measured."""
+class Attachment(Protocol):
+    """One pod. What is around the calls is made before and given back by `release`."""
 
-    near: Host
-    far: Host
-    near_ip: str
-    far_ip: str
-    guests: tuple[Guest, ...] = ()
+    def call(self, verb: str) -> float:
+        """The whole process in ms. Raises AssertionError when it failed."""
+        ...
 
-    @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Its guests run meanwhile: even idle, each takes CPU from the one that is measured."""
-        try:
-            for guest in self.guests:
-                kill(guest.pid, SIGCONT)
-            yield
-        finally:
-            for guest in self.guests:
-                kill(guest.pid, SIGSTOP)
-
-    def beside(self, other: Pair) -> Pair:
-        """From this one's far host to the other's."""
-        return Pair(self.far, other.far, self.far_ip, other.far_ip, (*self.guests, *other.guests))
+    def release(self) -> None: ...
 
 
 class Contender(Protocol):
-    """`role` is what bench.results.ROLES says, `note` what a reader must know; `boots` whether
-    it has a guest."""
-
     @property
     def name(self) -> str: ...
 
@@ -63,199 +43,181 @@ class Contender(Protocol):
     def role(self) -> str: ...
 
     @property
-    def note(self) -> str: ...
+    def verbs(self) -> Sequence[str]: ...
 
-    @property
-    def boots(self) -> bool: ...
-
-    def missing(self) -> str:
-        """Why it cannot take part here; empty when it can."""
-        ...
-
-    def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
-        """Make it on the node; `stack` takes it back, and must when this fails too."""
+    def attachment(self) -> Attachment:
+        """A pod that is not attached yet."""
         ...
 
 
-@dataclass(frozen=True)
-class Vmlink:
-    way: Way
-    role: str = "vmlink"
-    note: str = ""
-    boots: bool = True
-
-    @property
-    def name(self) -> str:
-        return self.way.name
-
-    def missing(self) -> str:
-        return self.way.missing()
-
-    def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
-        made = attach(self.way, node, container, stack, NAMED_THREADS)
-        gateway = next(gw for _, gw in made.device["routes"] if gw and ":" not in gw)
-        return _pair(Space(made.peer), made.guest, made.device["addresses"], gateway, stack)
+def series(
+    contender: Contender, metric: str, unit: str, at: Mapping[str, int | str], note: str = ""
+) -> Series:
+    return Series("attach", metric, unit, contender.name, contender.role, at, note=note)
 
 
 @dataclass(frozen=True)
-class Bridged:
-    """What runtimes do that have a veth and want a tap: a Linux bridge between the two."""
+class Plugin:
+    """A CNI plugin and its network; `behind` is the plugin before it in a chain."""
 
-    uplink: str
-    role: str = "baseline"
-    note: str = "veth, Linux bridge in the pod's namespace, tap"
-    boots: bool = True
+    name: str
+    role: str
+    node: Node
+    path: Path
+    conf: Mapping[str, Any]
+    behind: Plugin | None = None
+    verbs: Sequence[str] = VERBS
 
-    @property
-    def name(self) -> str:
-        return f"bridge-tap-{self.uplink}"
+    def attachment(self) -> Attached:
+        return Attached(self, f"{self.name}-{next(_numbers)}")
 
-    def missing(self) -> str:
-        return switch.missing() if self.uplink == "ovs" else ""
-
-    def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
-        pod, net, result = _plain(self.uplink, node, container, stack)
-        mac = result["interfaces"][0]["mac"]
-        for command in (
-            # The address is the guest's, and so is the MAC: a bridge keeps what is for its ports.
-            "address flush dev eth0",
-            "link set eth0 address 02:00:00:00:00:01",
-            "link add between0 type bridge",
-            "tuntap add tap0 mode tap vnet_hdr",
-            "link set eth0 master between0",
-            "link set tap0 master between0 up",
-            "link set between0 addrgenmode none up",
-        ):
-            node.run(["ip", *command.split()], pod)
-        vhost = ",vhost=on" if exists(VHOST) else ""
-        netdev = f"tap,id=n0,ifname=tap0,script=no,downscript=no{vhost}"
-        nic = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
-        guest = Guest.boot(netns=str(pod), extra=[*nic, *NAMED_THREADS])
-        stack.enter_context(guest)
-        addresses = [ip["address"] for ip in result["ips"]]
-        return _pair(Space(net.peer), guest, addresses, result["ips"][0]["gateway"], stack)
+    def call(
+        self, verb: str, conf: Mapping[str, Any], container: str, pod: Path
+    ) -> tuple[Any, float]:
+        """The result, if there is one, and milliseconds."""
+        where = f"{self.path.parent}:{PLUGINS}"
+        answer = self.node.call(verb, conf, container, pod, plugin=self.path, CNI_PATH=where)
+        return answer.expect(), answer.ms
 
 
-@dataclass(frozen=True)
-class Loopback:
-    name: str = "guest-loopback"
-    role: str = "ceiling"
-    note: str = "inside one guest; it has no direction"
-    boots: bool = True
+class Attached:
+    """A pod of a Plugin, in a namespace of its own."""
 
-    def missing(self) -> str:
-        return ""
+    def __init__(self, plugin: Plugin, container: str) -> None:
+        self._plugin, self.container = plugin, container
+        self._conf = dict(plugin.conf)
+        self.pod = plugin.node.pod(container)
+        if behind := plugin.behind:
+            self._conf["prevResult"] = behind.call("ADD", behind.conf, container, self.pod)[0]
 
-    def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
-        guest = stack.enter_context(Guest.boot(extra=NAMED_THREADS))
-        listen(guest)
-        return _asleep(Pair(guest, guest, "127.0.0.1", "127.0.0.1", (guest,)), stack)
+    def call(self, verb: str) -> float:
+        result, ms = self._plugin.call(verb, self._conf, self.container, self.pod)
+        if verb == "ADD":
+            assert result, f"{self._plugin.name}: ADD printed no result"
+            self._conf["prevResult"] = result
+        return ms
+
+    def release(self) -> None:
+        if behind := self._plugin.behind:
+            behind.call("DEL", behind.conf, self.container, self.pod)
+        self._plugin.node.lab.drop(self.pod)
 
 
 @dataclass(frozen=True)
-class Plain:
-    name: str = "veth-linux"
-    role: str = "ceiling"
-    note: str = "namespace to namespace through the same bridge, without a guest"
-    boots: bool = False
+class Vsctl:
+    """ovs-vsctl add-port and del-port; waits for ovs-vswitchd, as others use it.
 
-    def missing(self) -> str:
-        return ""
-
-    def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
-        pod, net, result = _plain("linux", node, container, stack)
-        ip = result["ips"][0]
-        far = _listening(pod, stack)
-        return Pair(Space(net.peer), far, ip["gateway"], ip["address"].partition("/")[0])
-
-
-@dataclass(frozen=True)
-class Wired:
-    """Two veths and what forwards between them: an engine of mode tc, or else a bridge.
-
-    Without a guest the engine alone makes the difference.
+    The port is a veth that is made beforehand, or with `vhostuser` one for a guest's socket.
     """
 
-    engine: str = ""
-    boots: bool = False
+    node: Node
+    bridge: str
+    name: str = "ovs-vsctl"
+    role: str = "baseline"
+    vhostuser: bool = False
+    verbs: Sequence[str] = ("ADD", "DEL")
 
-    @property
-    def name(self) -> str:
-        return Way("tc", "linux", self.engine).name if self.engine else "bridge-tap-linux"
-
-    @property
-    def role(self) -> str:
-        return "vmlink" if self.engine else "baseline"
-
-    @property
-    def note(self) -> str:
-        return f"two veths and {self.engine or 'a bridge'} between them, without a guest"
-
-    def missing(self) -> str:
-        return redirect.supported()[self.engine] if self.engine else ""
-
-    def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
-        paths = [node.pod(f"{container}-{n}") for n in range(3)]
-        for path in paths:
-            stack.callback(node.lab.drop, path)
-        near, middle, far = paths
-        for n, end in enumerate((near, far)):
-            peer = f"peer name m{n} netns {middle}"
-            node.run(f"ip link add e0 type veth {peer}".split(), end)
-            for command in (f"address add 10.0.0.{n + 1}/24 dev e0", "link set e0 up"):
-                node.run(["ip", *command.split()], end)
-            node.run(f"ip link set m{n} up".split(), middle)
-        self._wire(node, middle)
-        return Pair(Space(near), _listening(far, stack), "10.0.0.1", "10.0.0.2")
-
-    def _wire(self, node: Node, middle: Path) -> None:
-        if not self.engine:
-            node.run("ip link add between0 up type bridge".split(), middle)
-            for n in range(2):
-                node.run(f"ip link set m{n} master between0".split(), middle)
-            return
-        with (
-            Namespace.open(str(middle)) as namespace,
-            namespace.entered(),
-            Netlink() as netlink,
-        ):
-            one, other = (socket.if_nametoindex(name) for name in ("m0", "m1"))
-            redirect.attach(self.engine, netlink, one, other)
+    def attachment(self) -> VsctlPort:
+        link = f"vsctl{next(_numbers)}"
+        return VsctlPort(self, link) if self.vhostuser else VsctlVeth(self, link)
 
 
-def _plain(
-    uplink: str, node: Node, container: str, stack: ExitStack
-) -> tuple[Path, Network, dict[str, Any]]:
-    """A plain container's veth on the same uplink: its namespace, network and CNI result."""
-    pod = node.pod(container)
-    stack.callback(node.lab.drop, pod)
-    net = network(Way("veth", uplink), node, container, pod, stack)
-    result = node.call("ADD", net.conf, container, pod).expect()
-    stack.callback(lambda: node.call("DEL", net.conf, container, pod).expect())
-    return pod, net, result
+class VsctlPort:
+    def __init__(self, contender: Vsctl, link: str) -> None:
+        self._bridge, self._link, self._node = contender.bridge, link, contender.node
+        self._settings: tuple[str, ...] = ()
+        if contender.vhostuser:
+            path = f"{self._node.lab.dir}/{link}.sock"
+            options = (f"type={VHOSTUSER}", f"options:vhost-server-path={path}")
+            self._settings = ("--", "set", "Interface", link, *options)
+
+    def call(self, verb: str) -> float:
+        assert self._node.switch
+        if verb == "ADD":
+            return vsctl(self._node.switch, "add-port", self._bridge, self._link, *self._settings)
+        return vsctl(self._node.switch, "del-port", self._bridge, self._link)
+
+    def release(self) -> None:
+        """A port of a guest's socket is only rows."""
 
 
-def _listening(path: Path, stack: ExitStack) -> Space:
-    space = Space(path)
-    for group in listen(space):
-        stack.callback(space.kill, group)
-    return space
+class VsctlVeth(VsctlPort):
+    def __init__(self, contender: Vsctl, link: str) -> None:
+        super().__init__(contender, link)
+        node = contender.node
+        self._pod = node.pod(link)
+        with Namespace.open(str(self._pod)) as pod:
+            with node.namespace.entered(), Netlink() as netlink:
+                veth = rtmsg.new_veth(self._link, "eth0", peer_ns_fd=pod.fd, up=True)
+                netlink.batch(veth)
+            with pod.entered(), Netlink() as netlink:
+                netlink.batch(rtmsg.set_link(netlink.index("eth0") or 0, up=True))
+
+    def release(self) -> None:
+        with self._node.namespace.entered(), Netlink() as netlink:
+            netlink.batch(rtmsg.del_link(netlink.index(self._link)))
+        self._node.lab.drop(self._pod)
 
 
-def _pair(
-    near: Host, guest: Guest, addresses: Sequence[str], gateway: str, stack: ExitStack
-) -> Pair:
-    """A guest with its IPv4 address, and with servers that listen."""
-    address = next(a for a in addresses if ipaddress.ip_interface(a).version == 4)
-    guest.configure(guest.nics()[0].name, [address], [gateway])
-    listen(guest)
-    ip = address.partition("/")[0]
-    return _asleep(Pair(near, guest, gateway, ip, (guest,)), stack)
+def vsctl(switch: Switch, *arguments: str) -> float:
+    """The whole process in ms."""
+    program = shutil.which("ovs-vsctl") or "ovs-vsctl"
+    argv = [program, f"--db={switch.db}", f"--timeout={SECONDS}", *arguments]
+    code, said, ms = execute(argv, {"PATH": os.environ["PATH"]}, b"")
+    assert code == 0, f"{' '.join(argv)}: exit code {code}: {said.decode(errors='replace')}"
+    return ms
 
 
-def _asleep(pair: Pair, stack: ExitStack) -> Pair:
-    with pair.awake():
-        pass
-    for guest in pair.guests:
-        stack.callback(kill, guest.pid, SIGCONT)  # to hear that it shall end
-    return pair
+@dataclass(frozen=True)
+class Idle:
+    """A process that does nothing: what any plugin pays for being executed."""
+
+    node: Node
+    name: str = "/bin/true"
+    role: str = "floor"
+    verbs: Sequence[str] = ("ADD",)
+
+    def attachment(self) -> Idle:
+        return self
+
+    def call(self, verb: str) -> float:
+        return self.node.execute(Path("/bin/true"), {}, b"").ms
+
+    def release(self) -> None:
+        """Nothing was made."""
+
+
+def vmlink(way: Way, node: Node, subnet: int, stack: ExitStack) -> Plugin:
+    """vmlink on the way's uplink, with addresses of 10.`subnet`.0.0/16."""
+    name = f"bench-{way.name}"
+    if way.uplink == "chained":
+        ptp = debian("ptp", node, subnet)
+        first = Plugin(name, "peer", node, ptp.path, {**ptp.conf, "name": name})
+        conf = {"cniVersion": "1.0.0", "type": "vmlink", "mode": way.mode}
+        return Plugin(way.name, "vmlink", node, CLIENT, conf | {"name": name}, first)
+    made = network(way, node, way.name, node.path, stack)
+    conf = made.conf | {"name": name, "ipam": _addresses(node, subnet)}
+    return Plugin(way.name, "vmlink", node, CLIENT, conf)
+
+
+def debian(kind: str, node: Node, subnet: int) -> Plugin:
+    """A plugin of Debian's containernetworking-plugins."""
+    conf: dict[str, Any] = {"ipam": _addresses(node, subnet)}
+    if kind != "bridge":
+        return _plugin(kind, "peer", node, PLUGINS / kind, conf)
+    conf |= {"bridge": "bench0", "isGateway": True}
+    return _plugin(kind, "baseline", node, PLUGINS / kind, conf)
+
+
+def peer(given: Peer, node: Node, subnet: int) -> Plugin:
+    conf = given.conf or {"ipam": _addresses(node, subnet)}
+    return _plugin(given.type, "peer", node, given.path, conf)
+
+
+def _addresses(node: Node, subnet: int) -> dict[str, Any]:
+    return node.ipam(f"10.{subnet}.0.0/16", routes=["0.0.0.0/0"])
+
+
+def _plugin(kind: str, role: str, node: Node, path: Path, extra: Mapping[str, Any]) -> Plugin:
+    conf = {"cniVersion": "1.0.0", "name": f"bench-{kind}", "type": kind, **extra}
+    return Plugin(kind, role, node, path, conf)

@@ -10,16 +10,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from bench import switch
-from bench.contenders import Bridged, Contender, Loopback, Plain, Vmlink, Wired
+from bench.contest import Contest
+from bench.pairs import Bridged, Contender, Loopback, Plain, Vmlink, Wired
 from bench.results import Options, Results, Task
-from bench.stage import Stage
 from bench.visit import Effort, Entry
 from bench.ways import WAYS
 from cni.config import REDIRECTS
 
 QUICK = Effort(passes=2, flow=0.3, flood=0.25, asked=1500)
 FULL = Effort(passes=4, flow=1.0, flood=0.5, asked=5000)
-ENGINE_TURNS = 4  # for one of the others: the engines differ by little
+ENGINE_TURNS = 10  # for one of the others, and shorter: the engines differ by little
 BETWEEN_GUESTS = ("tc-linux-cls-bpf", "tap-ovs", "vhostuser-ovs", "bridge-tap-linux")
 
 
@@ -28,20 +28,22 @@ def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
     effort = QUICK if options.quick else FULL
     if options.rounds:
         effort = replace(effort, passes=options.rounds)
-    short = replace(effort, passes=effort.passes * ENGINE_TURNS, flood=effort.flood / ENGINE_TURNS)
-    first = Stage("" if switch.missing() else "userspace", results, stack)
-    last = Stage("dpdk", results, stack)
+    short = replace(
+        effort,
+        passes=effort.passes * ENGINE_TURNS,
+        flood=effort.flood / 3,
+        asked=effort.asked // ENGINE_TURNS,
+    )
+    first = Contest("" if switch.missing() else "userspace", results, stack)
+    last = Contest("dpdk", results, stack)
+    beside_poller = last.passes(_with_dpdk(), effort)
     return [
         first.begin(),
-        *first.contest(_engines(), short),
-        *first.contest(_without_dpdk(), effort),
+        *first.passes(_engines(), short),
+        *first.passes(_without_dpdk(), effort),
         first.end(),
-        *_last(last.contest(_with_dpdk(), effort), last),
+        *([last.begin(), *beside_poller, last.end()] if beside_poller else []),
     ]
-
-
-def _last(contest: list[Task], stage: Stage) -> list[Task]:
-    return [stage.begin(), *contest, stage.end()] if contest else []
 
 
 def _engines() -> list[Entry]:
@@ -58,7 +60,7 @@ def _without_dpdk() -> list[Entry]:
 def _with_dpdk() -> list[Entry]:
     """The poller takes CPU from all that is measured, so the baseline is there once more."""
     found: list[Contender] = [Vmlink(way) for way in WAYS if way.switch == "dpdk"]
-    found.append(Bridged("ovs"))
+    found += [] if switch.missing(dpdk=True) else [Bridged("ovs")]
     at: dict[str, int | str] = {"switch": "dpdk"}
     return [*(Entry(one, at) for one in found), *_between_guests(found, **at)]
 

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import demo_ovn, snapshot
 from bench import guest as guests
-from bench import snapshot
+from bench.daemons import SwitchError
 from bench.node import Node, give_back_on_sigterm
-from bench.switch import SwitchError
 from bench.ways import WAYS, Way, attach
+
+HEAD = ("MODE", "UPLINK", "REDIRECT", "ADD ms", "GUEST", "PING ms", "TCP in", "out Gbit/s", "")
 
 
 @dataclass
@@ -37,21 +39,30 @@ class Row:
     ok: bool = False
     skipped: str = ""
 
+    def cells(self) -> tuple[str, ...]:
+        guest = "{ip} {mac} MTU {mtu}".format(**self.guest) if self.guest else "-"
+        numbers = [self.add_ms, guest, self.ping_ms, self.tcp_in_gbps, self.tcp_out_gbps]
+        verdict = f"skipped: {self.skipped}" if self.skipped else "ok" if self.ok else "FAILED"
+        shown = ("-" if n is None else str(n) for n in numbers)
+        return (self.mode, self.uplink, self.redirect, *shown, verdict)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="./run demo", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table as JSON too")
     parser.add_argument("--seconds", type=float, default=2, help="for each iperf3 (default: 2)")
+    parser.add_argument("--ovn", action="store_true", help="guests on two nodes of an OVN instead")
     options = parser.parse_args()
     give_back_on_sigterm()
     snapshot.adopt_orphans()
     before = snapshot.take()
     say = Progress()
     say(f"guests run by {guests.accelerator()}: {guests.accelerator_reason()}")
-    rows = list(_rows(options.seconds, say))
+    rows: list[Row | demo_ovn.Row] = []
+    rows += demo_ovn.rows(options.seconds, say) if options.ovn else _rows(options.seconds, say)
     left = snapshot.left_behind(before)
     say.end()
-    _print_table(rows)
+    _print_table(demo_ovn.HEAD if options.ovn else HEAD, [row.cells() for row in rows])
     for what in left:
         print(f"left behind: {what}")
     if options.json:
@@ -113,20 +124,11 @@ def _fill(way: Way, row: Row, node: Node, seconds: float) -> None:
         row.ok = (nic.mac, nic.mtu) == (device["mac"], device["mtu"])
 
 
-def _print_table(rows: list[Row]) -> None:
-    head = ("MODE", "UPLINK", "REDIRECT", "ADD ms", "GUEST", "PING ms", "TCP in", "out Gbit/s", "")
-    table = [head, *(_cells(row) for row in rows)]
+def _print_table(head: tuple[str, ...], cells: list[tuple[str, ...]]) -> None:
+    table = [head, *cells]
     widths = [max(len(line[n]) for line in table) for n in range(len(head))]
     for line in table:
         print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    guest = "{ip} {mac} MTU {mtu}".format(**row.guest) if row.guest else "-"
-    numbers = [row.add_ms, guest, row.ping_ms, row.tcp_in_gbps, row.tcp_out_gbps]
-    verdict = f"skipped: {row.skipped}" if row.skipped else "ok" if row.ok else "FAILED"
-    shown = ("-" if n is None else str(n) for n in numbers)
-    return (row.mode, row.uplink, row.redirect, *shown, verdict)
 
 
 if __name__ == "__main__":

@@ -329,10 +329,12 @@ def _shared(memory_mb: int, accel: str) -> list[str]:
     return [*argv, "-global", "virtio-net-pci.vectors=0"] if accel == "tcg" else argv
 
 
-def _client(argv: list[str], netns: str, timeout: float) -> str:
+def _client(argv: list[str], where: str | Guest, timeout: float) -> str:
+    if isinstance(where, Guest):
+        return where.run(shlex.join(argv), timeout)
     try:
         done = subprocess.run(
-            [*_enter(netns), *argv], capture_output=True, text=True, timeout=timeout, check=False
+            [*_enter(where), *argv], capture_output=True, text=True, timeout=timeout, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise GuestError(f"{shlex.join(argv)}: more than {timeout:.0f} s") from error
@@ -342,7 +344,9 @@ def _client(argv: list[str], netns: str, timeout: float) -> str:
     return done.stdout
 
 
-def _iperf(guest: Guest, guest_ip: str, netns: str, seconds: float, flags: list[str]) -> Any:
+def _iperf(
+    guest: Guest, guest_ip: str, where: str | Guest, seconds: float, flags: list[str]
+) -> Any:
     port = next(_ports)
     whole = max(1, math.ceil(seconds))
     server = guest.spawn(f"iperf3 -s -1 -p {port}")
@@ -350,7 +354,7 @@ def _iperf(guest: Guest, guest_ip: str, netns: str, seconds: float, flags: list[
         listening = f":{port:04X} [0-9A-F:]* 0A "
         guest.run(f"until grep -q '{listening}' /proc/net/tcp /proc/net/tcp6; do usleep 9000; done")
         argv = ["iperf3", "-J", "-c", guest_ip, "-p", str(port), "-t", str(whole), *flags]
-        return json.loads(_client(argv, netns, whole + 20))["end"]
+        return json.loads(_client(argv, where, whole + 20))["end"]
     finally:
         guest.kill(server)
 
@@ -358,17 +362,18 @@ def _iperf(guest: Guest, guest_ip: str, netns: str, seconds: float, flags: list[
 def iperf_tcp(
     guest: Guest,
     guest_ip: str,
-    netns: str,
+    where: str | Guest,
     seconds: float = 2.0,
     reverse: bool = False,
     parallel: int = 1,
 ) -> float:
-    """TCP into the guest (`reverse`: out of it) from `netns`: Gbit/s as received.
+    """TCP into the guest (`reverse`: out of it) from a namespace or another guest: Gbit/s as
+    received.
 
     iperf3 counts whole seconds, so `seconds` is rounded up. Raises GuestError.
     """
     flags = ["-P", str(parallel), *(["-R"] if reverse else [])]
-    end = _iperf(guest, guest_ip, netns, seconds, flags)
+    end = _iperf(guest, guest_ip, where, seconds, flags)
     return float(end["sum_received"]["bits_per_second"]) / 1e9
 
 

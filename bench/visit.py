@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bench import traffic
-from bench.contenders import Contender, Pair
 from bench.cputime import host_seconds
+from bench.pairs import Contender, Pair
 from bench.results import Results, Series
 
 WARM_UP = 32 << 20  # bytes of TCP; its rate tells how many a flow of a given time takes
@@ -78,8 +78,8 @@ class Entry:
 
     def seconds(self, effort: Effort) -> float:
         """Estimate of one visit."""
-        flows = len(self.streams) * (effort.flow + OVERHEAD) + OVERHEAD
-        asking = effort.asked / 5000 if self.contender.boots else OVERHEAD
+        flows = (len(self.streams) * (effort.flow + OVERHEAD) + OVERHEAD) if self.streams else 0.0
+        asking = effort.asked / 5000 if self.contender.boots else 0.0
         return len(self.directions) * (flows + effort.flood + OVERHEAD) + asking
 
 

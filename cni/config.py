@@ -15,7 +15,7 @@ from cni import result as results
 from cni import uplinks
 from cni.errors import BadConfig, BadEnvironment
 from cni.fields import choice, flag, items, link_name, number, obj, refuse_unknown
-from cni.types import AttachmentKey, Request, Result
+from cni.types import AttachmentKey, Lease, Request, Result
 from cni.uplinks import Chained, LinuxUplink, OvsUplink, Uplink
 
 # Each mode with the uplinks that it makes sense with; the first mode is the default.
@@ -35,7 +35,8 @@ _CNI = frozenset(
     "cni.dev/valid-attachments cni.dev/attachments".split()
 )
 _OWN = frozenset(
-    "mode redirect mtu mac queues tap macvtap vhostuser placeholder bandwidth resultStyle".split()
+    "mode redirect mtu mac queues tap macvtap vhostuser placeholder bandwidth kubeovn "
+    "resultStyle".split()
 )
 # The modes that a key has a meaning for, and where it is none whatever the mode.
 _ONLY = {
@@ -44,6 +45,7 @@ _ONLY = {
     "vhostuser": ("vhostuser",),
     "placeholder": ("tap", "vhostuser"),
 }
+_PROVIDER = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MAX_ID = 2**32 - 2  # the last uid is the kernel's "no such user"
 _MAX_QUEUES = 256  # MAX_TAP_QUEUES in drivers/net/tun.c
@@ -79,8 +81,26 @@ class Bandwidth:
 
 
 @dataclass(frozen=True)
+class KubeOvn:
+    """The addresses come from the pod's annotations of `provider`; `routes` are the network's own,
+    as kube-ovn has them in a network's configuration."""
+
+    provider: str
+    routes: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The mode that a pod has instead of its network's; `where` says who chose."""
+
+    mode: str
+    where: str
+
+
+@dataclass(frozen=True)
 class NetConf:
-    """What a mode needs to know. `mtu` 0 takes the uplink's; `queues` counts pairs."""
+    """What a mode needs to know. `mtu` 0 takes the uplink's; `queues` counts pairs; `lease` is
+    what kube-ovn gave the pod, which the configuration alone does not tell."""
 
     network: str
     mode: str
@@ -95,6 +115,8 @@ class NetConf:
     bandwidth: Bandwidth | None = None
     device_info: str = ""
     ipam: str = ""
+    kubeovn: KubeOvn | None = None
+    lease: Lease | None = None
     result_style: str = "plain"
     prev: Result | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
@@ -106,16 +128,22 @@ class NetConf:
         return isinstance(self.uplink, OvsUplink) and self.mode != "tc"
 
 
-def parse(request: Request) -> NetConf:
-    """Raises UnsupportedField, BadConfig or BadEnvironment (CNI_ARGS), each with the remedy."""
+def parse(request: Request, chosen: Chosen | None = None) -> NetConf:
+    """With a mode that is `chosen` for the pod, options of the network's other modes are passed
+    over. Raises UnsupportedField, BadConfig or BadEnvironment (CNI_ARGS), each with the remedy."""
     conf = request.conf
     refuse_unknown(conf, _CNI | _OWN | {*uplinks.UPLINKS})
-    mode = choice(conf, "mode", tuple(MODES))
+    mode, where = choice(conf, "mode", tuple(MODES)), "mode"
+    if chosen and chosen.mode != mode:
+        mode, where = chosen.mode, chosen.where
+        conf = _without_others(conf, mode)
     prev = _prev(conf)
     # Only an ADD must have a prevResult to chain on; DEL, GC and STATUS may come without.
     uplink = uplinks.parse(conf, request.args, prev is not None or request.verb != "ADD")
+    if request.verb == "ADD":
+        uplinks.require_logical_port(uplink)
     ipam = _ipam(conf)
-    _refuse_combination(mode, uplink, conf)
+    _refuse_combination(mode, where, uplink, conf)
     return NetConf(
         network=conf["name"],
         mode=mode,
@@ -130,10 +158,26 @@ def parse(request: Request) -> NetConf:
         bandwidth=_bandwidth(conf),
         device_info=_device_info(conf),
         ipam=ipam,
+        kubeovn=kubeovn(conf),
         result_style=choice(conf, "resultStyle", RESULT_STYLES),
         prev=prev,
         dns=obj(conf, "dns"),
     )
+
+
+def kubeovn(conf: Mapping[str, Any]) -> KubeOvn | None:
+    """The section of that name. Raises BadConfig, UnsupportedField."""
+    data = obj(conf, "kubeovn")
+    if not data:
+        return None
+    refuse_unknown(data, ("provider", "routes"), "kubeovn.")
+    provider = data.get("provider")
+    if not isinstance(provider, str) or not _PROVIDER.fullmatch(provider):
+        raise BadConfig(
+            f"kubeovn.provider: expected ovn, or NAME.NAMESPACE.ovn of a secondary network, found "
+            f"{provider!r}"
+        )
+    return KubeOvn(provider, tuple(items(data, "routes", "kubeovn.")))
 
 
 def valid_attachments(conf: Mapping[str, Any]) -> frozenset[AttachmentKey]:
@@ -156,11 +200,17 @@ def _prev(conf: Mapping[str, Any]) -> Result | None:
     return None if data is None else results.load(data, "prevResult")
 
 
-def _refuse_combination(mode: str, uplink: Uplink, conf: Mapping[str, Any]) -> None:
+def _without_others(conf: Mapping[str, Any], mode: str) -> dict[str, Any]:
+    foreign = {key for key, modes in _ONLY.items() if mode not in modes}
+    foreign |= {"resultStyle"} if mode != "tc" else set()
+    return {key: value for key, value in conf.items() if key not in foreign}
+
+
+def _refuse_combination(mode: str, where: str, uplink: Uplink, conf: Mapping[str, Any]) -> None:
     if uplink.kind not in MODES[mode]:
         fitting = " or ".join("none, chained" if k == "chained" else k for k in MODES[mode])
         raise BadConfig(
-            f"mode: {mode} does not go with the uplink {uplink.kind}; it needs {fitting}"
+            f"{where}: {mode} does not go with the uplink {uplink.kind}; it needs {fitting}"
         )
     for key, modes in _ONLY.items():
         if key in conf and mode not in modes:
@@ -171,7 +221,13 @@ def _refuse_combination(mode: str, uplink: Uplink, conf: Mapping[str, Any]) -> N
         for key in ("mtu", "mac", "ipam", "macvtap"):
             if conf.get(key):
                 raise BadConfig(f"{key}: belongs to a network with an uplink, and this is chained")
-    elif isinstance(uplink, LinuxUplink) and uplink.gateway and not conf.get("ipam"):
+    if conf.get("kubeovn"):
+        if not isinstance(uplink, OvsUplink):
+            raise BadConfig("kubeovn: its ports are on Open vSwitch; name its bridge in ovs.bridge")
+        for key in ("ipam", "mac"):
+            if conf.get(key):
+                raise BadConfig(f"{key}: kubeovn brings the pod's MAC and addresses; drop one")
+    if isinstance(uplink, LinuxUplink) and uplink.gateway and not conf.get("ipam"):
         raise BadConfig("linux.gateway: needs ipam, whose gateway the bridge becomes")
 
 
@@ -261,4 +317,9 @@ def _rate(data: Mapping[str, Any], way: str, where: str) -> tuple[int, int]:
     if bool(rate) != bool(burst):
         present, absent = ("Rate", "Burst") if rate else ("Burst", "Rate")
         raise BadConfig(f"{where}{way}{absent}: required beside {way}{present}, both above 0")
-    return rate, max(rate // 10, _LEAST_BURST) if burst >= _UNCHOSEN else burst
+    return rate, least_burst(rate) if burst >= _UNCHOSEN else burst
+
+
+def least_burst(rate: int) -> int:
+    """Bits, for a rate (bit/s) that comes without."""
+    return max(rate // 10, _LEAST_BURST)

@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cni import ipam
 from cni.errors import ClientGone, DeadlineExceeded
+from cni.kubeovn.claims import Claims
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.ovs.database import Database, Pending
@@ -53,6 +54,7 @@ class Node:
     reaper: Reaper
     run_dir: Path
     ovs: Database
+    claims: Claims = field(default_factory=Claims)
 
 
 class Context:

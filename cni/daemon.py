@@ -1,4 +1,4 @@
-"""vmlinkd: the socket, the workers, the queue of DELs, and the life of the process."""
+"""vmlinkd: the sockets, the queue of DELs, and the life of the process."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import gc
 import json
 import logging
 import os
-import select
 import signal
 import socket
-import struct
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,102 +21,44 @@ from cni import __version__, redirect, service, settings, wire
 from cni.context import Node
 from cni.engine import Engine
 from cni.errors import VmlinkError
+from cni.kubeovn.podconf import PodConfigs
+from cni.kubeovn.pods import Pods
 from cni.netns import Namespace
 from cni.ovs.database import Database
 from cni.ovs.ports import Collect
 from cni.reaper import Reaper
 from cni.settings import Ovs, Settings
 from cni.state import Store
+from cni.workers import Workers, hang_up, refuse_strangers
 
 log = logging.getLogger("vmlink")
 
-_ACCEPT_PAUSE = 0.1
 _PEER_SECONDS = 10  # a client sends and reads at once, or it is stuck
 _REQUEST_IS_WRONG = (1, 2, 3, 4, 6, 7)  # codes of the specification that no retry changes
 _BACKLOG = 4096  # as many as net.core.somaxconn usually allows
 
 
-class Server:
-    """Workers that wait on one listening socket; the kernel wakes one for each connection."""
+class Door:
+    """Where the executed client comes: one request of wire.py on each connection."""
 
-    def __init__(self, engine: Engine, listener: socket.socket, config: Settings) -> None:
+    def __init__(self, engine: Engine, seconds: float) -> None:
         self._engine = engine
-        self._listener = listener
-        self._config = config
-        self._stop_read, self._stop_write = os.pipe()
-        self._workers = [
-            threading.Thread(target=self._work, name=f"worker-{n}") for n in range(config.workers)
-        ]
-        listener.setblocking(False)
+        self._seconds = seconds
 
-    def start(self) -> None:
-        for worker in self._workers:
-            worker.start()
-
-    def stop(self) -> None:
-        """Take no further request, and wait for what is in flight."""
-        os.close(self._stop_write)
-        for worker in self._workers:
-            worker.join()
-        os.close(self._stop_read)
-
-    def _work(self) -> None:
-        with select.epoll() as epoll:
-            # Without EPOLLEXCLUSIVE each connection would wake every worker.
-            epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-            epoll.register(self._stop_read, select.EPOLLHUP)
-            while True:
-                events = epoll.poll()
-                if any(fd == self._stop_read for fd, _ in events):
-                    return
-                if conn := self._accept():
-                    with conn:
-                        self._serve(conn)
-
-    def _accept(self) -> socket.socket | None:
-        try:
-            return self._listener.accept()[0]
-        except (BlockingIOError, ConnectionAbortedError):
-            return None
-        except OSError as e:  # no descriptor or memory is left; the caller stays in the queue
-            log.error("cannot accept a connection: %s", e)
-            time.sleep(_ACCEPT_PAUSE)
-            return None
-
-    def _serve(self, conn: socket.socket) -> None:
+    def serve(self, conn: socket.socket) -> None:
         conn.settimeout(_PEER_SECONDS)
         try:
-            _refuse_strangers(conn)
+            refuse_strangers(conn)
             frame, fd = wire.receive(conn)
         except VmlinkError as e:
             log.warning("a request was not understood: %s", e.msg)
             return
-        hung_up = select.poll()
-        hung_up.register(conn, select.POLLRDHUP)
-        answer = service.answer(
-            self._engine, frame, fd, self._config.deadline, lambda: bool(hung_up.poll(0))
-        )
+        answer = service.answer(self._engine, frame, fd, self._seconds, hang_up(conn))
         try:
             conn.sendall(wire.encode_answer(answer.code, answer.body))
         except (OSError, VmlinkError):  # the latter: it is too long to be sent
-            self._undo_unheard(frame, answer.code)
+            service.undo_unheard(self._engine, frame, answer.code, self._seconds)
         answer.log()
-
-    def _undo_unheard(self, frame: wire.Frame, code: int) -> None:
-        """The runtime never learns of an ADD whose answer could not be sent."""
-        if code == 0 and frame.env.get("CNI_COMMAND") == "ADD":
-            delete = wire.Frame({**frame.env, "CNI_COMMAND": "DEL"}, frame.stdin)
-            undone = service.answer(
-                self._engine, delete, None, self._config.deadline, lambda: False
-            )
-            undone.log()
-
-
-def _refuse_strangers(conn: socket.socket) -> None:
-    raw = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", raw)
-    if uid not in (0, os.geteuid()):
-        raise VmlinkError(f"process {pid} of user {uid} may not talk to vmlinkd")
 
 
 def passed_socket() -> socket.socket | None:
@@ -197,12 +136,14 @@ def serve(run_dir: Path, config: Settings) -> None:
         raise VmlinkError(f"another vmlinkd runs in {run_dir}; choose another --run-dir") from e
     store = Store(run_dir / "state")
     store.create()
-    reaper = Reaper()
+    # Each deletion keeps a thread for the kernel's tail, long after its worker is free again.
+    reaper = Reaper(config.workers)
     owner = str(run_dir)
     ovs = Database(config.ovs, owner, Collect(owner, lambda key: store.load(key) is not None))
     if ovs.may_be_there():
         ovs.start()
-    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs))
+    configs = PodConfigs(Pods(config.kubernetes), config.runtime_classes)
+    engine = Engine(store, Node(Namespace.own(), reaper, run_dir, ovs), configs)
     path = run_dir / "vmlinkd.sock"
     redirect.supported()  # the first try costs milliseconds that no ADD should pay
     with _queue_locked(run_dir / "queue"):
@@ -210,13 +151,35 @@ def serve(run_dir: Path, config: Settings) -> None:
         replay(engine, run_dir / "queue", config.deadline)
         passed = passed_socket()
         listener = passed or listen(path)
-    _run(Server(engine, listener, config))
+    door = Door(engine, config.deadline)
+    with _kubeovn(engine, configs, config) as more:
+        _run([Workers(listener, config.workers, door.serve), *more])
     listener.close()
     if not passed:
         path.unlink(missing_ok=True)
+    configs.pods.close()
     ovs.close()
     reaper.close()
     os.close(lock)
+
+
+@contextmanager
+def _kubeovn(engine: Engine, configs: PodConfigs, config: Settings) -> Iterator[list[Workers]]:
+    """Who serves kube-ovn's plugin; nobody unless it is set."""
+    path = config.kubeovn.listen
+    if not path:
+        if config.runtime_classes:
+            configs.pods.start()
+        yield []
+        return
+    from cni.kubeovn.front import Front  # h11 is of use for this alone
+
+    front = Front(engine, configs, config.kubeovn, config.deadline)
+    front.check()
+    configs.pods.start()
+    with listen(Path(path)) as listener:
+        yield [Workers(listener, config.workers, front.serve, "kube-ovn", config.deadline)]
+    Path(path).unlink(missing_ok=True)
 
 
 def _refuse_foreign(directory: Path) -> None:
@@ -227,7 +190,7 @@ def _refuse_foreign(directory: Path) -> None:
         )
 
 
-def _run(server: Server) -> None:
+def _run(servers: Sequence[Workers]) -> None:
     # A thread that waits for another may miss a signal that comes just before; a pipe keeps it.
     told, tell = os.pipe()
     os.set_blocking(tell, False)
@@ -237,12 +200,16 @@ def _run(server: Server) -> None:
     faulthandler.enable()
     # What is loaded by now stays: the collector need not look at it on each pass.
     gc.freeze()
-    server.start()
+    for server in servers:
+        server.start()
     notify("READY=1")
     log.info("vmlinkd %s is ready", __version__)
     os.read(told, 1)
     notify("STOPPING=1")
-    server.stop()
+    for server in servers:
+        server.stop()
+    for server in servers:
+        server.join()
 
 
 class _JsonLines(logging.Formatter):

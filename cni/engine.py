@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from cni import config, ipam, plan, spec, verdict
@@ -23,8 +23,9 @@ from cni.errors import (
     CheckFailed,
     VmlinkError,
 )
+from cni.kubeovn.podconf import PodConfigs
 from cni.locks import KeyLocks
-from cni.modes import MODES
+from cni.modes import MODES, given
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.outcome import describe, result_of
@@ -56,9 +57,10 @@ class Call:
 class Engine:
     """Serves the verbs on one node, with the records of `store`."""
 
-    def __init__(self, store: Store, node: Node) -> None:
+    def __init__(self, store: Store, node: Node, configs: PodConfigs | None = None) -> None:
         self._store = store
         self._node = node
+        self._configs = configs or PodConfigs()
         self._locks = KeyLocks()
         self._thread = threading.local()
         self._verbs: dict[str, Callable[[Call], Result | None]] = {
@@ -76,7 +78,9 @@ class Engine:
     def recover(self) -> None:
         """Undo what a former process began and did not finish. Call before serving."""
         for record in self._store.all():
-            if record.intent:
+            if not record.intent:
+                self._recall(record)
+            else:
                 try:
                     self._revert(
                         record, Plan.from_json(record.plan), Cancel(_RECOVERY_SECONDS), None, {}
@@ -85,8 +89,18 @@ class Engine:
                 except Exception as e:  # whatever it is, the others must be served
                     log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e)
 
+    def _recall(self, record: Record) -> None:
+        try:
+            given.recall(record.key, record.plan, self._node.claims)
+        except (KeyError, TypeError, VmlinkError) as e:
+            log.warning("the addresses of %s are not watched over: %r", record.key, e)
+
+    def attached(self, key: AttachmentKey) -> bool:
+        """Whether there is something that a DEL would undo."""
+        return self._store.load(key) is not None
+
     def add(self, call: Call) -> Result:
-        conf = config.parse(call.request)
+        conf = self._configs.of(call.request, call.cancel)
         self._require_pod(call)
         if conf.prev and not isinstance(conf.uplink, Chained):
             raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
@@ -107,26 +121,28 @@ class Engine:
             record = self._store.load(call.key)
             steps = _plan_of(record) if record else None
             if record is None or steps is None:
-                conf = config.parse(call.request)
-                steps = MODES[conf.mode].plan(call.key, conf)
-                record = _record(call, conf, steps)
+                possible = self._configs.possible(call.request)
+                steps = plan.union(MODES[conf.mode].plan(call.key, conf) for conf in possible)
+                record = _record(call, possible[0], steps)
             self._revert(record, steps, call.cancel, call.pod, call.notes)
 
     def check(self, call: Call) -> None:
         conf = config.parse(call.request)
-        if conf.prev is None:
+        prev = conf.prev
+        if prev is None:
             raise BadConfig("prevResult: required for CHECK")
         self._require_pod(call)
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
             if record is None or record.intent:
                 raise CheckFailed(f"{call.key} is not attached here")
+            conf = replace(conf, mode=record.mode)  # the pod's own, if it has chosen one
             steps = Plan.from_json(record.plan)
             with self._context(record, steps, call) as cx:
                 if MODES[conf.mode].in_pod(conf):
-                    verdict.judge(conf.prev, call.key.ifname, cx.pod_netlink)
+                    verdict.judge(prev, call.key.ifname, cx.pod_netlink)
                 else:
-                    verdict.compare(conf.prev, call.key.ifname, record.result)
+                    verdict.compare(prev, call.key.ifname, record.result)
                 plan.verify(steps.steps, cx)
 
     def collect(self, call: Call) -> None:
@@ -150,6 +166,8 @@ class Engine:
     def status(self, call: Call) -> None:
         conf = config.parse(call.request)
         MODES[conf.mode].ready(conf, self._node)
+        if conf.kubeovn:
+            self._configs.pods.ready()
         if conf.ipam:
             ipam.status(_ipam_call(call.request))
 

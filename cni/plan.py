@@ -82,6 +82,16 @@ class Plan:
         return Plan(tuple(prepare), tuple(bind))
 
 
+def union(plans: Iterable[Plan]) -> Plan:
+    """For an undo that does not know which one was applied."""
+    prepare: dict[Step, None] = {}
+    bind: dict[Step, None] = {}
+    for plan in plans:
+        prepare |= dict.fromkeys(plan.prepare)
+        bind |= dict.fromkeys(plan.bind)
+    return Plan(tuple(prepare), tuple(bind))
+
+
 def apply(steps: Iterable[Step], cx: Context, commit: Callable[[], T]) -> T:
     """Do the steps, then `commit`. On any exception what was begun is undone in reverse, and the
     first error raised; `cx.clean` tells whether every undo succeeded."""

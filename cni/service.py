@@ -62,6 +62,13 @@ def answer(
     return Answer(code, out, line | _outcome(code, body))
 
 
+def undo_unheard(engine: Engine, frame: Frame, code: int, seconds: float) -> None:
+    """The runtime never learns of an ADD whose answer could not be sent."""
+    if code == 0 and frame.env.get("CNI_COMMAND") == "ADD":
+        delete = Frame({**frame.env, "CNI_COMMAND": "DEL"}, frame.stdin)
+        answer(engine, delete, None, seconds, lambda: False).log()
+
+
 def _serve(
     engine: Engine,
     frame: Frame,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cni.config import MODES
 from cni.errors import BadConfig
 
 
@@ -24,15 +28,52 @@ class Ovs:
 
 
 @dataclass(frozen=True)
+class Kubernetes:
+    """Whose pods are watched, and with which credentials: a file, else those of vmlinkd's pod."""
+
+    node: str = ""
+    kubeconfig: str = ""
+
+    @property
+    def configured(self) -> bool:
+        return bool(self.kubeconfig) or "KUBERNETES_SERVICE_HOST" in os.environ
+
+    @property
+    def node_name(self) -> str:
+        return self.node or os.environ.get("NODE_NAME") or socket.gethostname().lower()
+
+
+@dataclass(frozen=True)
+class KubeOvnSocket:
+    """Where kube-ovn's plugin is served ("": nowhere), where kube-ovn's own daemon listens, which
+    providers are vmlink's for every pod, and the network's configuration, as a conflist has it."""
+
+    listen: str = ""
+    daemon: str = "/run/openvswitch/kube-ovn-daemon.sock"
+    providers: list[str] = field(default_factory=list)
+    network: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """`deadline` in seconds, for one request; `workers` serve that many requests at a time."""
+    """`deadline` in seconds, for one request; `workers` serve that many requests at a time.
+    `runtime_classes` maps them to modes; "" is a pod without one."""
 
     workers: int = 64
     deadline: float = 45
     log_level: str = "info"
     ovs: Ovs = Ovs()
+    kubernetes: Kubernetes = Kubernetes()
+    runtime_classes: Mapping[str, str] = field(default_factory=dict)
+    kubeovn: KubeOvnSocket = field(default_factory=KubeOvnSocket)
 
 
+_SECTIONS: dict[str, type[Ovs | Kubernetes | KubeOvnSocket]] = {
+    "ovs": Ovs,
+    "kubernetes": Kubernetes,
+    "kubeovn": KubeOvnSocket,
+}
+_SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
 _RANGES = {"workers": (1, 256), "deadline": (1, 600)}
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -52,8 +93,8 @@ def load(path: Path | None) -> Settings:
     _refuse_unknown(f"{path}: ", data, Settings)
     for key, value in data.items():
         _check(f"{path}: {key}", key, value)
-    plain = {key: value for key, value in data.items() if key != "ovs"}
-    return Settings(**plain, ovs=Ovs(**data.get("ovs", {})))
+    made: dict[str, Any] = {k: _SECTIONS[k](**v) if k in _SECTIONS else v for k, v in data.items()}
+    return Settings(**made)
 
 
 def with_db(settings: Settings, db: str) -> Settings:
@@ -92,21 +133,70 @@ def _require_keys(where: str, ovs: Ovs) -> None:
         raise BadConfig(f"{where}certificate: cannot use {both}: {e}") from e
 
 
-def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Settings | Ovs]) -> None:
+def _check_kubernetes(where: str, found: Kubernetes) -> None:
+    for key, value in vars(found).items():
+        if not isinstance(value, str):
+            raise BadConfig(f"{where}{key}: expected a text, found {value!r}")
+    if found.kubeconfig and not os.path.isfile(found.kubeconfig):
+        raise BadConfig(f"{where}kubeconfig: there is no file {found.kubeconfig}")
+
+
+def _check_kubeovn(where: str, found: KubeOvnSocket) -> None:
+    for key in ("listen", "daemon"):
+        path = getattr(found, key)
+        fits = isinstance(path, str) and len(path.encode()) <= _SUN_PATH
+        if not fits or not (path.startswith("/") or (key == "listen" and not path)):
+            raise BadConfig(
+                f"{where}{key}: expected an absolute path of {_SUN_PATH} bytes at most, found "
+                f"{path!r}"
+            )
+    if found.listen == found.daemon:
+        raise BadConfig(f"{where}listen: is kube-ovn's own socket, as daemon says; name another")
+    if not isinstance(found.providers, list) or not all(
+        isinstance(provider, str) for provider in found.providers
+    ):
+        raise BadConfig(f"{where}providers: expected a list of texts, found {found.providers!r}")
+    if not isinstance(found.network, dict):
+        raise BadConfig(f"{where}network: expected keys and values, found {found.network!r}")
+    if found.listen and not found.network:
+        raise BadConfig(f"{where}network: required beside listen; at least ovs: {{bridge: br-int}}")
+
+
+def _check_classes(where: str, found: Any) -> None:
+    if not isinstance(found, dict):
+        raise BadConfig(f"{where}: expected keys and values, found {found!r}")
+    for name, mode in found.items():
+        if not isinstance(name, str) or mode not in MODES:
+            raise BadConfig(f"{where}.{name}: expected one of {', '.join(MODES)}, found {mode!r}")
+
+
+def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Any]) -> None:
     known = [f.name for f in fields(kind)]
     for key in data:
         if key not in known:
             raise BadConfig(f"{where}{key}: unknown key; known are {', '.join(known)}")
 
 
+def _check_section(where: str, key: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise BadConfig(f"{where}: expected keys and values, found {value!r}")
+    kind = _SECTIONS[key]
+    _refuse_unknown(f"{where}.", value, kind)
+    section = kind(**value)
+    if isinstance(section, Ovs):
+        _check_ovs(f"{where}.db: ", f"{where}.", section)
+    elif isinstance(section, Kubernetes):
+        _check_kubernetes(f"{where}.", section)
+    else:
+        _check_kubeovn(f"{where}.", section)
+
+
 def _check(where: str, key: str, value: Any) -> None:
-    if key == "ovs":
-        if not isinstance(value, dict):
-            raise BadConfig(f"{where}: expected keys and values, found {value!r}")
-        _refuse_unknown(f"{where}.", value, Ovs)
-        _check_ovs(f"{where}.db: ", f"{where}.", Ovs(**value))
-        return
-    if key in _RANGES:
+    if key in _SECTIONS:
+        _check_section(where, key, value)
+    elif key == "runtime_classes":
+        _check_classes(where, value)
+    elif key in _RANGES:
         low, high = _RANGES[key]
         number = isinstance(value, int) and not isinstance(value, bool)
         if not number or not low <= value <= high:

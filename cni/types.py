@@ -119,6 +119,16 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Lease:
+    """Addresses that somebody outside has chosen: `holder` has them, on the segment `switch`."""
+
+    holder: str = ""
+    switch: str = ""
+    ips: tuple[IP, ...] = ()
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True)
 class Request:
     """One call of a CNI verb, validated by `cni.spec`. `key` is absent for GC and STATUS."""
 

@@ -29,13 +29,15 @@ class LinuxUplink:
 @dataclass(frozen=True)
 class OvsUplink:
     """A bridge of Open vSwitch, which must be there. `vlan` is the access (or native) tag, 0 for
-    none; `trunk` the tags that pass tagged; `external_ids` are the Interface row's."""
+    none; `trunk` the tags that pass tagged; `external_ids` are the Interface row's. With
+    `ovn` it is OVN's integration bridge, and `iface-id` names the logical port."""
 
     kind: ClassVar[str] = "ovs"
     bridge: str
     vlan: int = 0
     trunk: tuple[int, ...] = ()
     external_ids: Mapping[str, str] = field(default_factory=dict)
+    ovn: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,18 @@ def _linux(data: Mapping[str, Any]) -> LinuxUplink:
 
 
 def _ovs(data: Mapping[str, Any], args: Mapping[str, str]) -> OvsUplink:
-    refuse_unknown(data, ("bridge", "vlan", "trunk", "external_ids"), "ovs.")
+    refuse_unknown(data, ("bridge", "vlan", "trunk", "external_ids", "ovn"), "ovs.")
+    ovn = flag(data, "ovn", "ovs.")
+    for key in ("vlan", "trunk"):
+        if ovn and data.get(key):
+            raise BadConfig(f"ovs.{key}: has no meaning with ovs.ovn, whose flows decide; drop one")
     tags = {tag for n, item in enumerate(items(data, "trunk", "ovs.")) for tag in _tags(n, item)}
     return OvsUplink(
         _bridge(data, "ovs."),
         number(data, "vlan", 1, _MAX_VLAN, "ovs.") or 0,
         tuple(sorted(tags)),
-        {**_port_name(args), **_external_ids(obj(data, "external_ids", "ovs."))},
+        {**_port_name(args, ovn), **_external_ids(obj(data, "external_ids", "ovs."))},
+        ovn,
     )
 
 
@@ -114,16 +121,32 @@ def _tags(n: int, item: Any) -> range:
     return range(first, last + 1)
 
 
-def _port_name(args: Mapping[str, str]) -> dict[str, str]:
-    """OVN's logical port, as kube-ovn and ovn-kubernetes name it, when the runtime says whose."""
+def require_logical_port(uplink: Uplink) -> None:
+    """Raises BadConfig. Only an ADD must know the port: the rows of a DEL are found without."""
+    if isinstance(uplink, OvsUplink) and uplink.ovn and "iface-id" not in uplink.external_ids:
+        raise BadConfig(
+            "ovs.external_ids.iface-id: required with ovs.ovn, the name of the logical switch "
+            "port, since CNI_ARGS has no K8S_POD_NAME and K8S_POD_NAMESPACE to make it of"
+        )
+
+
+def _port_name(args: Mapping[str, str], ovn: bool) -> dict[str, str]:
+    """OVN's logical port, as kube-ovn names it, when the runtime says whose. The pod's UID matters
+    where the logical port has `options:iface-id-ver` (ovn-nb(5)), and nowhere else."""
     pod, namespace = args.get("K8S_POD_NAME"), args.get("K8S_POD_NAMESPACE")
-    return {"iface-id": f"{pod}.{namespace}"} if pod and namespace else {}
+    ids = {"iface-id": f"{pod}.{namespace}"} if pod and namespace else {}
+    if ovn:
+        ids["iface-status"] = "active"
+        ids |= {"iface-id-ver": args["K8S_POD_UID"]} if args.get("K8S_POD_UID") else {}
+    return ids
 
 
 def _external_ids(data: Mapping[str, Any]) -> dict[str, str]:
     for key, value in data.items():
         if not isinstance(value, str) or not value:
             raise BadConfig(f"ovs.external_ids.{key}: expected a text, found {value!r}")
+        if key.startswith("ovn-installed"):
+            raise BadConfig(f"ovs.external_ids.{key}: is ovn-controller's answer; drop it")
         if key.startswith(OWN_IDS):
             raise BadConfig(f"ovs.external_ids.{key}: {OWN_IDS}* are vmlinkd's own; rename it")
     return dict(data)

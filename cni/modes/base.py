@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from cni.config import NetConf
 from cni.context import Node
 from cni.device import Device
-from cni.modes import bridge, steps, switch
+from cni.modes import bridge, given, steps, switch
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
 from cni.uplinks import LinuxUplink, OvsUplink
@@ -46,7 +46,7 @@ def port_steps(
 ) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """The pod's veth as a port of the bridge or switch: (prepare, bind)."""
     mac, uplink = conf.mac or key.mac(), conf.uplink
-    addresses: tuple[Step, ...] = (steps.Addresses(),) if conf.ipam else ()
+    addresses = given.addresses(conf)
     configure = steps.Configure(key.ifname, silenced)
     if isinstance(uplink, OvsUplink):
         before, port, ready = switch.port_steps(uplink, key.host_link, conf)

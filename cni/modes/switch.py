@@ -7,21 +7,30 @@ from dataclasses import astuple, dataclass, replace
 from cni import ethtool, redirect
 from cni.config import Bandwidth, NetConf
 from cni.context import Context, Node
-from cni.errors import BadConfig, CheckFailed, NotReady, SwitchRefused, TryAgain
+from cni.errors import (
+    BadConfig,
+    CheckFailed,
+    DeadlineExceeded,
+    NotReady,
+    SwitchRefused,
+    TryAgain,
+)
 from cni.modes.links import expect_link, need_index
 from cni.netlink import NotFound
-from cni.ovs import ports
+from cni.ovs import ovn, ports
 from cni.ovs.database import View
 from cni.ovs.ports import VHOSTUSER, Port
 from cni.plan import Step
 from cni.uplinks import OvsUplink
 
 _DEFAULT_MTU = 1500
+_OVN_MTU = 1400  # br-int's own is no measure: it follows its ports'
 _STATUS_SECONDS = 2
+_EXPLAIN_SECONDS = 1
 _DPDK = "set other_config:dpdk-init=true in the table Open_vSwitch and datapath_type=netdev"
 
 
-def ready(node: Node, bridge: str, dpdk: bool) -> None:
+def ready(node: Node, uplink: OvsUplink, dpdk: bool) -> None:
     """STATUS of a network on Open vSwitch. Raises NotReady."""
     try:
         view = node.ovs.look(_STATUS_SECONDS)
@@ -29,13 +38,15 @@ def ready(node: Node, bridge: str, dpdk: bool) -> None:
         raise NotReady(e.msg) from e
     if not view.connected:
         raise NotReady(node.ovs.away())
-    bridges = view.bridges or {}
+    bridges, bridge = view.bridges or {}, uplink.bridge
     if bridge not in bridges:
         raise NotReady(ports.missing_bridge(bridge, bridges))
     if dpdk:
         _require_dpdk(view, bridge)
     elif bridges[bridge] == "netdev" and (reason := redirect.supported()["cls_bpf"]):
         raise NotReady(f"the node is kept from hearing its pods by cls_bpf: {reason}")
+    if uplink.ovn and (reason := ovn.refusal(view, bridge)):
+        raise NotReady(reason)
 
 
 def _require_dpdk(view: View, bridge: str) -> None:
@@ -49,11 +60,13 @@ def port_steps(
     """What comes before the link `name` is made, right after it, and at the end of the plan."""
     rates = conf.bandwidth if conf.bandwidth and conf.switch_limits else Bandwidth()
     ids, dpdk = tuple(uplink.external_ids.items()), kind == VHOSTUSER
-    port = OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, astuple(rates))
+    limits, lport = astuple(rates), uplink.external_ids.get(ovn.IFACE_ID, "") if uplink.ovn else ""
+    port = OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, limits, uplink.ovn)
+    mtu = conf.mtu or (_OVN_MTU if uplink.ovn else 0)
     return (
-        OvsBridge(uplink.bridge, conf.mtu, dpdk),
+        OvsBridge(uplink.bridge, mtu, dpdk, uplink.ovn),
         (port,) if dpdk else (Unheard(name), port),
-        OvsReady(name, bool(rates.egress_rate) and not dpdk),
+        OvsReady(name, bool(rates.egress_rate) and not dpdk, lport),
     )
 
 
@@ -64,6 +77,7 @@ class OvsBridge(Step):
     bridge: str
     mtu: int
     dpdk: bool
+    ovn: bool = False
 
     def do(self, cx: Context) -> None:
         view = cx.node.ovs.look(cx.cancel.remaining())
@@ -72,6 +86,8 @@ class OvsBridge(Step):
             raise BadConfig(ports.missing_bridge(self.bridge, bridges))
         if self.dpdk:
             _require_dpdk(view, self.bridge)
+        if self.ovn and (reason := ovn.wrong_bridge(view, self.bridge)):
+            raise BadConfig(reason)
         # The userspace datapath would pass checksums on that the sender left to the hardware.
         userspace = bridges[self.bridge] == "netdev"
         cx.facts["offload"] = not userspace or view.userspace_tso
@@ -120,6 +136,7 @@ class OvsPort(Step):
     trunk: tuple[int, ...]
     external_ids: tuple[tuple[str, str], ...]
     limits: tuple[int, int, int, int]  # as in Bandwidth
+    ovn: bool = False
 
     def do(self, cx: Context) -> None:
         database = cx.node.ovs
@@ -134,6 +151,7 @@ class OvsPort(Step):
             self.trunk,
             external_ids={"attached-mac": cx.facts["mac"], **dict(self.external_ids)},
             bandwidth=Bandwidth(*self.limits) if any(self.limits) else None,
+            ovn=self.ovn,
         )
         if self.type != VHOSTUSER:  # a link of the kernel has its MTU from us
             return port
@@ -155,18 +173,32 @@ class OvsPort(Step):
 
 @dataclass(frozen=True)
 class OvsReady(Step):
-    """Waits until ovs-vswitchd has made the port."""
+    """Waits until ovs-vswitchd has made the port, and OVN installed the `logical` one, if any."""
 
     name: str
     policed: bool
+    logical: str = ""
 
     def do(self, cx: Context) -> None:
         assert cx.pending_port, "OvsPort comes before"
         late = f"ovs-vswitchd has not made port {self.name} in time; is it running?"
-        connected = cx.node.ovs.look(0).connected
-        cx.pending_port.wait(cx.cancel.remaining(), late if connected else cx.node.ovs.away())
+        view = cx.node.ovs.look(0)
+        try:
+            cx.pending_port.wait(
+                cx.cancel.remaining(), late if view.connected else cx.node.ovs.away()
+            )
+        except DeadlineExceeded as e:
+            self._explain(cx, e)
         if self.policed:
             self._require_policing(cx)
+
+    def _explain(self, cx: Context, late: DeadlineExceeded) -> None:
+        """Raise what tells most; only the database's thread knows what OVN has answered."""
+        view = cx.node.ovs.look(0)
+        if not self.logical or not view.connected:
+            raise late
+        explanation = ovn.Explain(self.name, self.logical, view.external_ids.get("ovn-remote", ""))
+        cx.node.ovs.submit(explanation).wait(_EXPLAIN_SECONDS, late.msg)
 
     def _require_policing(self, cx: Context) -> None:
         """ovs-vswitchd only logs that the kernel refused."""

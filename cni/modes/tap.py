@@ -9,7 +9,7 @@ from cni.config import NetConf
 from cni.context import Node
 from cni.device import Device
 from cni.errors import NotReady
-from cni.modes import bridge, shape, steps, switch
+from cni.modes import bridge, given, shape, steps, switch
 from cni.modes.hosttap import HostTap, Placeholder
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
@@ -24,7 +24,7 @@ class Tap:
         vlan = uplink.vlan if isinstance(uplink, LinuxUplink) else 0
         mac = conf.mac or key.mac()
         tap = HostTap(name, conf.queues, conf.tap.owner, conf.tap.group, mac, conf.mtu, vlan)
-        bind: list[Step] = [steps.Addresses()] if conf.ipam else []
+        bind: list[Step] = [*given.addresses(conf)]
         if isinstance(uplink, LinuxUplink) and uplink.gateway:
             bind.append(bridge.Gateway(uplink.bridge, uplink.vlan))
         if conf.placeholder:
@@ -62,7 +62,7 @@ class Tap:
         require_tun()
         shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink.bridge, dpdk=False)
+            switch.ready(node, conf.uplink, dpdk=False)
 
 
 def require_tun() -> None:

@@ -61,7 +61,7 @@ class Tc:
         require_tun()
         shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink.bridge, dpdk=False)
+            switch.ready(node, conf.uplink, dpdk=False)
         try:
             redirect.choose(conf.redirect)
         except VmlinkError as e:

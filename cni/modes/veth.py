@@ -34,4 +34,4 @@ class Veth:
     def ready(self, conf: NetConf, node: Node) -> None:
         shape.ready(conf)
         if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink.bridge, dpdk=False)
+            switch.ready(node, conf.uplink, dpdk=False)

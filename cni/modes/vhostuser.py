@@ -18,7 +18,7 @@ from cni.context import Context, Node
 from cni.device import Device
 from cni.deviceinfo import DeviceInfo
 from cni.errors import BadConfig, CheckFailed
-from cni.modes import steps, switch
+from cni.modes import given, steps, switch
 from cni.modes.hosttap import Placeholder
 from cni.ovs.ports import VHOSTUSER
 from cni.plan import Plan, Step
@@ -72,7 +72,7 @@ class VhostUser:
         mac = conf.mac or key.mac()
         directory = SocketDirectory(mac, conf.tap.owner, conf.tap.group)
         before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, VHOSTUSER)
-        bind: list[Step] = [steps.Addresses()] if conf.ipam else []
+        bind: list[Step] = [*given.addresses(conf)]
         if conf.placeholder:
             bind += [Placeholder(key.ifname), steps.Configure(key.ifname, True)]
         if conf.device_info:
@@ -102,4 +102,4 @@ class VhostUser:
 
     def ready(self, conf: NetConf, node: Node) -> None:
         assert isinstance(conf.uplink, OvsUplink)
-        switch.ready(node, conf.uplink.bridge, dpdk=True)
+        switch.ready(node, conf.uplink, dpdk=True)

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cni.errors import DeadlineExceeded, TryAgain
@@ -24,12 +24,14 @@ Operations = list[dict[str, Any]]  # RFC 7047, section 5.2
 
 @dataclass(frozen=True)
 class View:
-    """`bridges` maps names to datapath types; the rest is how ovs-vswitchd runs."""
+    """`bridges` maps names to datapath types, `external_ids` are Open_vSwitch's; the rest is how
+    ovs-vswitchd runs."""
 
     connected: bool = False
     bridges: Mapping[str, str] | None = None  # None before the first connection
     dpdk: bool = False
     userspace_tso: bool = False
+    external_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 class Operation(Protocol):

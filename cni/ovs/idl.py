@@ -14,6 +14,7 @@ import select
 import time
 from collections import defaultdict, deque
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import ovs.json
@@ -169,12 +170,13 @@ class Connection:
         if connected == self._view.connected and not self._view_is_old:
             return
         if not connected:
-            self._view = View(False, self._view.bridges, self._view.dpdk, self._view.userspace_tso)
+            self._view = replace(self._view, connected=False)
         else:
             (top,) = self.tables.owned("Open_vSwitch") or (None,)
             tso = top is not None and top.other_config.get("userspace-tso-enable") == "true"
             dpdk = top is not None and top.dpdk_initialized
-            self._view = View(True, self.tables.bridges(), dpdk, tso)
+            ids = dict(top.external_ids) if top is not None else {}
+            self._view = View(True, self.tables.bridges(), dpdk, tso, ids)
             self._view_is_old = False
         self._database.publish(self._view)
 

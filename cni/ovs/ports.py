@@ -1,4 +1,4 @@
-"""The rows of a port: made, taken away, looked at, collected.
+"""The rows of a port: made, given to another, taken away, looked at, collected.
 
 Source: ovs-vswitchd.conf.db(5); operations as in RFC 7047, section 5.2. Every row of ours carries
 the owner, the container and the interface name in its external_ids.
@@ -7,13 +7,14 @@ the owner, the container and the interface name in its external_ids.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cni.config import Bandwidth
 from cni.errors import BadConfig, CheckFailed, SwitchRefused
-from cni.ovs import schema
+from cni.ovs import ovn, schema
 from cni.ovs.database import Operations
 from cni.types import AttachmentKey
 
@@ -29,7 +30,8 @@ VHOSTUSER = "dpdkvhostuserclient"
 class Port:
     """What is asked of the switch. `type` is the Interface's: "" for a link of the kernel.
 
-    `mtu` (bytes) is requested where the switch is the one that sets it; 0 where it is not.
+    `mtu` (bytes) is requested where the switch is the one that sets it; 0 where it is not. With
+    `ovn` it is the logical port that `iface-id` of `external_ids` names.
     """
 
     bridge: str
@@ -41,11 +43,17 @@ class Port:
     external_ids: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     bandwidth: Bandwidth | None = None
+    ovn: bool = False
+
+    @property
+    def iface_id(self) -> str:
+        """The logical port; "" for none."""
+        return self.external_ids[ovn.IFACE_ID] if self.ovn else ""
 
 
 @dataclass(frozen=True)
 class Add:
-    """Settled when ovs-vswitchd has given the interface its ofport."""
+    """Settled when ovs-vswitchd has given the interface its ofport, and OVN installed it."""
 
     owner: str
     key: AttachmentKey
@@ -68,16 +76,63 @@ class Add:
             *(_removal(known.uuid, ids) if known is not None else ()),
             # Nothing is added to a bridge that goes away at this moment.
             _exists("Bridge", "name", port.bridge),
+            *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
             *rows.port(port),
         ]
 
     def settled(self, tables: Tables) -> bool:
-        row = tables.interface(self.port.name)
-        if row is None:
-            raise SwitchRefused(f"port {self.port.name} was taken away by somebody else")
-        if row.error:
-            raise SwitchRefused(f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}")
-        return bool(row.ofport) and row.ofport[0] > 0
+        return _made(tables, self.port, 0)
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A port that is there, `former`'s, becomes `key`'s, and its Interface has the external_ids of
+    `port` and of nobody before. Settled as an Add is; `since` (ms since the epoch) tells what OVN
+    writes about it from what it wrote about the former one."""
+
+    owner: str
+    former: AttachmentKey
+    key: AttachmentKey
+    port: Port
+    since: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+    @property
+    def interface(self) -> str:
+        return self.port.name
+
+    def compose(self, tables: Tables, again: bool) -> Operations:
+        port = self.port
+        if again and tables.port(self.key) is not None:
+            return []
+        if tables.port(self.former) is None:
+            raise SwitchRefused(f"port {port.name} was taken away by somebody else")
+        old, ids = _ids(self.owner, self.former), _ids(self.owner, self.key)
+        ours = [["external_ids", "includes", _map(old)]]
+        limits = [
+            {"op": "update", "table": table, "where": ours} | {"row": {"external_ids": _map(ids)}}
+            for table in ("Port", "QoS", "Queue")
+        ]
+        return [
+            _exists("Interface", "name", port.name),
+            *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
+            {"op": "update", "table": "Interface", "where": _is("name", port.name)}
+            | {"row": {"external_ids": _map({**port.external_ids, **ids})}},
+            *limits,
+        ]
+
+    def settled(self, tables: Tables) -> bool:
+        return _made(tables, self.port, self.since)
+
+
+def _made(tables: Tables, port: Port, since: int) -> bool:
+    row = tables.interface(port.name)
+    if row is None:
+        raise SwitchRefused(f"port {port.name} was taken away by somebody else")
+    if row.error:
+        raise SwitchRefused(f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}")
+    if not row.ofport or row.ofport[0] <= 0:
+        return False
+    return not port.ovn or ovn.installed(row, port.iface_id, since)
 
 
 @dataclass(frozen=True)
@@ -121,6 +176,8 @@ class Check:
         if row.error or not row.ofport or row.ofport[0] < 0:
             found = row.error[0] if row.error else "no ofport"
             raise CheckFailed(f"{name}: expected an ofport, found {found}")
+        if self.port.ovn:
+            ovn.check(row, self.port.iface_id)
         return True
 
 

@@ -18,7 +18,11 @@ _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
 _NUMBER = {"type": {"key": "integer", "min": 0, "max": 1}}
 _NUMBERS = {"type": {"key": "integer", "min": 0, "max": 4096}}
 _COLUMNS: dict[str, dict[str, Any]] = {
-    "Open_vSwitch": {"dpdk_initialized": _BOOLEAN, "other_config": _MAP},
+    "Open_vSwitch": {
+        "dpdk_initialized": _BOOLEAN,
+        "other_config": _MAP,
+        "external_ids": _MAP,
+    },
     "Bridge": {"name": _STRING, "datapath_type": _STRING},
     "Port": {"name": _STRING, "external_ids": _MAP, "tag": _NUMBER, "trunks": _NUMBERS},
     "Interface": {

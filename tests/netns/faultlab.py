@@ -55,6 +55,22 @@ PLACEHELD = {
     "linux with placeholder": {**UPLINKS["linux"], "placeholder": True},
     "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True, **INFO},
 }
+ANNOTATIONS = {
+    f"ovn.kubernetes.io/{key}": value
+    for key, value in {
+        "ip_address": "10.9.0.2",
+        "cidr": "10.9.0.0/24",
+        "gateway": "10.9.0.1",
+        "mac_address": "02:00:00:00:09:02",
+        "logical_switch": "ls",
+        "allocated": "true",
+        "routed": "true",
+    }.items()
+}
+TOLD = {"io.kubernetes.cri.pod-annotations": ANNOTATIONS}
+# That they come from elsewhere makes no difference to the mode's own steps.
+KUBEOVN = {**UPLINKS["ovs"], "kubeovn": {"provider": "ovn"}, "runtimeConfig": TOLD}
+POD = "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod"
 NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}
@@ -72,7 +88,7 @@ class Way:
         conf = dict(self.conf)
         if "ipam" in conf:
             conf["ipam"] = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), **conf["ipam"]}
-        if "runtimeConfig" in conf:
+        if conf.get("runtimeConfig") == INFO["runtimeConfig"]:
             conf["runtimeConfig"] = {"CNIDeviceInfoFile": str(device_info(node))}
         return conf
 
@@ -91,11 +107,13 @@ def ways() -> Iterator[Way]:
     named = {key for name in UPLINKS for key in UPLINKS[name]}
     assert named == {*uplinks.UPLINKS, "prevResult"}
     for mode in MODES:
-        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD).items():
+        kubeovn = {"ovs with kubeovn": KUBEOVN} if mode == "tap" else {}
+        for uplink, keys in (UPLINKS | LIMITED | PLACEHELD | kubeovn).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
             for engine in engines:
                 # Who gives an address has nothing to do with limits and placeholders.
                 kinds = IPAMS[uplink.split()[0]][: None if uplink in UPLINKS else 1]
+                kinds = ("none",) if "kubeovn" in keys else kinds
                 for kind in kinds:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
@@ -203,7 +221,7 @@ class Lab:
     def call(self, verb: str, **change: Any) -> Answer:
         path = f"{self.node.lab.dir}:{PLUGINS}"
         conf = self.way.stdin(self.node) | change
-        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path)
+        return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path, CNI_ARGS=POD)
 
     def wait(self) -> None:
         """CHECK comes after whatever is under way with the attachment, and changes nothing."""
@@ -360,6 +378,7 @@ def begin(lab: Lab) -> subprocess.Popen[bytes]:
         "CNI_IFNAME": KEY.ifname,
         "CNI_NETNS": str(lab.pod),
         "CNI_PATH": f"{lab.node.lab.dir}:{PLUGINS}",
+        "CNI_ARGS": POD,
         "VMLINK_SOCKET": str(lab.node.socket),
     }
     pipe = subprocess.PIPE

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from bench import traffic
-from bench.contenders import Pair, Plain, Wired
 from bench.guest import GuestError
 from bench.node import Node
+from bench.pairs import Pair, Plain, Wired
 from cni import redirect
 
 OVERHEAD = 42  # bytes of Ethernet, IPv4 and UDP around the payload

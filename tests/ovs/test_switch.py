@@ -14,9 +14,10 @@ import pytest
 
 from bench import guest as guests
 from bench import snapshot
+from bench.daemons import SwitchError
 from bench.guest import GuestError
 from bench.node import Node
-from bench.switch import Switch, SwitchError, missing
+from bench.switch import Switch, missing
 
 
 @pytest.fixture(scope="module")

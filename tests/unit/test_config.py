@@ -3,7 +3,7 @@
 import pytest
 
 from cni import config
-from cni.config import NetConf, TapConf
+from cni.config import Chosen, KubeOvn, NetConf, TapConf
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
 from cni.types import AttachmentKey, Interface, Request, Result
 from cni.uplinks import Chained, LinuxUplink
@@ -13,8 +13,12 @@ PREV = {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}
 MACS = [f"02:00:00:00:00:0{n}" for n in range(5)]
 
 
+def request(conf, args=None):
+    return Request("ADD", "1.1.0", {**BASE, **conf}, b"", {}, args or {})
+
+
 def parse(conf, args=None):
-    return config.parse(Request("ADD", "1.1.0", {**BASE, **conf}, b"", {}, args or {}))
+    return config.parse(request(conf, args))
 
 
 def bridged(**conf):
@@ -23,6 +27,10 @@ def bridged(**conf):
 
 def chained(**conf):
     return {"prevResult": PREV, **conf}
+
+
+def kube(**conf):
+    return {"ovs": {"bridge": "br-int"}, "kubeovn": {"provider": "ovn"}, **conf}
 
 
 def test_defaults():
@@ -108,11 +116,34 @@ def test_bad_args(args, error):
         (bridged(Mode="tc"), "Mode"),
         ({"linux": {"bridge": "br0", "mtu": 5}}, "linux.mtu"),
         (bridged(tap={"uid": 1}), "tap.uid"),
+        (kube(kubeovn={"provider": "ovn", "subnet": "x"}), "kubeovn.subnet"),
     ],
 )
 def test_unknown_keys_are_named_with_their_value(conf, key):
     with pytest.raises(UnsupportedField, match=rf"^{key}: unknown key \(value .*\); known are"):
         parse(conf)
+
+
+def test_a_network_of_kube_ovn():
+    assert parse(kube()).kubeovn == KubeOvn("ovn")
+    routes = [{"dst": "10.0.0.0/8", "gw": "10.1.0.1"}]
+    section = {"provider": "net1.default.ovn", "routes": routes}
+    assert parse(kube(kubeovn=section)).kubeovn == KubeOvn("net1.default.ovn", tuple(routes))
+
+
+CHOSEN = Chosen("veth", "annotation x")
+
+
+def test_a_mode_that_is_chosen_passes_over_what_is_for_others():
+    conf = bridged(mode="tap", tap={"owner": 7}, placeholder=True)
+    assert config.parse(request(conf), CHOSEN) == parse(bridged(mode="veth"))
+    same = Chosen("tap", "annotation x")
+    assert config.parse(request(conf), same) == parse(conf)
+
+
+def test_a_mode_that_is_chosen_is_named_by_who_chose():
+    with pytest.raises(BadConfig, match=r"^annotation x: veth does not go with the uplink chained"):
+        config.parse(request(chained()), CHOSEN)
 
 
 NO_MACS = ["01:00:00:00:00:01", "00:00:00:00:00:00", "02:00:00:00:00", "0200.0000.0001", "x", 5]
@@ -149,6 +180,12 @@ NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
         (bridged(mode="veth", tap={}), "tap"),
         (bridged(mode="veth", resultStyle="tc-redirect-tap"), "resultStyle"),
         (chained(mode="veth"), "mode"),
+        *((kube(kubeovn={"provider": v}), "kubeovn.provider") for v in ("", "A", "a_b", 5, None)),
+        (kube(kubeovn={"provider": "ovn", "routes": 5}), "kubeovn.routes"),
+        (kube(kubeovn="ovn"), "kubeovn"),
+        (kube(ipam=IPAM), "ipam"),
+        (kube(mac=MACS[1]), "mac"),
+        (bridged(kubeovn={"provider": "ovn"}), "kubeovn"),
         (chained(mtu=1400), "mtu"),
         (chained(mac=MACS[1]), "mac"),
         (chained(ipam=IPAM), "ipam"),

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from bench import datapath, traffic
-from bench.contenders import Bridged, Pair, Vmlink, Wired
+from bench.contest import Contest
 from bench.cputime import vcpu_seconds
 from bench.guest import GuestError
+from bench.pairs import Bridged, Pair, Vmlink, Wired
 from bench.results import ROLES, Options, Results
-from bench.stage import Stage
 from bench.visit import UNITS, Effort, Entry
 from bench.ways import WAYS
 
@@ -77,15 +77,15 @@ def results() -> Results:
 
 
 @pytest.fixture
-def stage(results: Results) -> Stage:
-    stage = Stage("", results, ExitStack())
-    stage._node = object()  # type: ignore[assignment]
-    return stage
+def contest(results: Results) -> Contest:
+    contest = Contest("", results, ExitStack())
+    contest._node = object()  # type: ignore[assignment]
+    return contest
 
 
-def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(stage: Stage) -> None:
+def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(contest: Contest) -> None:
     entries = [Entry(Fake(name, pair())) for name in "abc"]
-    names = [task.name for task in stage.contest(entries, EFFORT)]
+    names = [task.name for task in contest.passes(entries, EFFORT)]
     assert names[:3] == ["a: make", "b: make", "c: make"]
     passes = [names[n : n + 3] for n in (3, 6, 9)]
     assert ["".join(name[0] for name in one) for one in passes] == ["abc", "bca", "cab"]
@@ -93,10 +93,10 @@ def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(stage: 
 
 
 def test_a_visit_gives_every_metric_with_its_unit_and_conditions(
-    stage: Stage, results: Results
+    contest: Contest, results: Results
 ) -> None:
     at = {"switch": "dpdk"}
-    for task in stage.contest([Entry(Fake("a", pair()), at)], replace(EFFORT, passes=2)):
+    for task in contest.passes([Entry(Fake("a", pair()), at)], replace(EFFORT, passes=2)):
         task.run()
     found = {(s.metric, tuple(s.at.items())): s for s in results.series}
     assert {metric for metric, _ in found} == set(UNITS)
@@ -109,10 +109,10 @@ def test_a_visit_gives_every_metric_with_its_unit_and_conditions(
     assert (cost.unit, cost.samples, cost.note) == ("ns", [3000.0, 3000.0], "a note")
 
 
-def test_the_warm_up_tells_how_many_bytes_a_flow_takes(stage: Stage) -> None:
+def test_the_warm_up_tells_how_many_bytes_a_flow_takes(contest: Contest) -> None:
     measured = pair()
     entry = Entry(Fake("a", measured), directions=("out",), streams=(4,))
-    for task in stage.contest([entry], replace(EFFORT, passes=1)):
+    for task in contest.passes([entry], replace(EFFORT, passes=1)):
         task.run()
     warm, flow = (c for c in measured.near.told if c.startswith("iperf3"))  # type: ignore[attr-defined]
     assert " -n 33554432 -P 1 " in warm
@@ -121,7 +121,7 @@ def test_the_warm_up_tells_how_many_bytes_a_flow_takes(stage: Stage) -> None:
 
 
 def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
-    stage: Stage, results: Results
+    contest: Contest, results: Results
 ) -> None:
     gone = pair()
     entries = [
@@ -131,7 +131,7 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
         Entry(Fake("beside", pair()), beside="broken"),
         Entry(Fake("good", pair())),
     ]
-    tasks = stage.contest(entries, EFFORT)
+    tasks = contest.passes(entries, EFFORT)
     assert not any("absent" in task.name for task in tasks)
     gone.near.fails = True  # type: ignore[attr-defined]
     for task in tasks:
@@ -152,6 +152,7 @@ def test_the_suite_has_every_way_the_baselines_and_the_ceilings(
 ) -> None:
     for kind in (Vmlink, Bridged, Wired):
         monkeypatch.setattr(kind, "missing", lambda _: "")
+    monkeypatch.setattr("bench.switch.missing", lambda dpdk=False: "")
     with ExitStack() as stack:
         tasks = datapath.tasks(Options(quick=True, rounds=3), Results(), stack)
     entries = [*datapath._engines(), *datapath._without_dpdk(), *datapath._with_dpdk()]

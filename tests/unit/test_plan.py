@@ -158,6 +158,7 @@ PLANS = {
     "veth, ovs": {**OVS, "mode": "veth"},
     "tap": {**GATEWAY, "mode": "tap", "placeholder": True, **LIMIT},
     "tap, ovs": {**OVS, "mode": "tap", **LIMIT},
+    "tap, kube-ovn": {**OVS, "mode": "tap", "kubeovn": {"provider": "ovn"}},
     "macvtap": {**MASTER, "mode": "macvtap", "tap": {"group": 107}, "queues": 2},
     "macvtap, passthru": {**MASTER, "mode": "macvtap", "macvtap": {"mode": "passthru"}},
     "macvtap, chained": {**PREV, "mode": "macvtap"},
@@ -204,6 +205,13 @@ def test_prepare_needs_no_address():
     assert steps.Addresses() in made.bind
     assert made.steps[0] == steps.Addresses()
     assert {type(s) for s in made.prepare} == {bridge.Bridge, bridge.Veth, steps.Tap}
+
+
+def test_a_union_has_each_step_once():
+    one, two = real("tc"), real("veth")
+    both = plan.union([one, two])
+    assert set(both.steps) == {*one.steps, *two.steps}
+    assert len(both.steps) < len(one.steps) + len(two.steps)
 
 
 @pytest.mark.parametrize("name", PLANS)

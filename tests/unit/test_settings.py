@@ -8,7 +8,7 @@ import yaml
 
 from cni import settings
 from cni.errors import BadConfig
-from cni.settings import Ovs, Settings
+from cni.settings import KubeOvnSocket, Kubernetes, Ovs, Settings
 
 NUMBER = "(workers|deadline): expected a number"
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"
@@ -98,6 +98,42 @@ def test_the_database_of_open_vswitch(load, text, expected):
     ],
 )
 def test_a_wrong_database_is_named(load, text, message):
+    with pytest.raises(BadConfig, match=message):
+        load(text)
+
+
+def test_a_cluster_with_kube_ovn(load, tmp_path):
+    (tmp_path / "config").touch()
+    found = load(
+        f"kubernetes: {{node: n1, kubeconfig: {tmp_path}/config}}\n"
+        "runtime_classes: {kata: tc, '': veth}\n"
+        "kubeovn: {listen: /x, providers: [a.b.ovn], network: {ovs: {bridge: br-int}}}"
+    )
+    assert found.kubernetes == Kubernetes("n1", f"{tmp_path}/config")
+    assert found.runtime_classes == {"kata": "tc", "": "veth"}
+    network = {"ovs": {"bridge": "br-int"}}
+    assert found.kubeovn == KubeOvnSocket("/x", KubeOvnSocket.daemon, ["a.b.ovn"], network)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kubernetes: {server: x}", "kubernetes.server: unknown key"),
+        ("kubernetes: {node: 5}", "kubernetes.node: expected a text"),
+        ("kubernetes: {kubeconfig: /absent}", "kubernetes.kubeconfig: there is no file /absent"),
+        ("runtime_classes: [kata]", "runtime_classes: expected keys and values"),
+        ("runtime_classes: {kata: vm}", "runtime_classes.kata: expected one of tc, .* found 'vm'"),
+        ("runtime_classes: {5: tc}", "runtime_classes.5: expected one of"),
+        ("kubeovn: {listen: x}", "kubeovn.listen: expected an absolute path"),
+        (f"kubeovn: {{listen: /{'x' * 107}}}", "kubeovn.listen: .* 107 bytes at most"),
+        ("kubeovn: {daemon: ''}", "kubeovn.daemon: expected an absolute path"),
+        ("kubeovn: {listen: /x, daemon: /x}", "kubeovn.listen: is kube-ovn's own"),
+        ("kubeovn: {listen: /x}", "kubeovn.network: required beside listen"),
+        ("kubeovn: {providers: ovn}", "kubeovn.providers: expected a list"),
+        ("kubeovn: {network: br-int}", "kubeovn.network: expected keys and values"),
+    ],
+)
+def test_a_wrong_cluster_is_named(load, text, message):
     with pytest.raises(BadConfig, match=message):
         load(text)
 

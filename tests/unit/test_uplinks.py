@@ -67,10 +67,38 @@ def test_the_logical_port_is_the_pods_when_the_runtime_tells_whose(args, ids):
     assert own.uplink.external_ids == {"iface-id": "mine"}
 
 
+KUBELET = {"K8S_POD_NAME": "p", "K8S_POD_NAMESPACE": "ns"}
+
+
+@pytest.mark.parametrize(
+    ("args", "ids"),
+    [
+        (KUBELET, {"iface-id": "p.ns", "iface-status": "active"}),
+        ({**KUBELET, "K8S_POD_UID": "u"},
+         {"iface-id": "p.ns", "iface-status": "active", "iface-id-ver": "u"}),
+    ],
+)  # fmt: skip
+def test_a_logical_port_of_ovn(args, ids):
+    assert parse(ovs(ovn=True), args).uplink == OvsUplink("br0", external_ids=ids, ovn=True)
+
+
+def test_a_logical_port_must_have_a_name():
+    with pytest.raises(BadConfig, match=r"^ovs\.external_ids\.iface-id: required with ovs\.ovn"):
+        parse(ovs(ovn=True), {"K8S_POD_NAME": "p"})
+    named = parse(ovs(ovn=True, external_ids={"iface-id": "mine"})).uplink
+    assert named.external_ids == {"iface-id": "mine", "iface-status": "active"}
+    gone = config.parse(Request("DEL", "1.1.0", {**BASE, **ovs(ovn=True)}, b"", {}, {}))
+    assert "iface-id" not in gone.uplink.external_ids
+
+
 @pytest.mark.parametrize(
     ("conf", "key"),
     [
         (ovs(bridge=""), "ovs.bridge"),
+        (ovs(ovn="yes"), "ovs.ovn"),
+        (ovs(ovn=True, vlan=7), "ovs.vlan"),
+        (ovs(ovn=True, trunk=[{"id": 1}]), "ovs.trunk"),
+        (ovs(external_ids={"ovn-installed": "true"}), "ovs.external_ids.ovn-installed"),
         ({"ovs": {}}, "ovs.bridge"),
         ({"ovs": "br0"}, "ovs"),
         *((ovs(vlan=v), "ovs.vlan") for v in (0, 4095, "1")),

@@ -6,10 +6,10 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.contenders import Bridged, Pair
+from bench.contest import Contest
 from bench.cputime import vcpu_seconds
+from bench.pairs import Bridged, Pair
 from bench.results import Results
-from bench.stage import Stage
 from bench.visit import UNITS, Effort, Entry
 
 EFFORT = Effort(passes=1, flow=0.1, flood=0.1, asked=50)
@@ -25,11 +25,11 @@ def asleep(pair: Pair) -> int:
 def test_the_baseline_is_measured_and_given_back() -> None:
     results = Results()
     with ExitStack() as stack:
-        stage = Stage("", results, stack)
-        tasks = [stage.begin(), *stage.contest([Entry(Bridged("linux"))], EFFORT), stage.end()]
+        contest = Contest("", results, stack)
+        tasks = [contest.begin(), *contest.passes([Entry(Bridged("linux"))], EFFORT), contest.end()]
         for task in tasks[:-1]:
             task.run()
-        pid = asleep(stage._pairs["bridge-tap-linux"])
+        pid = asleep(contest._pairs["bridge-tap-linux"])
         spent = vcpu_seconds(pid)
         assert spent > 0
         assert vcpu_seconds(pid) == spent

@@ -7,18 +7,18 @@ from contextlib import ExitStack
 from functools import partial
 from subprocess import SubprocessError
 
-from bench.contenders import Pair
+from bench.daemons import SwitchError
 from bench.guest import GuestError
 from bench.node import Node
+from bench.pairs import Pair
 from bench.results import Results, Task
-from bench.switch import SwitchError
 from bench.visit import Effort, Entry, visit
 
 NODE_SECONDS, BOOT_SECONDS, WIRE_SECONDS, END_SECONDS = 1.0, 2.7, 0.1, 1.0  # estimates
 FAILURES = (AssertionError, GuestError, SwitchError, OSError, SubprocessError)
 
 
-class Stage:
+class Contest:
     """A node with the kind of switch that bench.node.Node takes, and what takes part on it."""
 
     def __init__(self, switch: str, results: Results, stack: ExitStack) -> None:
@@ -32,10 +32,10 @@ class Stage:
         return Task(f"node {self._switch}".rstrip(), NODE_SECONDS, self._start)
 
     def end(self) -> Task:
-        """Give all back before the next stage."""
+        """Give all back before the next one."""
         return Task("guests end", END_SECONDS, self._taken.close)
 
-    def contest(self, entries: Sequence[Entry], effort: Effort) -> list[Task]:
+    def passes(self, entries: Sequence[Entry], effort: Effort) -> list[Task]:
         """Make the contenders and measure them, in passes of which each begins with another."""
         possible = []
         for entry in entries:

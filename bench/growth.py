@@ -1,0 +1,168 @@
+"""How ADD and DEL grow with what is attached already, and what vmlinkd takes meanwhile."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+from bench import switch
+from bench.contenders import Attachment, Contender, Plugin, Vsctl, debian, series, vmlink, vsctl
+from bench.node import Node
+from bench.results import Results, Series, Task
+from bench.rounds import Part, at_once, in_turns, nothing, pods
+from bench.ways import Way
+
+CALLERS = 8  # processes that fill the node at the same time
+BURST = 50
+WARM_UP = 2
+IDLE = 3.0  # seconds
+SETTLE = 2.0  # seconds: new pods look for routers and duplicates, and a switch floods it all
+
+
+class Filled:
+    """A contender, and the attachments of it that are there."""
+
+    def __init__(self, contender: Contender) -> None:
+        self.contender = contender
+        self._there: list[Attachment] = []
+
+    def fill(self, count: int) -> None:
+        more = [self.contender.attachment() for _ in range(count - len(self._there))]
+        at_once(more, "ADD", CALLERS)
+        self._there += more
+
+
+class OnLinux(Part):
+    """Mode tc beside Debian's bridge. Each has a node of its own: both are to find only their
+    own links there."""
+
+    def tasks(self) -> list[Task]:
+        steps = (10, 100, 300) if self.options.quick else (10, 100, 300, 1000)
+        found = [
+            Task(
+                f"{count} attachments on a Linux bridge",
+                SETTLE + count * 0.02 + self.rounds * 0.05,
+                partial(self._measure, count),
+            )
+            for count in steps
+        ]
+        idle = partial(measure_idle, self, "tc-linux", self.at(present=steps[-1]))
+        return [*found, Task("vmlinkd idle", IDLE, idle), Task("giving back", 1, self.give_back)]
+
+    @cached_property
+    def _filled(self) -> list[Filled]:
+        other = self.stack.enter_context(Node())
+        ours = vmlink(Way("tc", "linux"), self.node, 100, self.stack)
+        return [Filled(ours), Filled(debian("bridge", other, 100))]
+
+    def _measure(self, count: int) -> None:
+        for filled in self._filled:
+            filled.fill(count)
+        time.sleep(SETTLE)
+        found = [filled.contender for filled in self._filled]
+        in_turns(found, WARM_UP, Results(), {})
+        compare(self, found, self.at(present=count), nothing)
+
+
+class OnOvs(Part):
+    """Mode tap beside ovs-vsctl; the bridge is filled with plain pods (mode veth)."""
+
+    switch = "userspace"
+
+    def tasks(self) -> list[Task]:
+        if switch.missing():  # which the suite's other tasks tell
+            return []
+        steps = (0, 100, 300) if self.options.quick else (0, 100, 300, 500)
+        found = [
+            Task(
+                f"{count} ports on OVS",
+                SETTLE + count * 0.01 + self.rounds * (0.04 + count * 0.0005),
+                partial(self._measure, count),
+            )
+            for count in steps
+        ]
+        last = self.at(present=steps[-1])
+        burst = self.bursts * (2 + steps[-1] * 0.03)
+        return [
+            *found,
+            Task(f"{BURST} ports at once", burst, partial(self._burst, last)),
+            Task("vmlinkd idle on OVS", IDLE, partial(measure_idle, self, "tap-ovs", last)),
+            Task("giving back", 0.5, self.give_back),
+        ]
+
+    @cached_property
+    def _ports(self) -> tuple[Filled, Plugin, Vsctl]:
+        plain, tap = (
+            vmlink(Way(mode, "ovs"), self.node, subnet, self.stack)
+            for mode, subnet in (("veth", 100), ("tap", 101))
+        )
+        return Filled(plain), tap, Vsctl(self.node, "ovs0")
+
+    def _measure(self, count: int) -> None:
+        filled, tap, add_port = self._ports
+        found: list[Contender] = [tap, add_port]
+        filled.fill(count)
+        time.sleep(SETTLE)
+        in_turns(found, WARM_UP, Results(), {})
+        compare(self, found, self.at(present=count), partial(settle, self.node))
+
+    def _burst(self, at: Mapping[str, int | str]) -> None:
+        """All at once; ovs-vsctl also one after the other, as a script does it."""
+        _, tap, add_port = self._ports
+        serial = Vsctl(self.node, "ovs0", "ovs-vsctl, one by one")
+        for contender, parallel in ((tap, BURST), (add_port, BURST), (serial, 1)) * self.bursts:
+            settle(self.node)
+            with pods(contender, BURST) as made:
+                wall = at_once(made, "ADD", parallel).wall
+                at_once(made, "DEL", CALLERS)
+            self.results.add(series(contender, "burst_add", "ms", {**at, "parallel": BURST}), wall)
+
+
+def compare(
+    part: Part,
+    found: Sequence[Contender],
+    at: Mapping[str, int | str],
+    settle: Callable[[], object],
+) -> None:
+    """The first is vmlink's; what vmlinkd takes is measured as well."""
+    rounds = max(1, part.rounds // 2)
+    before = cpu_ms(part.node)
+    in_turns(found, rounds, part.results, at, settle)
+    used = series(found[0], "cpu", "ms", at, "CPU of vmlinkd for ADD, CHECK and DEL together")
+    part.results.add(used, (cpu_ms(part.node) - before) / rounds)
+    measure_memory(part, found[0].name, at)
+
+
+def settle(node: Node) -> None:
+    """Until ovs-vswitchd has nothing left to do: a change is answered when all before is made."""
+    assert node.switch
+    change = f"external_ids:bench={time.monotonic_ns()}"
+    vsctl(node.switch, "set", "Open_vSwitch", ".", change)
+
+
+def measure_memory(part: Part, contender: str, at: Mapping[str, int | str]) -> None:
+    assert part.node.daemon
+    rollup = Path(f"/proc/{part.node.daemon.pid}/smaps_rollup").read_text()
+    found = re.search(r"^Pss: +(\d+) kB", rollup, re.M)
+    assert found, rollup
+    memory = Series("attach", "memory", "MB", contender, "vmlink", at, note="PSS of vmlinkd")
+    part.results.add(memory, int(found[1]) / 1024)
+
+
+def measure_idle(part: Part, contender: str, at: Mapping[str, int | str]) -> None:
+    """CPU time of vmlinkd in ms per second while nobody asks it for anything."""
+    before = cpu_ms(part.node)
+    time.sleep(IDLE)
+    used = (cpu_ms(part.node) - before) / IDLE
+    idle = Series("attach", "idle_cpu", "ms/s", contender, "vmlink", at, note="CPU of vmlinkd")
+    part.results.add(idle, used)
+
+
+def cpu_ms(node: Node) -> float:
+    """vmlinkd's CPU time so far, all threads (proc(5), schedstat)."""
+    assert node.daemon
+    tasks = Path(f"/proc/{node.daemon.pid}/task").glob("*/schedstat")
+    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6

@@ -1,0 +1,168 @@
+"""ADD of a logical port of OVN beside what OVN alone needs for the same row.
+
+The row alone is committed by a client of its own on a tap that is there: from the commit to
+`ovn-installed`. Both take turns in one run, each when OVN has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import cached_property, partial
+from pathlib import Path
+
+from bench import ovn as ovns
+from bench.node import Node
+from bench.ovn import BRIDGE, Ovn
+from bench.results import Options, Results, Series, Task
+from cni import rtmsg, tuntap
+from cni.netlink import Netlink
+from cni.ovs.database import Database
+from cni.ovs.ports import Add, Port, Remove
+from cni.settings import Ovs
+from cni.types import AttachmentKey
+
+BURST = 50
+PRESENT = (0, 100)  # other pods of the node; a kubelet's default limit is 110
+CALLERS = 16  # processes that fill the node at the same time
+_OURS, _ALONE = "tap on OVN", "the row alone on OVN"
+_OWNER = "bench"
+_SECONDS = 30.0
+_GROUP = 77  # IFLA_GROUP: the taps go by one request
+
+
+def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
+    """`stack` gives back what they make. Run them in one thread: daemons end with theirs."""
+    if reason := ovns.missing():
+        at = {"parallel": 1}
+        results.add(Series("attach", "add", "ms", _OURS, "vmlink", at, note=reason))
+        return []
+    bench = OnOvn(results, stack)
+    alone = options.rounds or (12 if options.quick else 60)
+    many = options.rounds or (1 if options.quick else 5)
+    found = []
+    for present in PRESENT:
+        found += [
+            Task(f"OVN with {present} ports", 1 + present * 0.05, partial(bench.fill, present)),
+            Task("one at a time on OVN", alone * 0.2, partial(bench.alone, alone)),
+            Task(f"{BURST} at once on OVN", many * 3, partial(bench.burst, many)),
+        ]
+    return [*found, Task("giving back", 3, bench.give_back)]
+
+
+class OnOvn:
+    """One node with a logical port for each pod of a burst."""
+
+    def __init__(self, results: Results, stack: ExitStack) -> None:
+        self._results = results
+        self._stack = stack.enter_context(ExitStack())
+        self._present = 0
+
+    def give_back(self) -> None:
+        self._stack.close()
+
+    def fill(self, present: int) -> None:
+        """Attach pods until there are so many, numbered after those of a burst."""
+        numbers = range(BURST + self._present, BURST + present)
+        with ThreadPoolExecutor(CALLERS) as callers:
+            list(callers.map(partial(self._call, "ADD", pod=self._pod), numbers))
+        self._present = present
+        self._round(1, Results(), "add")  # caches, first uses
+
+    def alone(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self._round(1, self._results, "add")
+
+    def burst(self, rounds: int) -> None:
+        for _ in range(rounds):
+            self._round(BURST, self._results, "burst_add")
+
+    def _round(self, count: int, results: Results, metric: str) -> None:
+        """Milliseconds until the last of so many is installed, for both."""
+        at = {"parallel": count, "present": self._present}
+        ours = Series("attach", metric, "ms", _OURS, "vmlink", at)
+        results.add(ours, self._attach(count))
+        metric = "installed" if metric == "add" else metric
+        results.add(Series("attach", metric, "ms", _ALONE, "floor", at), self._commit(count))
+
+    @cached_property
+    def _ovn(self) -> Ovn:
+        made = self._stack.enter_context(Ovn(("userspace",)))
+        made.add_switch("bench", {f"p{n}.bench": _mac(n) for n in range(BURST + PRESENT[-1])})
+        made.nodes[0].start()
+        return made
+
+    @property
+    def _node(self) -> Node:
+        return self._ovn.nodes[0]
+
+    @cached_property
+    def _database(self) -> Database:
+        assert self._node.switch
+        database = Database(Ovs(self._node.switch.db), _OWNER)
+        self._stack.callback(database.close)
+        database.look(_SECONDS)
+        return database
+
+    @cached_property
+    def _pod(self) -> Path:
+        return self._node.pod("ovn")
+
+    def _settle(self) -> None:
+        """OVN and the switch have done what the call before left to do."""
+        self._ovn.nbctl("--wait=hv", "sync")
+
+    def _attach(self, count: int) -> float:
+        pod, numbers = self._pod, range(count)
+        self._settle()
+        with ThreadPoolExecutor(count) as callers:
+            start = time.perf_counter()
+            each = list(callers.map(lambda n: self._call("ADD", n, pod), numbers))
+            wall = (time.perf_counter() - start) * 1000
+            list(callers.map(lambda n: self._call("DEL", n, pod), numbers))
+        return wall if count > 1 else each[0]
+
+    def _call(self, verb: str, number: int, pod: Path) -> float:
+        conf = {"cniVersion": "1.0.0", "name": "ovn", "type": "vmlink", "mode": "tap"}
+        ovs = {"bridge": BRIDGE, "ovn": True}
+        args = f"K8S_POD_NAME=p{number};K8S_POD_NAMESPACE=bench"
+        whole = {**conf, "mac": _mac(number), "ovs": ovs}
+        answer = self._node.call(verb, whole, f"c{number}", pod, CNI_ARGS=args)
+        answer.expect()
+        return answer.ms
+
+    def _commit(self, count: int) -> float:
+        keys = [AttachmentKey(f"row{n}", "eth0") for n in range(count)]
+        with self._taps(keys):
+            self._settle()
+            start = time.perf_counter()
+            added = [self._database.submit(self._row(n, key)) for n, key in enumerate(keys)]
+            for pending in added:
+                pending.wait(_SECONDS, "not installed")
+            wall = (time.perf_counter() - start) * 1000
+            gone = [self._database.submit(Remove(_OWNER, key)) for key in keys]
+            for pending in gone:
+                pending.wait(_SECONDS, "not removed")
+        return wall
+
+    def _row(self, number: int, key: AttachmentKey) -> Add:
+        ids = {"attached-mac": _mac(number), "iface-id": f"p{number}.bench"}
+        ids["iface-status"] = "active"
+        return Add(_OWNER, key, Port(BRIDGE, key.tap_link, external_ids=ids, ovn=True))
+
+    @contextmanager
+    def _taps(self, keys: list[AttachmentKey]) -> Iterator[None]:
+        with self._node.namespace.entered(), Netlink() as netlink:
+            for key in keys:
+                index = tuntap.create_tap(key.tap_link, queues=1, owner=0, group=None)
+                netlink.batch(rtmsg.set_link(index, mtu=ovns.MTU, group=_GROUP, up=True))
+        try:
+            yield
+        finally:
+            self._node.run(["ip", "link", "del", "group", str(_GROUP)])
+
+
+def _mac(number: int) -> str:
+    return f"02:00:00:00:01:{number:02x}"

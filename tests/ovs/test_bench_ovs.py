@@ -1,0 +1,43 @@
+"""The attach suite's ports of Open vSwitch for real, with one round."""
+
+from contextlib import ExitStack
+
+import pytest
+
+from bench import attach, growth, switch
+from bench.results import Options, Results
+
+
+@pytest.mark.skipif(bool(switch.missing()), reason=switch.missing())
+def test_ports_beside_those_of_ovs_vsctl(monkeypatch):
+    monkeypatch.setattr(growth, "SETTLE", 0)
+    monkeypatch.setattr(growth, "BURST", 3)
+    options, results = Options(quick=True, rounds=1), Results()
+    with ExitStack() as stack:
+        part = growth.OnOvs(options, results, stack)
+        part._measure(2)
+        rows = part.node.switch.rows()
+        part._burst({"present": 2})
+        # Ports of all contenders are gone but for those that fill the bridge.
+        assert len([row for row in rows if row.startswith("Port")]) == 2 + len(["ovs0"])
+        assert part.node.switch.rows() == rows
+    for metric in ("add", "burst_add"):
+        names = {s.contender for s in results.series if s.metric == metric and s.samples}
+        assert {"tap-ovs", "ovs-vsctl"} <= names
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (attach.OnDpdk, {"vhostuser-ovs"}),
+        (attach.OnOvs, {"tc-ovs", "tap-ovs", "veth-ovs"}),
+        (growth.OnOvs, set()),
+    ],
+)
+def test_what_cannot_be_had_is_told_and_no_task(monkeypatch, part, told):
+    monkeypatch.setattr(switch, "missing", lambda dpdk=False: "no such package")
+    results = Results()
+    with ExitStack() as stack:
+        assert part(Options(), results, stack).tasks() == []
+    assert {s.contender for s in results.series} == told
+    assert all(s.note == "no such package" and not s.samples for s in results.series)

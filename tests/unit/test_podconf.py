@@ -1,0 +1,99 @@
+"""What a pod decides of its network's configuration, without an API server."""
+
+import pytest
+from test_assignment import MAC, written
+
+from cni.config import Bandwidth
+from cni.context import Cancel
+from cni.errors import BadConfig, BadEnvironment, TryAgain
+from cni.kubeovn.assignment import MODE
+from cni.kubeovn.podconf import TOLD, PodConfigs
+from cni.types import AttachmentKey, Lease, Request
+
+ARGS = {"K8S_POD_NAME": "web", "K8S_POD_NAMESPACE": "shop"}
+BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink", "ovs": {"bridge": "br-int"}}
+OVN = {"kubeovn": {"provider": "ovn"}}
+
+
+def request(told=None, args=ARGS, **conf):
+    runtime = {**conf.pop("runtimeConfig", {}), **({} if told is None else {TOLD: told})}
+    full = {**BASE, **conf, "runtimeConfig": runtime}
+    return Request("ADD", "1.1.0", full, b"", {}, args, AttachmentKey("c1", "eth0"), "/n")
+
+
+@pytest.fixture(autouse=True)
+def outside(monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+
+
+def of(*args, **conf):
+    return PodConfigs().of(request(*args, **conf), Cancel(1))
+
+
+def test_all_of_an_assignment():
+    routes = [{"dst": "10.9.0.0/16"}]
+    found = of(written(ingress_rate="8"), kubeovn={"provider": "ovn", "routes": routes})
+    assert found.mac == MAC
+    assert found.bandwidth == Bandwidth(8_000_000, 1_048_576)
+    assert found.uplink.external_ids == {
+        "iface-id": "web.shop",
+        "vendor": "kube-ovn",
+        "pod_name": "web",
+        "pod_namespace": "shop",
+        "pod_netns": "/n",
+        "ip": "10.16.0.5",
+    }
+    assert isinstance(found.lease, Lease)
+    assert (found.lease.holder, found.lease.switch) == ("web.shop", "ovn-default")
+    assert [r.dst for r in found.lease.routes] == ["10.9.0.0/16", "0.0.0.0/0"]
+
+
+def test_the_networks_own_limits_and_vlan_stay_where_the_pod_has_none():
+    limit = {"ingressRate": 8_000_000, "ingressBurst": 8_000_000}
+    found = of(written(), **OVN, bandwidth=limit, ovs={"bridge": "br-int", "vlan": 5})
+    assert found.bandwidth == Bandwidth(8_000_000, 8_000_000)
+    assert found.uplink.vlan == 5
+
+
+def test_a_mac_that_ovn_would_not_let_pass():
+    assert of(written(), **OVN, runtimeConfig={"mac": MAC}).mac == MAC
+    with pytest.raises(BadConfig, match=r"^mac: 02:.* OVN lets no other pass"):
+        of(written(), **OVN, runtimeConfig={"mac": "02:00:00:00:00:01"})
+
+
+def test_routes_of_the_network_that_are_none():
+    with pytest.raises(BadConfig, match=r"^kubeovn\.routes\[0\]: expected"):
+        of(written(), kubeovn={"provider": "ovn", "routes": [5]})
+
+
+def test_what_is_not_told_needs_the_api_server():
+    for told in (None, {}, written(allocated=None)):
+        with pytest.raises(TryAgain, match=r"^kubernetes\.kubeconfig: there are no credentials"):
+            of(told, **OVN)
+
+
+def test_who_the_pod_is_must_be_known():
+    with pytest.raises(BadEnvironment, match="K8S_POD_NAME and K8S_POD_NAMESPACE are required"):
+        of(written(), {}, **OVN)
+
+
+def test_a_network_that_is_not_kube_ovns_asks_nobody():
+    assert of(None, {}).mode == "tc"
+    assert of({MODE: "veth"}, {}).mode == "veth"
+    assert of({"unheard": "of"}).mode == "tc"
+
+
+@pytest.mark.parametrize("told", [5, {"a": 5}, ["a"]])
+def test_annotations_that_are_none(told):
+    with pytest.raises(BadConfig, match=rf"^runtimeConfig\.{TOLD}"):
+        of(told)
+
+
+def test_the_modes_that_a_pod_may_have_had():
+    assert [c.mode for c in PodConfigs().possible(request())] == ["tc"]
+    every = {"tc", "veth", "tap", "vhostuser"}
+    for given in (request({}), request(**OVN)):
+        found = PodConfigs().possible(given)
+        assert (found[0].mode, {c.mode for c in found}) == ("tc", every)
+    classes = PodConfigs(classes={"kata": "tap"})
+    assert {c.mode for c in classes.possible(request(mode="tap", placeholder=True))} == every

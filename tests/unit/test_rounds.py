@@ -1,0 +1,75 @@
+"""Contenders take turns, and one that cannot be measured is told and left out."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from bench.results import Options, Results
+from bench.rounds import Part, able, in_turns, nothing, once, turns
+
+
+@dataclass
+class Fake:
+    name: str
+    role: str = "vmlink"
+    verbs: tuple[str, ...] = ("ADD", "DEL")
+    fails: str = ""
+    calls: tuple[str, ...] = ()
+    there: int = 0
+
+    def attachment(self):
+        self.there += 1
+        return self
+
+    def call(self, verb):
+        assert verb != self.fails, "exit code 7"
+        self.calls += (verb,)
+        return 1.5
+
+    def release(self):
+        self.there -= 1
+
+
+def test_the_first_of_a_round_is_the_last_of_the_next():
+    a, b, c = (Fake(name) for name in "abc")
+    assert [each.name for each in turns([a, b, c], 4)] == [*"abc", *"bca", *"cab", *"abc"]
+
+
+def test_every_verb_of_every_round_is_a_sample():
+    results, one, other = Results(), Fake("one"), Fake("other", verbs=("ADD",))
+    in_turns([one, other], 3, results, {"present": 7})
+    found = {(s.contender, s.metric, s.at["present"]): s.samples for s in results.series}
+    assert found == {
+        ("one", "add", 7): [1.5] * 3,
+        ("one", "del", 7): [1.5] * 3,
+        ("other", "add", 7): [1.5] * 3,
+    }
+
+
+def test_what_is_around_a_call_is_given_back_when_it_fails():
+    broken = Fake("broken", fails="DEL")
+    with pytest.raises(AssertionError):
+        once(broken, Results(), {}, nothing)
+    assert broken.there == 0
+
+
+def test_a_peer_that_fails_is_told_and_left_out():
+    results, good, broken = Results(), Fake("good"), Fake("broken", "peer", fails="ADD")
+    assert able([good, broken], results, {}) == [good]
+    (told,) = results.series
+    assert (told.contender, told.samples) == ("broken", [])
+    assert "exit code 7" in told.note
+
+
+def test_vmlink_itself_must_not_fail():
+    with pytest.raises(AssertionError):
+        able([Fake("ours", fails="DEL")], Results(), {})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [(Options(), 150), (Options(quick=True), 10), (Options(True, 3), 3)]
+)
+def test_rounds_that_a_user_asks_for_come_first(options, expected):
+    with ExitStack() as stack:
+        assert Part(options, Results(), stack).rounds == expected
