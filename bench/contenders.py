@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.daemons import SECONDS
 from bench.node import CLIENT, PLUGINS, Node, execute
 from bench.peers import Peer
 from bench.results import Series
-from bench.switch import SECONDS, Switch
+from bench.switch import Switch
 from bench.ways import Way, network
 from cni import rtmsg
 from cni.netlink import Netlink
