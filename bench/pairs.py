@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import kill
 from os.path import exists
 from pathlib import Path
@@ -28,13 +28,18 @@ VHOST = "/dev/vhost-net"
 
 @dataclass(frozen=True)
 class Pair:
-    """`far` listens at `far_ip`; of the two, `guests` are those that must run to be measured."""
+    """`far` listens at `far_ip`; of the two, `guests` are those that must run to be measured.
+
+    `by_kernel` is whether a packet from `near` is taken all of its way, up to a tap or a socket, in
+    the context of who sends: not by a switch in user space, nor by a guest.
+    """
 
     near: Host
     far: Host
     near_ip: str
     far_ip: str
     guests: tuple[Guest, ...] = ()
+    by_kernel: bool = False
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -94,7 +99,8 @@ class Vmlink:
     def open(self, node: Node, container: str, stack: ExitStack) -> Pair:
         made = attach(self.way, node, container, stack, NAMED_THREADS)
         gateway = next(gw for _, gw in made.device["routes"] if gw and ":" not in gw)
-        return _pair(Space(made.peer), made.guest, made.device["addresses"], gateway, stack)
+        pair = _pair(Space(made.peer), made.guest, made.device["addresses"], gateway, stack)
+        return replace(pair, by_kernel=not self.way.switch)
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,8 @@ class Bridged:
         guest = Guest.boot(netns=str(pod), extra=[*nic, *NAMED_THREADS])
         stack.enter_context(guest)
         addresses = [ip["address"] for ip in result["ips"]]
-        return _pair(Space(net.peer), guest, addresses, result["ips"][0]["gateway"], stack)
+        pair = _pair(Space(net.peer), guest, addresses, result["ips"][0]["gateway"], stack)
+        return replace(pair, by_kernel=self.uplink != "ovs")
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,8 @@ class Plain:
         pod, net, result = _plain("linux", node, container, stack)
         ip = result["ips"][0]
         far = _listening(pod, stack)
-        return Pair(Space(net.peer), far, ip["gateway"], ip["address"].partition("/")[0])
+        address = ip["address"].partition("/")[0]
+        return Pair(Space(net.peer), far, ip["gateway"], address, by_kernel=True)
 
 
 @dataclass(frozen=True)
@@ -206,7 +214,8 @@ class Wired:
                 node.run(["ip", *command.split()], end)
             node.run(f"ip link set m{n} up".split(), middle)
         self._wire(node, middle)
-        return Pair(Space(near), _listening(far, stack), "10.0.0.1", "10.0.0.2")
+        listening = _listening(far, stack)
+        return Pair(Space(near), listening, "10.0.0.1", "10.0.0.2", by_kernel=True)
 
     def _wire(self, node: Node, middle: Path) -> None:
         if not self.engine:

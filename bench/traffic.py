@@ -89,8 +89,7 @@ class Tcp(NamedTuple):
 class Flood(NamedTuple):
     """Datagrams as they arrived, in thousands a second, and how many percent did not.
 
-    `cpu_ns` is the sender's CPU time for each that it sent. For a namespace that is all of the way
-    up to a queue, a tap's or a socket's: the kernel forwards in the context of who sends.
+    `cpu_ns` is the sender's CPU time for each that it sent.
     """
 
     kpps: float

@@ -68,7 +68,7 @@ class Fake:
 
 
 def pair() -> Pair:
-    return Pair(host(), host(), "10.0.0.1", "10.0.0.2")
+    return Pair(host(), host(), "10.0.0.1", "10.0.0.2", by_kernel=True)
 
 
 @pytest.fixture
