@@ -18,9 +18,8 @@ from typing import Any
 from bench import demo_ovn, snapshot
 from bench import guest as guests
 from bench.daemons import SwitchError
-from bench.guest import Guest
 from bench.node import Node, give_back_on_sigterm
-from bench.ways import WAYS, Way, network
+from bench.ways import WAYS, Way, attach
 
 HEAD = ("MODE", "UPLINK", "REDIRECT", "ADD ms", "GUEST", "PING ms", "TCP in", "out Gbit/s", "")
 
@@ -111,26 +110,13 @@ def _show(way: Way, row: Row, node: Node, seconds: float, say: Progress) -> None
 
 
 def _fill(way: Way, row: Row, node: Node, seconds: float) -> None:
-    container = f"demo-{way.name}"
     with ExitStack() as stack:
-        pod = node.pod(container)
-        stack.callback(node.lab.drop, pod)
-        net = network(way, node, container, pod, stack)
-        added = node.call("ADD", net.conf, container, pod)
-        added.expect()
-        stack.callback(lambda: node.call("DEL", net.conf, container, pod).expect())
-        row.add_ms = round(added.ms, 2)
-        device = json.loads(node.run(node.ctl("device", container)).stdout)[0]
-        guest = stack.enter_context(
-            Guest.boot(
-                prefix=node.ctl("exec", container, "--"),
-                netns=str(node.path),
-                shared_memory=way.mode == "vhostuser",
-            )
-        )
+        attached = attach(way, node, f"demo-{way.name}", stack)
+        guest, device, where = attached.guest, attached.device, str(attached.peer)
+        row.add_ms = round(attached.add_ms, 2)
         nic = guest.nics()[0]
         guest.configure(nic.name, device["addresses"], [gw for _, gw in device["routes"] if gw])
-        ip, where = device["addresses"][0].partition("/")[0], str(net.peer)
+        ip = device["addresses"][0].partition("/")[0]
         row.guest = {"ip": ip, "mac": nic.mac, "mtu": nic.mtu}
         row.ping_ms = round(guests.ping(where, ip), 3)
         row.tcp_in_gbps = round(guests.iperf_tcp(guest, ip, where, seconds), 2)

@@ -1,7 +1,7 @@
 """The micro-VM's kernel and initramfs, built from Debian packages into `.cache/guest`.
 
-Debian packages: busybox-static, iperf3. The kernel package is downloaded and unpacked in the
-cache, never installed: installing it would change the boot menu of whoever runs this.
+Debian packages: busybox-static, iperf3, musl-tools. The kernel package is downloaded and unpacked
+in the cache, never installed: installing it would change the boot menu of whoever runs this.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache" / "guest"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX = Path("/bin/busybox")
 IPERF = Path("/usr/bin/iperf3")
+MUSL = Path("/usr/bin/musl-gcc")
+TRAFFIC = Path(__file__).with_name("traffic.c")
 
 # In the order of loading; nothing in the guest resolves dependencies.
 MODULES = (
     "failover net_failover virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev "
     "virtio_pci virtio_net llc stp garp mrp 8021q"
 ).split()
+
+MUSL_FLAGS = "-static -std=gnu11 -O2 -Wall -Wextra -Wshadow -Wconversion -Werror -s"
 
 KERNEL_ARGS = (
     "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable nokaslr "
@@ -79,8 +83,11 @@ class ImageError(Exception):
 
 @dataclass(frozen=True)
 class Image:
+    """`tools` is a directory with the guest's own programs, for the host to execute as well."""
+
     kernel: Path
     initramfs: Path
+    tools: Path
 
     def argv(self) -> list[str]:
         """QEMU's arguments to start it: the console on ttyS0, the commands on ttyS1."""
@@ -94,16 +101,16 @@ def image() -> Image:
 
     Raises ImageError when a package or a tool is missing.
     """
-    for tool in (BUSYBOX, IPERF):
+    for tool in (BUSYBOX, IPERF, MUSL):
         if not tool.exists():
-            raise ImageError(f"{tool} is missing: apt-get install busybox-static iperf3")
+            raise ImageError(f"{tool} is missing: apt-get install busybox-static iperf3 musl-tools")
     CACHE.mkdir(parents=True, exist_ok=True)
     with locked(CACHE / "lock"):
         package, version = _kernel_package()
         home = CACHE / f"{version}-{_recipe()}"
         if not home.exists():
             _build(package, home)
-    return Image(home / "vmlinuz", home / "initramfs")
+    return Image(home / "vmlinuz", home / "initramfs", home / "tools")
 
 
 @contextmanager
@@ -123,7 +130,7 @@ def replace(path: Path, text: str) -> None:
 
 def _recipe() -> str:
     """What the image depends on besides the kernel: this file and the programs put in."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256(Path(__file__).read_bytes() + TRAFFIC.read_bytes())
     for tool in (BUSYBOX, IPERF):
         status = tool.stat()
         digest.update(f"{tool} {status.st_size} {status.st_mtime_ns}".encode())
@@ -187,7 +194,10 @@ def _build(package: str, home: Path) -> None:
         out = work / "out"
         out.mkdir()
         vmlinuz.rename(out / "vmlinuz")
-        (out / "initramfs").write_bytes(_initramfs(work / "root"))
+        traffic = out / "tools" / TRAFFIC.stem
+        traffic.parent.mkdir()
+        _run(str(MUSL), *MUSL_FLAGS.split(), str(TRAFFIC), "-o", str(traffic))
+        (out / "initramfs").write_bytes(_initramfs(work / "root", traffic))
         out.rename(home)
     finally:
         shutil.rmtree(work)
@@ -205,7 +215,7 @@ def _libraries(program: Path) -> list[Path]:
     return [Path(path) for path in re.findall(r"(/\S+) \(0x", _run("ldd", str(program)))]
 
 
-def _initramfs(root: Path) -> bytes:
+def _initramfs(root: Path, traffic: Path) -> bytes:
     archive = Archive()
     archive.node("dev/console", stat.S_IFCHR | 0o600, 5, 1)
     for name in ("proc", "sys", "tmp"):
@@ -217,6 +227,7 @@ def _initramfs(root: Path) -> bytes:
     for applet in sorted(set(_run(str(BUSYBOX), "--list").split()) - {"busybox"}):
         archive.link(f"bin/{applet}", "busybox")
     archive.file("bin/iperf3", IPERF.read_bytes(), 0o755)
+    archive.file("bin/traffic", traffic.read_bytes(), 0o755)
     for library in _libraries(IPERF):
         archive.file(str(library).lstrip("/"), library.read_bytes(), 0o755)
     for module in MODULES:

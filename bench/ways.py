@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench import switch
+from bench.guest import Guest
 from bench.node import PLUGINS, Node
 from cni import redirect
 from cni.config import REDIRECTS
@@ -52,6 +54,16 @@ class Network:
     peer: Path
 
 
+@dataclass(frozen=True)
+class Attached:
+    """A guest and the device that it was given; `peer` is the namespace that it is reached from."""
+
+    guest: Guest
+    device: dict[str, Any]
+    peer: Path
+    add_ms: float
+
+
 WAYS = (
     *(Way("tc", "linux", engine) for engine in REDIRECTS if engine != "auto"),
     Way("tc", "chained"),
@@ -62,6 +74,29 @@ WAYS = (
     Way("macvtap", "chained"),
     Way("vhostuser", "ovs"),
 )
+
+
+def attach(
+    way: Way, node: Node, container: str, stack: ExitStack, extra: Sequence[str] = ()
+) -> Attached:
+    """A pod, attached and with its guest booted; `stack` takes all back.
+
+    `extra` are arguments of QEMU. Raises AssertionError, GuestError, SwitchError.
+    """
+    pod = node.pod(container)
+    stack.callback(node.lab.drop, pod)
+    net = network(way, node, container, pod, stack)
+    added = node.call("ADD", net.conf, container, pod)
+    added.expect()
+    stack.callback(lambda: node.call("DEL", net.conf, container, pod).expect())
+    device = json.loads(node.run(node.ctl("device", container)).stdout)[0]
+    guest = Guest.boot(
+        prefix=node.ctl("exec", container, "--"),
+        extra=extra,
+        netns=str(node.path),
+        shared_memory=way.mode == "vhostuser",
+    )
+    return Attached(stack.enter_context(guest), device, net.peer, added.ms)
 
 
 def network(way: Way, node: Node, container: str, pod: Path, stack: ExitStack) -> Network:

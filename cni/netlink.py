@@ -83,6 +83,8 @@ _KINDS: dict[int, type[NetlinkError]] = {
 
 def refused(errno: int, what: str, reason: str = "", position: int = 0) -> NetlinkError:
     """The error of the class that belongs to `errno`."""
+    if errno == errnos.EXFULL:  # BR_MAX_PORTS in net/bridge/br_private.h
+        reason = reason or "the bridge has 1023 ports, the kernel's limit; name another one"
     return _KINDS.get(errno, NetlinkError)(errno, what, reason, position)
 
 

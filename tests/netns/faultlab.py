@@ -79,7 +79,7 @@ ANNOTATIONS = {
 TOLD = {"io.kubernetes.cri.pod-annotations": ANNOTATIONS}
 # That they come from elsewhere makes no difference to the mode's own steps.
 KUBEOVN = {**UPLINKS["ovs"], "kubeovn": {"provider": "ovn"}, "runtimeConfig": TOLD}
-POD = "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod"
+POD = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=pod"
 NEVER_STAYS = ("file ", "address ", "row ", "/")  # as Lab.contents has it
 BOTH = ("host-local", EXECUTED)
 IPAMS = {"linux": BOTH, "ovs": BOTH[:1], "master": BOTH, "chained": ("none",)}

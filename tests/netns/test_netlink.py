@@ -126,6 +126,10 @@ def test_class_by_errno(number, kind):
     assert error.msg == f"cannot do it: {os.strerror(number)} (for a reason)"
 
 
+def test_a_full_bridge_is_named():
+    assert "1023 ports" in refused(errno.EXFULL, "add veth v0").msg
+
+
 def test_kinds_of_refusal_from_the_kernel(pod):
     _, netlink = pod
     assert isinstance(netlink.attempt(rtmsg.del_address(1, "10.0.0.9/32"))[0], NotFound)

@@ -1,0 +1,86 @@
+"""The measures of `bench datapath` between real namespaces: what they say is what passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from bench import traffic
+from bench.guest import GuestError
+from bench.node import Node
+from bench.pairs import Pair, Plain, Wired
+from cni import redirect
+
+OVERHEAD = 42  # bytes of Ethernet, IPv4 and UDP around the payload
+SLOW = 8_000_000  # bit/s
+
+
+@pytest.fixture(scope="module")
+def bridged(node: Node) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        yield Wired().open(node, "wired", stack)
+
+
+def test_nothing_is_lost_where_nothing_limits(bridged: Pair) -> None:
+    found = traffic.flood(bridged.near, bridged.far_ip, 0.1)
+    assert found.kpps > 1
+    assert found.loss < 50  # no more than the machine's other work explains
+    assert 10 < found.cpu_ns < 1e6
+
+
+def test_what_a_limit_lets_through_is_counted_and_the_rest_is_lost(
+    node: Node, bridged: Pair
+) -> None:
+    """The filling of the bucket comes on top of the rate, and is less than one percent of it."""
+    middle = node.lab.dir / "ns-wired-1"
+    limit = f"tbf rate {SLOW}bit burst 1600 limit 3000"
+    node.run(f"tc qdisc add dev m1 root {limit}".split(), middle)
+    try:
+        found = traffic.flood(bridged.near, bridged.far_ip, 0.4)
+    finally:
+        node.run("tc qdisc del dev m1 root".split(), middle)
+    full = SLOW / 8 / (traffic.PAYLOAD + OVERHEAD) / 1000
+    assert 0.3 * full < found.kpps < 1.1 * full
+    assert found.loss > 20
+
+
+def test_every_question_has_an_answer(bridged: Pair) -> None:
+    times = traffic.round_trips(bridged.near, bridged.far_ip, 200)
+    assert len(times) == 200
+    assert all(0 < time < 1e6 for time in times)
+    with traffic.counted(bridged.near) as port:
+        assert len(traffic.round_trips(bridged.far, bridged.near_ip, 3, port)) == 3
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tcp_brings_as_many_bytes_as_were_asked_for(bridged: Pair, reverse: bool) -> None:
+    size = 8 << 20
+    found = traffic.tcp(bridged.near, bridged.far_ip, size, 2, reverse)
+    assert 0.9 * size < found.octets < 1.5 * size
+    assert found.gbps > 0
+
+
+def test_each_engine_forwards_both_ways(node: Node) -> None:
+    for engine, reason in redirect.supported().items():
+        if not reason:
+            with ExitStack() as stack:
+                pair = Wired(engine).open(node, f"wired-{engine}", stack)
+                assert len(traffic.round_trips(pair.near, pair.far_ip, 3)) == 3
+
+
+def test_a_plain_pod_is_reached_through_the_bridge(node: Node) -> None:
+    with ExitStack() as stack:
+        pair = Plain().open(node, "plain", stack)
+        assert len(traffic.round_trips(pair.near, pair.far_ip, 3)) == 3
+    node.run("ip link del demo0".split())
+
+
+def test_who_does_not_answer_is_told(bridged: Pair) -> None:
+    with pytest.raises(GuestError, match="unreachable"):
+        bridged.near.run("traffic ask 10.9.9.9 7000 1 32")
+    with pytest.raises(GuestError, match="more than 1 s"):
+        bridged.near.run(f"traffic ask {bridged.far_ip} 7999 1 32", 1)
+    with pytest.raises(GuestError, match="32-1472"):
+        bridged.near.run(f"traffic ask {bridged.far_ip} 7000 1 31")

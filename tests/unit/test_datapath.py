@@ -1,0 +1,186 @@
+"""The plan of `bench datapath`, and how it reads what its tools say."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from bench import datapath, traffic
+from bench.contest import Contest
+from bench.cputime import vcpu_seconds
+from bench.guest import GuestError
+from bench.pairs import Bridged, Pair, Vmlink, Wired
+from bench.results import ROLES, Options, Results
+from bench.visit import UNITS, Effort, Entry
+from bench.ways import WAYS
+
+EFFORT = Effort(passes=3, flow=0.5, flood=0.1, asked=4)
+
+
+@dataclass
+class Said:
+    """A host whose tools say what is given, and remembers what it was told to execute."""
+
+    answer: str
+    told: list[str] = field(default_factory=list)
+    fails: bool = False
+
+    def run(self, command: str, timeout: float = 0) -> str:
+        self.told.append(command)
+        if self.fails:
+            raise GuestError("it has gone away")
+        verb = command.split()[1]
+        said = {"flood": "1000 250 2000000 3000000\n", "ask": "10.0\n14.0\n12.0\n"}
+        return said.get(verb, self.answer)
+
+    def spawn(self, command: str) -> int:
+        return 1
+
+    def kill(self, group: int) -> None:
+        pass
+
+
+def host() -> Said:
+    return Said(json.dumps({"end": {"sum_received": {"bits_per_second": 2e9, "bytes": 5 * 10**8}}}))
+
+
+@dataclass
+class Fake:
+    name: str
+    pair: Pair | None = None
+    reason: str = ""
+    role: str = "vmlink"
+    note: str = "a note"
+    boots: bool = False
+
+    def missing(self) -> str:
+        return self.reason
+
+    def open(self, node: object, container: str, stack: ExitStack) -> Pair:
+        if not self.pair:
+            raise GuestError("does not boot")
+        return self.pair
+
+
+def pair() -> Pair:
+    return Pair(host(), host(), "10.0.0.1", "10.0.0.2", by_kernel=True)
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results()
+
+
+@pytest.fixture
+def contest(results: Results) -> Contest:
+    contest = Contest("", results, ExitStack())
+    contest._node = object()  # type: ignore[assignment]
+    return contest
+
+
+def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(contest: Contest) -> None:
+    entries = [Entry(Fake(name, pair())) for name in "abc"]
+    names = [task.name for task in contest.passes(entries, EFFORT)]
+    assert names[:3] == ["a: make", "b: make", "c: make"]
+    passes = [names[n : n + 3] for n in (3, 6, 9)]
+    assert ["".join(name[0] for name in one) for one in passes] == ["abc", "bca", "cab"]
+    assert passes[1][0] == "b: pass 2 of 3"
+
+
+def test_a_visit_gives_every_metric_with_its_unit_and_conditions(
+    contest: Contest, results: Results
+) -> None:
+    at = {"switch": "dpdk"}
+    for task in contest.passes([Entry(Fake("a", pair()), at)], replace(EFFORT, passes=2)):
+        task.run()
+    found = {(s.metric, tuple(s.at.items())): s for s in results.series}
+    assert {metric for metric, _ in found} == set(UNITS)
+    assert found["tcp_out", (("switch", "dpdk"), ("streams", 4))].samples == [2.0, 2.0]
+    assert found["pps_in", (("switch", "dpdk"),)].samples == [125.0, 125.0]
+    assert found["loss_in", (("switch", "dpdk"),)].samples == [75.0, 75.0]
+    assert found["rtt", (("switch", "dpdk"),)].samples == [10.0, 14.0, 12.0] * 2
+    assert found["jitter", (("switch", "dpdk"),)].samples == [3.0, 3.0]
+    cost = found["cpu_per_packet", (("switch", "dpdk"),)]
+    assert (cost.unit, cost.samples, cost.note) == ("ns", [3000.0, 3000.0], "a note")
+
+
+def test_the_warm_up_tells_how_many_bytes_a_flow_takes(contest: Contest) -> None:
+    measured = pair()
+    entry = Entry(Fake("a", measured), directions=("out",), streams=(4,))
+    for task in contest.passes([entry], replace(EFFORT, passes=1)):
+        task.run()
+    warm, flow = (c for c in measured.near.told if c.startswith("iperf3"))  # type: ignore[attr-defined]
+    assert " -n 33554432 -P 1 " in warm
+    assert " -n 125000000 -P 4 " in flow
+    assert flow.endswith(" -R")
+
+
+def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
+    contest: Contest, results: Results
+) -> None:
+    gone = pair()
+    entries = [
+        Entry(Fake("absent", reason="no such kernel")),
+        Entry(Fake("broken")),
+        Entry(Fake("gone", gone)),
+        Entry(Fake("beside", pair()), beside="broken"),
+        Entry(Fake("good", pair())),
+    ]
+    tasks = contest.passes(entries, EFFORT)
+    assert not any("absent" in task.name for task in tasks)
+    gone.near.fails = True  # type: ignore[attr-defined]
+    for task in tasks:
+        task.run()
+    empty = {s.contender: s.note for s in results.series if not s.samples}
+    assert empty == {
+        "absent": "no such kernel",
+        "broken": "failed: does not boot",
+        "beside": "failed: broken is not there",
+        "gone": "failed: it has gone away",
+    }
+    assert len(gone.near.told) == 1, "tried again"  # type: ignore[attr-defined]
+    assert {s.contender for s in results.series if s.samples} == {"good"}
+
+
+def test_the_suite_has_every_way_the_baselines_and_the_ceilings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for kind in (Vmlink, Bridged, Wired):
+        monkeypatch.setattr(kind, "missing", lambda _: "")
+    monkeypatch.setattr("bench.switch.missing", lambda dpdk=False: "")
+    with ExitStack() as stack:
+        tasks = datapath.tasks(Options(quick=True, rounds=3), Results(), stack)
+    entries = [*datapath._engines(), *datapath._without_dpdk(), *datapath._with_dpdk()]
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert {entry.contender.role for entry in entries} <= set(ROLES)
+    names = {entry.contender.name for entry in entries}
+    others = {"bridge-tap-linux", "bridge-tap-ovs", "guest-loopback", "veth-linux"}
+    assert names == {way.name for way in WAYS} | others
+    passes = Counter(t.name.partition(":")[0] for t in tasks if ": pass " in t.name)
+    for entry in entries:
+        turns = 3 * (datapath.ENGINE_TURNS if entry.at.get("path") == "veth-veth" else 1)
+        assert passes[entry.name] == turns
+    assert all(task.seconds > 0 for task in tasks)
+
+
+def test_a_program_without_named_vcpus_is_no_guest() -> None:
+    with pytest.raises(ProcessLookupError, match="vCPUs"):
+        vcpu_seconds(os.getpid())
+
+
+def test_a_refusal_of_iperf3_is_told_after_each_port_was_tried() -> None:
+    busy = host()
+    busy.answer = json.dumps({"error": "the server is busy"})
+    with pytest.raises(GuestError, match="busy"):
+        traffic.tcp(busy, "10.0.0.2", 1)
+    ports = {word for told in busy.told for word in told.split() if word.startswith("520")}
+    assert len(ports) == len(busy.told) == 4
+
+
+def test_jitter_is_of_neighbours() -> None:
+    assert traffic.jitter([1.0, 2.0, 1.0, 4.0]) == pytest.approx(5 / 3)
