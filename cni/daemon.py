@@ -26,9 +26,11 @@ from cni.kubeovn.pods import Pods
 from cni.netns import Namespace
 from cni.ovs.database import Database
 from cni.ovs.ports import Collect
+from cni.pool import Pools
 from cni.reaper import Reaper
 from cni.settings import Ovs, Settings
 from cni.state import Store
+from cni.types import AttachmentKey
 from cni.workers import Workers, hang_up, refuse_strangers
 
 log = logging.getLogger("vmlink")
@@ -139,12 +141,20 @@ def serve(run_dir: Path, config: Settings) -> None:
     # Each deletion keeps a thread for the kernel's tail, long after its worker is free again.
     reaper = Reaper(config.workers)
     owner = str(run_dir)
-    ovs = Database(config.ovs, owner, Collect(owner, lambda key: store.load(key) is not None))
+
+    def known(key: AttachmentKey) -> bool:
+        is_known = pools.known(key) if key.pooled else store.load(key) is not None
+        if key.kit and not is_known:
+            pools.lost(key.kit)
+        return is_known
+
+    ovs = Database(config.ovs, owner, Collect(owner, known))
+    node = Node(Namespace.own(), reaper, run_dir, ovs, Path(config.dan_dir))
+    pools = Pools(run_dir / "pool", config.pools, node)
     if ovs.may_be_there():
         ovs.start()
     configs = PodConfigs(Pods(config.kubernetes), config.runtime_classes)
-    node = Node(Namespace.own(), reaper, run_dir, ovs, Path(config.dan_dir))
-    engine = Engine(store, node, configs)
+    engine = Engine(store, node, pools, configs)
     path = run_dir / "vmlinkd.sock"
     redirect.supported()  # the first try costs milliseconds that no ADD should pay
     with _queue_locked(run_dir / "queue"):
@@ -153,12 +163,14 @@ def serve(run_dir: Path, config: Settings) -> None:
         passed = passed_socket()
         listener = passed or listen(path)
     door = Door(engine, config.deadline)
+    pools.start(store)
     with _kubeovn(engine, configs, config) as more:
         _run([Workers(listener, config.workers, door.serve), *more])
     listener.close()
     if not passed:
         path.unlink(missing_ok=True)
     configs.pods.close()
+    pools.close()
     ovs.close()
     reaper.close()
     os.close(lock)

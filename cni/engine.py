@@ -29,10 +29,12 @@ from cni.modes import MODES, given
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.outcome import describe, result_of
+from cni.ovs import ports
 from cni.plan import Plan
+from cni.pool import Pools
 from cni.state import Record, Store
 from cni.types import AttachmentKey, Request, Result
-from cni.uplinks import Chained
+from cni.uplinks import Chained, OvsUplink
 
 log = logging.getLogger("vmlink")
 
@@ -57,9 +59,12 @@ class Call:
 class Engine:
     """Serves the verbs on one node, with the records of `store`."""
 
-    def __init__(self, store: Store, node: Node, configs: PodConfigs | None = None) -> None:
+    def __init__(
+        self, store: Store, node: Node, pools: Pools, configs: PodConfigs | None = None
+    ) -> None:
         self._store = store
         self._node = node
+        self._pools = pools
         self._configs = configs or PodConfigs()
         self._locks = KeyLocks()
         self._thread = threading.local()
@@ -101,33 +106,60 @@ class Engine:
 
     def add(self, call: Call) -> Result:
         conf = self._configs.of(call.request, call.cancel)
+        self._pools.seen(call.request.conf)
         self._require_pod(call)
         if conf.prev and not isinstance(conf.uplink, Chained):
             raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
         with self._locks.held(call.key, call.cancel):
-            steps = MODES[conf.mode].plan(call.key, conf)
-            record = _record(call, conf, steps)
-            self._store.begin(record)
+            steps, record = self._begin(call, conf)
             with self._context(record, steps, call) as cx:
                 try:
-                    return plan.apply(steps.steps, cx, lambda: self._complete(record, conf, cx))
+                    return plan.apply(steps, cx, lambda: self._complete(record, conf, cx))
                 except BaseException:
                     if cx.clean:
                         self._store.remove(record.key)
                     raise
+
+    def _begin(self, call: Call, conf: NetConf) -> tuple[Plan, Record]:
+        """The intent on disk, with a kit of the pool if it has one that fits."""
+        timings = call.notes.setdefault("steps", {})
+        kit = self._pools.take(call.key, conf, self._netlink(), timings)
+        steps = MODES[conf.mode].plan(replace(call.key, kit=kit.id if kit else ""), conf)
+        record = _record(call, conf, steps)
+        if kit:
+            record.kit, record.facts = kit.to_json(), dict(kit.facts)
+        try:
+            self._store.begin(record)
+        except BaseException:
+            if kit:
+                self._pools.put_back(conf, kit)
+            raise
+        if kit:
+            self._pools.taken(conf, kit)
+        return steps, record
 
     def delete(self, call: Call) -> None:
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
             steps = _plan_of(record) if record else None
             if record is None or steps is None:
-                possible = self._configs.possible(call.request)
-                steps = plan.union(MODES[conf.mode].plan(call.key, conf) for conf in possible)
-                record = _record(call, possible[0], steps)
+                steps, record = self._plan_again(call)
             self._revert(record, steps, call.cancel, call.pod, call.notes)
 
+    def _plan_again(self, call: Call) -> tuple[Plan, Record]:
+        possible, key = self._configs.possible(call.request), call.key
+        if isinstance(possible[0].uplink, OvsUplink):
+            found = ports.Find(key)
+            pending = self._node.ovs.submit(found)
+            pending.wait(call.cancel.remaining(), self._node.ovs.away())
+            key = found.key
+        steps = plan.union(MODES[conf.mode].plan(key, conf) for conf in possible)
+        record = _record(call, possible[0], steps)
+        record.intent, record.kit = True, {"id": key.kit}
+        return steps, record
+
     def check(self, call: Call) -> None:
-        conf = config.parse(call.request)
+        conf = self._parse(call)
         prev = conf.prev
         if prev is None:
             raise BadConfig("prevResult: required for CHECK")
@@ -164,12 +196,17 @@ class Engine:
             raise VmlinkError("GC: " + "; ".join(errors))
 
     def status(self, call: Call) -> None:
-        conf = config.parse(call.request)
+        conf = self._parse(call)
         MODES[conf.mode].ready(conf, self._node)
         if conf.kubeovn:
             self._configs.pods.ready()
         if conf.ipam:
             ipam.status(_ipam_call(call.request))
+
+    def _parse(self, call: Call) -> NetConf:
+        conf = config.parse(call.request)
+        self._pools.seen(call.request.conf)
+        return conf
 
     def _collect_one(self, key: AttachmentKey, call: Call) -> None:
         with self._locks.held(key, call.cancel):
@@ -201,8 +238,13 @@ class Engine:
             if pod is None and (pod := _reopen(record)):
                 stack.enter_context(pod)
             call = Call(request, cancel, pod, notes)
-            plan.revert(steps.steps, stack.enter_context(self._context(record, steps, call)))
+            cx = stack.enter_context(self._context(record, steps, call))
+            plan.revert(steps, cx, lambda: self._give_back(record, cx))
         self._store.remove(record.key)
+
+    def _give_back(self, record: Record, cx: Context) -> bool:
+        whole = bool(record.kit) and not record.intent
+        return whole and self._pools.give_back(record, cx.host_netlink, cx.timings)
 
     def _context(self, record: Record, steps: Plan, call: Call) -> Context:
         call.notes.update(network=record.network, mode=record.mode, uplink=record.uplink)

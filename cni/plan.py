@@ -7,11 +7,13 @@ done and undone by another process. There is no other clean-up path.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from cni.context import Context
+from cni.errors import CheckFailed
+from cni.types import AttachmentKey
 
 T = TypeVar("T")
 
@@ -28,6 +30,15 @@ class Step:
 
     def do(self, cx: Context) -> None:
         raise NotImplementedError
+
+    def bind(self, cx: Context) -> None:
+        """What only the pod decides, where the pool has done the rest. Fields of that are left out
+        of comparisons (`compare=False`): steps that are equal can stand for each other."""
+
+    def renew(self, cx: Context, former: AttachmentKey) -> None:
+        """The opposite: what `former` had is as new for another pod; `cx` is the kit's. Raises
+        CheckFailed where that cannot be proved."""
+        raise CheckFailed(f"{type(self).__name__}: what a pod has had is not used again")
 
     def undo(self, cx: Context) -> None:
         """Nothing to undo is what a step that only configures its own links inherits."""
@@ -56,16 +67,22 @@ def _tuples(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Plan:
-    """`prepare` needs no pod; `bind` is what only the pod decides."""
+    """`prepare` needs no pod: it can be done ahead. `bind` is what only the pod decides."""
 
     prepare: tuple[Step, ...]
     bind: tuple[Step, ...]
 
     @property
-    def steps(self) -> tuple[Step, ...]:
-        """Both halves at once; what can run beside the others is started first."""
+    def parts(self) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
+        """In their order: what can run beside the others is started first."""
         first = tuple(s for s in self.bind if s.background)
-        return first + self.prepare + tuple(s for s in self.bind if not s.background)
+        return first, self.prepare, tuple(s for s in self.bind if not s.background)
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Both halves at once."""
+        first, prepare, rest = self.parts
+        return first + prepare + rest
 
     def pod_links(self) -> tuple[str, ...]:
         return tuple(name for step in self.steps for name in step.links())
@@ -92,26 +109,34 @@ def union(plans: Iterable[Plan]) -> Plan:
     return Plan(tuple(prepare), tuple(bind))
 
 
-def apply(steps: Iterable[Step], cx: Context, commit: Callable[[], T]) -> T:
+def apply(plan: Plan, cx: Context, commit: Callable[[], T]) -> T:
     """Do the steps, then `commit`. On any exception what was begun is undone in reverse, and the
-    first error raised; `cx.clean` tells whether every undo succeeded."""
-    begun: list[Step] = []
+    first error raised; `cx.clean` tells whether every undo succeeded. What the pool has prepared
+    is bound, and goes as well."""
+    ahead = plan.prepare if cx.key.kit else ()
+    begun = 0
     try:
-        for step in steps:
+        for step in plan.steps:
             cx.cancel.check()
-            begun.append(step)
-            _timed(cx, step, step.do)
+            begun += 1
+            _timed(cx, step, step.bind if step in ahead else step.do)
         cx.cancel.check()
         return commit()
     except BaseException:
         cx.cancel.disarm()
-        cx.clean = not _undo(begun, cx)
+        made, rest = plan.steps[:begun], plan.steps[begun:]
+        cx.clean = not _undo((*made, *(step for step in rest if step in ahead)), cx)
         raise
 
 
-def revert(steps: Iterable[Step], cx: Context) -> None:
-    """Undo the steps in reverse. Every undo is tried; the first error is raised at the end."""
-    errors = _undo(list(steps), cx)
+def revert(plan: Plan, cx: Context, kept: Callable[[], bool] = lambda: False) -> None:
+    """Undo the steps in reverse. Every undo is tried; the first error is raised at the end. What
+    is prepared stays if it is `kept`, which is asked in its turn."""
+    first, prepare, rest = plan.parts
+    errors = _undo(rest, cx)
+    if errors or not kept():
+        errors += _undo(prepare, cx)
+    errors += _undo(first, cx)
     if errors:
         raise errors[0]
 
@@ -123,7 +148,7 @@ def verify(steps: Iterable[Step], cx: Context) -> None:
         _timed(cx, step, step.check)
 
 
-def _undo(steps: list[Step], cx: Context) -> list[Exception]:
+def _undo(steps: Sequence[Step], cx: Context) -> list[Exception]:
     errors: list[Exception] = []
     for step in reversed(steps):
         try:

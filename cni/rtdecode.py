@@ -20,11 +20,23 @@ NONE: Mapping[int, bytes] = {}
 
 
 @dataclass(frozen=True)
+class TapInfo:
+    """Who may open it (None: not told), whether it stays, and how many queues somebody has,
+    whether they are attached or not."""
+
+    owner: int | None
+    group: int | None
+    persistent: bool
+    queues: int
+
+
+@dataclass(frozen=True)
 class LinkInfo:
     """`mtu` in bytes; `master` and `link` are ifindexes or 0.
 
     `link` is the far end of a veth, or the lower link of a macvtap or VLAN; `link_netnsid` tells
-    in which namespace, None: in the same one. `vlan_filtering` is None where it has no meaning.
+    in which namespace, None: in the same one. `vlan_filtering` and `tap` are None where they have
+    no meaning.
     """
 
     index: int
@@ -39,6 +51,7 @@ class LinkInfo:
     alias: str
     link_netnsid: int | None
     vlan_filtering: bool | None
+    tap: TapInfo | None = None
 
     @property
     def up(self) -> bool:
@@ -103,9 +116,9 @@ def decode_link(payload: bytes) -> LinkInfo:
     found = attributes(payload, 16)
     info = attributes(found.get(rtmsg.IFLA_LINKINFO, b""))
     kind = _text(info.get(rtmsg.IFLA_INFO_KIND))
+    data = attributes(info.get(rtmsg.IFLA_INFO_DATA, b"")) if kind in ("bridge", "tun") else NONE
     filtering = None
     if kind == "bridge":
-        data = attributes(info.get(rtmsg.IFLA_INFO_DATA, b""))
         filtering = data.get(rtmsg.IFLA_BR_VLAN_FILTERING) == b"\1"
     netnsid = found.get(rtmsg.IFLA_LINK_NETNSID)
     # -1: the other namespace has no id here, or is about to end (NETNSA_NSID_NOT_ASSIGNED).
@@ -123,7 +136,13 @@ def decode_link(payload: bytes) -> LinkInfo:
         alias=_text(found.get(rtmsg.IFLA_IFALIAS)),
         link_netnsid=_number(netnsid) if known else None,
         vlan_filtering=filtering,
+        tap=_decode_tap(data) if kind == "tun" else None,
     )
+
+
+def _decode_tap(data: Mapping[int, bytes]) -> TapInfo:
+    owner, group = (_number(data[n]) if n in data else None for n in (1, 2))
+    return TapInfo(owner, group, data.get(6) == b"\1", _number(data.get(8)) + _number(data.get(9)))
 
 
 def decode_qdisc(payload: bytes) -> QdiscInfo:

@@ -14,6 +14,7 @@ import yaml
 
 from cni.config import MODES
 from cni.errors import BadConfig
+from cni.spec import check_network_name
 
 DAN_DIR = "/run/kata-containers/dans"  # Kata's own default
 
@@ -57,10 +58,18 @@ class KubeOvnSocket:
 
 
 @dataclass(frozen=True)
+class PoolSize:
+    """So many kits are made when fewer than `refill_below` are left."""
+
+    size: int
+    refill_below: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """`deadline` in seconds, for one request; `workers` serve that many requests at a time.
     `dan_dir` is where Kata looks for its files, `dan_conf` in its configuration;
-    `runtime_classes` maps them to modes; "" is a pod without one."""
+    `runtime_classes` maps them to modes; "" is a pod without one; `pools` by network and mode."""
 
     workers: int = 64
     deadline: float = 45
@@ -70,6 +79,7 @@ class Settings:
     kubernetes: Kubernetes = Kubernetes()
     runtime_classes: Mapping[str, str] = field(default_factory=dict)
     kubeovn: KubeOvnSocket = field(default_factory=KubeOvnSocket)
+    pools: Mapping[str, Mapping[str, PoolSize]] = field(default_factory=dict)
 
 
 _SECTIONS: dict[str, type[Ovs | Kubernetes | KubeOvnSocket]] = {
@@ -77,6 +87,8 @@ _SECTIONS: dict[str, type[Ovs | Kubernetes | KubeOvnSocket]] = {
     "kubernetes": Kubernetes,
     "kubeovn": KubeOvnSocket,
 }
+_POOLED = ("tap", "vhostuser")
+_MOST_KITS = 1024
 _SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
 _RANGES = {"workers": (1, 256), "deadline": (1, 600)}
 _LEVELS = ("debug", "info", "warning", "error")
@@ -92,13 +104,51 @@ def load(path: Path | None) -> Settings:
         raise BadConfig(f"{path}: cannot read: {e}") from e
     if data is None:  # nothing but comments
         return Settings()
-    if not isinstance(data, dict):
-        raise BadConfig(f"{path}: expected keys and values, found {data!r}")
-    _refuse_unknown(f"{path}: ", data, Settings)
+    _refuse_unknown(f"{path}: ", _mapping(str(path), data), Settings)
     for key, value in data.items():
         _check(f"{path}: {key}", key, value)
     made: dict[str, Any] = {k: _SECTIONS[k](**v) if k in _SECTIONS else v for k, v in data.items()}
+    made["pools"] = _pools(f"{path}: pools", data.get("pools", {}))
     return Settings(**made)
+
+
+def _pools(where: str, data: Any) -> dict[str, dict[str, PoolSize]]:
+    """The section, which names networks, each of which names modes."""
+    pools: dict[str, dict[str, PoolSize]] = {}
+    for network, modes in _mapping(where, data).items():
+        inner = f"{where}.{network}"
+        check_network_name(network, inner)
+        pools[network] = {
+            mode: _pool(f"{inner}.{mode}", mode, value)
+            for mode, value in _mapping(inner, modes).items()
+        }
+    return pools
+
+
+def _pool(where: str, mode: str, data: Any) -> PoolSize:
+    if mode not in _POOLED:
+        raise BadConfig(
+            f"{where}: a pool is of mode {' or '.join(_POOLED)}; the kernel takes longer to move a "
+            "link into a pod's namespace than to make one there"
+        )
+    _refuse_unknown(f"{where}.", _mapping(where, data), PoolSize)
+    if "size" not in data:
+        raise BadConfig(f"{where}.size: required, the number of kits")
+    size = _number(f"{where}.size", data["size"], 1, _MOST_KITS)
+    below = data.get("refill_below", (size + 1) // 2)
+    return PoolSize(size, _number(f"{where}.refill_below", below, 1, size))
+
+
+def _mapping(where: str, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise BadConfig(f"{where}: expected keys and values, found {value!r}")
+    return value
+
+
+def _number(where: str, value: Any, low: int, high: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise BadConfig(f"{where}: expected a number from {low} to {high}, found {value!r}")
+    return value
 
 
 def with_db(settings: Settings, db: str) -> Settings:
@@ -167,9 +217,7 @@ def _check_kubeovn(where: str, found: KubeOvnSocket) -> None:
 
 
 def _check_classes(where: str, found: Any) -> None:
-    if not isinstance(found, dict):
-        raise BadConfig(f"{where}: expected keys and values, found {found!r}")
-    for name, mode in found.items():
+    for name, mode in _mapping(where, found).items():
         if not isinstance(name, str) or mode not in MODES:
             raise BadConfig(f"{where}.{name}: expected one of {', '.join(MODES)}, found {mode!r}")
 
@@ -182,10 +230,8 @@ def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Any]) -> None:
 
 
 def _check_section(where: str, key: str, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise BadConfig(f"{where}: expected keys and values, found {value!r}")
     kind = _SECTIONS[key]
-    _refuse_unknown(f"{where}.", value, kind)
+    _refuse_unknown(f"{where}.", _mapping(where, value), kind)
     section = kind(**value)
     if isinstance(section, Ovs):
         _check_ovs(f"{where}.db: ", f"{where}.", section)
@@ -204,9 +250,6 @@ def _check(where: str, key: str, value: Any) -> None:
         if not isinstance(value, str) or not value.startswith("/"):
             raise BadConfig(f"{where}: expected an absolute path, found {value!r}")
     elif key in _RANGES:
-        low, high = _RANGES[key]
-        number = isinstance(value, int) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            raise BadConfig(f"{where}: expected a number from {low} to {high}, found {value!r}")
-    elif value not in _LEVELS:
+        _number(where, value, *_RANGES[key])
+    elif key == "log_level" and value not in _LEVELS:
         raise BadConfig(f"{where}: expected one of {', '.join(_LEVELS)}, found {value!r}")

@@ -52,7 +52,7 @@ def parse(env: Mapping[str, str], stdin: bytes) -> Request:
     key = _key(env) if "CNI_IFNAME" in NEEDS[verb] else None
     conf = decode(stdin)
     version = _version(conf, verb)
-    _network_name(conf)
+    check_network_name(conf.get("name"), "name")
     return Request(
         verb=verb,
         version=version,
@@ -143,11 +143,11 @@ def _version(conf: Mapping[str, Any], verb: str) -> str:
     return version
 
 
-def _network_name(conf: Mapping[str, Any]) -> None:
-    name = conf.get("name")
+def check_network_name(name: Any, where: str) -> None:
+    """Raises BadConfig, which begins with `where`."""
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _NAME_LIMIT:
         raise BadConfig(
-            f"name: {name!r} must start with a letter or digit and contain letters, digits, "
+            f"{where}: {name!r} must start with a letter or digit and contain letters, digits, "
             f"'_', '.', '-' only, {_NAME_LIMIT} at most"
         )
 

@@ -24,7 +24,7 @@ log = logging.getLogger("vmlink")
 @dataclass
 class Record:
     """`intent` is true until the ADD has succeeded. `stdin` and `env` are the ADD's own: what an
-    IPAM plugin needs to release its addresses."""
+    IPAM plugin needs to release its addresses. `kit` is the pool's, as it was taken."""
 
     container_id: str
     ifname: str
@@ -40,10 +40,11 @@ class Record:
     facts: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     device: dict[str, Any] = field(default_factory=dict)
+    kit: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> AttachmentKey:
-        return AttachmentKey(self.container_id, self.ifname)
+        return AttachmentKey(self.container_id, self.ifname, self.kit.get("id", ""))
 
 
 class Store:
@@ -61,7 +62,7 @@ class Store:
         """The first save. Raises AttachmentExists when there is a record already, IOFailure."""
         path = self._path(record.key)
         try:
-            _write(path, record, os.O_EXCL)
+            _write(path, vars(record), os.O_EXCL)
         except FileExistsError as e:
             raise AttachmentExists(f"{record.key} is attached already; DEL comes first") from e
         except OSError as e:
@@ -71,15 +72,7 @@ class Store:
 
     def save(self, record: Record) -> None:
         """Raises IOFailure; the record on disk is then the one before."""
-        path = self._path(record.key)
-        temporary = path.removesuffix(".json") + ".tmp"
-        try:
-            _write(temporary, record, os.O_TRUNC)
-            os.rename(temporary, path)
-        except OSError as e:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
+        replace_json(self._path(record.key), vars(record))
 
     def load(self, key: AttachmentKey) -> Record | None:
         return self._read(self._path(key))
@@ -110,7 +103,31 @@ class Store:
             return None
 
 
-def _write(path: str, record: Record, flag: int) -> None:
+def replace_json(path: str, data: dict[str, Any]) -> None:
+    """Write a file named .json at once or not at all. Raises IOFailure."""
+    temporary = path.removesuffix(".json") + ".tmp"
+    try:
+        _write(temporary, data, os.O_TRUNC)
+        os.rename(temporary, path)
+    except OSError as e:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty, with a warning, for a file that is not an object of JSON; empty for none."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        log.warning("state: cannot read %s: %s", path, e)
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write(path: str, data: dict[str, Any], flag: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flag, 0o600)
     with open(fd, "wb") as f:
-        f.write(json.dumps(vars(record)).encode())
+        f.write(json.dumps(data).encode())

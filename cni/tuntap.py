@@ -13,9 +13,21 @@ from cni.netlink import NetlinkError, refused
 TUN = "/dev/net/tun"
 TUNSETIFF, TUNGETIFF = 0x400454CA, 0x800454D2
 TUNSETPERSIST, TUNSETOWNER, TUNSETGROUP = 0x400454CB, 0x400454CC, 0x400454CE
+TUNSETOFFLOAD, TUNSETTXFILTER, TUNSETSNDBUF = 0x400454D0, 0x400454D1, 0x400454D4
+TUNDETACHFILTER, TUNSETVNETHDRSZ = 0x401054D6, 0x400454D8
+TUNSETVNETLE, TUNSETVNETBE = 0x400454DC, 0x400454DE
+TUNSETSTEERINGEBPF, TUNSETFILTEREBPF = 0x800454E0, 0x800454E1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_PERSIST = 0x0002, 0x0100, 0x0800
 IFF_NO_PI, IFF_VNET_HDR, IFF_TUN_EXCL = 0x1000, 0x4000, 0x8000
 IFREQ = struct.Struct("=16sH22x")
+_AS_MADE = {
+    TUNSETSNDBUF: 2**31 - 1,
+    TUNSETVNETHDRSZ: 10,  # sizeof(struct virtio_net_hdr)
+    TUNSETVNETLE: 0,
+    TUNSETVNETBE: 0,
+    TUNSETSTEERINGEBPF: -1,
+    TUNSETFILTEREBPF: -1,
+}
 
 
 def tap_flags(queues: int) -> int:
@@ -46,15 +58,16 @@ def create_tap(
         os.close(fd)
 
 
-def open_tap(name: str, queues: int = 1) -> list[int]:
-    """One close-on-exec descriptor for each queue of a tap that exists; the caller closes them.
+def open_tap(name: str, queues: int = 1, most: int | None = None) -> list[int]:
+    """One close-on-exec descriptor for each queue of a tap that exists, or for `most` of them; the
+    caller closes them.
 
     Raises NotFound if there is no such tap, Busy if all of its queues are open.
     """
     what = f"open tap {name}"
     fds: list[int] = []
     try:
-        for _ in range(queues):
+        for _ in range(queues if most is None else most):
             fds.append(_open(what))
             fcntl.ioctl(fds[-1], TUNSETIFF, IFREQ.pack(name.encode(), tap_flags(queues)))
             _require_persistent(fds[-1], what)
@@ -65,6 +78,30 @@ def open_tap(name: str, queues: int = 1) -> list[int]:
             raise refused(error.errno or errnos.EIO, what) from error
         raise
     return fds
+
+
+def reset_tap(name: str, queues: int = 1) -> None:
+    """Take back what the one who had the tap open may have set in it, which outlives him.
+
+    Source: __tun_chr_ioctl in drivers/net/tun.c; the owner, the group, the MAC address and
+    TUNSETPERSIST, which netlink tells, are left to the caller. Raises NotFound, Busy.
+    """
+    (fd,) = open_tap(name, queues, most=1)
+    what = f"reset tap {name}"
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
+        fcntl.ioctl(fd, TUNDETACHFILTER, bytes(16))
+        fcntl.ioctl(fd, TUNSETTXFILTER, struct.pack("=HH", 0, 0))
+        for request, value in _AS_MADE.items():
+            try:
+                fcntl.ioctl(fd, request, struct.pack("=i", value))
+            except OSError as error:
+                if (request, error.errno) != (TUNSETVNETBE, errnos.EINVAL):  # few kernels have it
+                    raise
+    except OSError as error:
+        raise refused(error.errno or errnos.EIO, what) from error
+    finally:
+        os.close(fd)
 
 
 def _open(what: str) -> int:

@@ -7,17 +7,35 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+POOL = "+pool"  # in the place of a container for what waits for one; no container id begins so
+
 
 @dataclass(frozen=True)
 class AttachmentKey:
     """One interface of one container: what CNI calls an attachment.
 
     All names that vmlink gives to links and files derive from this key, so that DEL finds
-    them again without a record.
+    them again without a record. With a `kit` of the pool, twelve hexadecimal digits, those of the
+    port in the host's namespace are the kit's.
     """
 
     container_id: str
     ifname: str
+    kit: str = field(default="", compare=False)
+
+    @staticmethod
+    def of_kit(kit: str) -> AttachmentKey:
+        """Of a kit that no pod has."""
+        return AttachmentKey(POOL, kit, kit)
+
+    @property
+    def pooled(self) -> bool:
+        return self.container_id == POOL
+
+    @property
+    def wire(self) -> str:
+        """The digits of the port in the host's namespace."""
+        return self.kit or self.digest
 
     @cached_property
     def _hash(self) -> bytes:
@@ -39,6 +57,11 @@ class AttachmentKey:
         return "vlt" + self.digest
 
     @property
+    def tap_port(self) -> str:
+        """The tap that is itself the switch's port."""
+        return "vlt" + self.wire
+
+    @property
     def ifb_link(self) -> str:
         return "vli" + self.digest
 
@@ -51,7 +74,7 @@ class AttachmentKey:
     @property
     def vhost_port(self) -> str:
         """A port of Open vSwitch that no link of the kernel stands behind."""
-        return "vlu" + self.digest
+        return "vlu" + self.wire
 
     @property
     def group(self) -> int:
@@ -65,9 +88,9 @@ class AttachmentKey:
         first = 0x20000 + (int.from_bytes(self._hash[21:25]) & 0xFFFFFFF)
         return range(first, first + 8)
 
-    def mac(self, role: Literal["guest", "host", "tap"] = "guest") -> str:
+    def mac(self, role: Literal["guest", "tap"] = "guest") -> str:
         """A locally administered unicast MAC address, the same for each try of one ADD."""
-        start = {"guest": 6, "host": 11, "tap": 16}[role]
+        start = {"guest": 6, "tap": 16}[role]
         return "02:" + self._hash[start : start + 5].hex(":")
 
     def __str__(self) -> str:

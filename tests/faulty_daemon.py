@@ -65,7 +65,7 @@ def prepare() -> None:
     assert MODES, "importing the modes is what registers their steps"
     assert idl, "vmlinkd loads it late"
     for name, kind in Step.kinds.items():
-        for phase in ("do", "undo"):
+        for phase in ("do", "bind", "renew", "undo"):
             setattr(kind, phase, struck(getattr(kind, phase), name, phase))
     Engine._complete = struck(Engine._complete, "Commit", "do")  # type: ignore[method-assign]
 

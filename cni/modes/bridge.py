@@ -171,7 +171,7 @@ class Veth(Step):
 
 def host_mac(key: AttachmentKey) -> str:
     """fe: is above every assigned address, so a bridge never takes it for its own."""
-    return "fe" + key.mac("host")[2:]
+    return "fe:" + bytes.fromhex(key.wire)[:5].hex(":")
 
 
 def only_vlan(netlink: Netlink, index: int, vlan: int) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cni import rtmsg, tuntap
 from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, CheckFailed
 from cni.modes.bridge import host_mac, only_vlan
-from cni.modes.links import can_silence, expect_link, expect_up, remove_host_links, remove_pod_link
+from cni.modes.links import (
+    can_silence,
+    expect_link,
+    expect_up,
+    need_index,
+    remove_host_links,
+    remove_pod_link,
+)
 from cni.netlink import Exists, Unsupported
 from cni.plan import Step
+from cni.rtdecode import TapInfo
+from cni.types import AttachmentKey
 
 
 @dataclass(frozen=True)
@@ -26,12 +35,12 @@ class HostTap(Step):
     queues: int
     owner: int | None
     group: int | None
-    mac: str
+    mac: str = field(compare=False)
     mtu: int
     vlan: int
 
     def do(self, cx: Context) -> None:
-        derived = cx.key.tap_link
+        derived = cx.key.tap_port
         # The kernel lets everybody open a tap that has neither an owner nor a group.
         owner = 0 if self.owner is None and self.group is None else self.owner
         try:
@@ -58,9 +67,28 @@ class HostTap(Step):
             only_vlan(cx.host_netlink, index, self.vlan)
         cx.host_netlink.batch(rtmsg.set_link(index, up=True))
 
+    def bind(self, cx: Context) -> None:
+        cx.facts["mac"] = self.mac
+
+    def renew(self, cx: Context, former: AttachmentKey) -> None:
+        self._expect_unused(cx)
+        tuntap.reset_tap(self.name, self.queues)
+        self._expect_unused(cx)
+        index = need_index(cx.host_netlink, self.name)
+        cx.host_netlink.batch(rtmsg.set_link(index, mac=cx.facts["tap_mac"]))
+
+    def _expect_unused(self, cx: Context) -> None:
+        """Who opens a tap can give it to others. The kernel counts the queues of those alone that
+        may have several; of the others, a second open is refused."""
+        link = expect_link(cx.host_netlink, self.name, "in the host's namespace")
+        owner = 0 if self.owner is None and self.group is None else self.owner
+        made = TapInfo(owner, self.group, True, 0)
+        if link.tap != made:
+            raise CheckFailed(f"{self.name}: expected as made, {made}, found {link.tap}")
+
     def undo(self, cx: Context) -> None:
         link = cx.host_netlink.link(self.name)
-        named = self.name if link and link.group == cx.key.group else cx.key.tap_link
+        named = self.name if link and link.group == cx.key.group else cx.key.tap_port
         remove_host_links(cx, named, cx.key.ifb_link)
 
     def check(self, cx: Context) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 
@@ -116,11 +116,14 @@ class SwitchSocket(Step):
     Source: Open vSwitch manual, "DPDK vHost User Ports"; ovs-vswitchd.conf.db(5), vhost-sock-dir.
     """
 
-    mac: str
+    mac: str = field(compare=False)
     port: str
 
     def do(self, cx: Context) -> None:
         cx.facts.update(mac=self.mac, socket=f"{cx.node.ovs.vhost_directory()}/{self.port}")
+
+    def bind(self, cx: Context) -> None:
+        cx.facts["mac"] = self.mac
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def remove_host_links(cx: Context, *names: str) -> None:
 
 def socket_path(cx: Context) -> str:
     """Where the VMM makes the socket of vhost-user, in a directory of the attachment's own."""
-    return f"{cx.node.run_dir}/vhostuser/{cx.key.digest}/sock"
+    return f"{cx.node.run_dir}/vhostuser/{cx.key.wire}/sock"
 
 
 def write_sysctl(name: str, value: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 
 from cni import ethtool, redirect
 from cni.config import Bandwidth, NetConf
@@ -18,9 +18,10 @@ from cni.errors import (
 from cni.modes.links import expect_link, need_index
 from cni.netlink import NotFound
 from cni.ovs import ovn, ports
-from cni.ovs.database import View
+from cni.ovs.database import Pending, View
 from cni.ovs.ports import VHOSTUSER, Port
 from cni.plan import Step
+from cni.types import AttachmentKey
 from cni.uplinks import OvsUplink
 
 _DEFAULT_MTU = 1500
@@ -60,13 +61,15 @@ def port_steps(
     """What comes before the link `name` is made, right after it, and at the end of the plan."""
     rates = conf.bandwidth if conf.bandwidth and conf.switch_limits else Bandwidth()
     ids, dpdk = tuple(uplink.external_ids.items()), bool(kind)
-    limits, lport = astuple(rates), uplink.external_ids.get(ovn.IFACE_ID, "") if uplink.ovn else ""
-    port = OvsPort(uplink.bridge, name, kind, uplink.vlan, uplink.trunk, ids, limits, uplink.ovn)
+    lport = uplink.external_ids.get(ovn.IFACE_ID, "") if uplink.ovn else ""
     mtu = conf.mtu or (_OVN_MTU if uplink.ovn else 0)
+    policed = bool(rates.egress_rate) and not dpdk
+    where = (uplink.bridge, name, kind, uplink.vlan, uplink.trunk)
+    port = OvsPort(*where, ids, astuple(rates), policed, uplink.ovn)
     return (
         OvsBridge(uplink.bridge, mtu, dpdk, uplink.ovn),
         (port,) if dpdk else (Unheard(name), port),
-        OvsReady(name, bool(rates.egress_rate) and not dpdk, lport),
+        OvsReady(name, policed, lport),
     )
 
 
@@ -94,6 +97,9 @@ class OvsBridge(Step):
         cx.facts["userspace"] = userspace
         cx.facts["mtu"] = self.mtu or _local_mtu(cx, self.bridge)
 
+    def renew(self, cx: Context, former: AttachmentKey) -> None:
+        self.check(cx)
+
 
 def _local_mtu(cx: Context, bridge: str) -> int:
     try:
@@ -117,6 +123,9 @@ class Unheard(Step):
             index = need_index(cx.host_netlink, self.name)
             cx.host_netlink.batch(*redirect.ignore(index))
 
+    def renew(self, cx: Context, former: AttachmentKey) -> None:
+        self.check(cx)
+
     def check(self, cx: Context) -> None:
         if not cx.facts["userspace"]:
             return
@@ -134,24 +143,37 @@ class OvsPort(Step):
     type: str
     vlan: int
     trunk: tuple[int, ...]
-    external_ids: tuple[tuple[str, str], ...]
-    limits: tuple[int, int, int, int]  # as in Bandwidth
+    external_ids: tuple[tuple[str, str], ...] = field(compare=False)
+    limits: tuple[int, int, int, int] = field(compare=False)  # as in Bandwidth
+    policed: bool  # which can be seen at a port's start alone: no kit is like that
     ovn: bool = False
 
     def do(self, cx: Context) -> None:
         database = cx.node.ovs
         cx.pending_port = database.submit(ports.Add(database.owner, cx.key, self._port(cx)))
 
+    def bind(self, cx: Context) -> None:
+        cx.pending_port = self._rebind(cx, AttachmentKey.of_kit(cx.key.kit), cx.key)
+
+    def renew(self, cx: Context, former: AttachmentKey) -> None:
+        pending = self._rebind(cx, former, cx.key)
+        pending.wait(cx.cancel.remaining(), cx.node.ovs.away())
+
+    def _rebind(self, cx: Context, old: AttachmentKey, new: AttachmentKey) -> Pending:
+        database = cx.node.ovs
+        return database.submit(ports.Bind(database.owner, old, new, self._port(cx)))
+
     def _port(self, cx: Context) -> Port:
+        macs = {} if cx.key.pooled else {"attached-mac": cx.facts["mac"]}
         port = Port(
             self.bridge,
             self.name,
             self.type,
             self.vlan,
             self.trunk,
-            external_ids={"attached-mac": cx.facts["mac"], **dict(self.external_ids)},
+            external_ids={**macs, **dict(self.external_ids)},
             bandwidth=Bandwidth(*self.limits) if any(self.limits) else None,
-            ovn=self.ovn,
+            ovn=self.ovn and not cx.key.pooled,
         )
         if not self.type:  # a link of the kernel has its MTU from us
             return port
@@ -159,7 +181,8 @@ class OvsPort(Step):
         return replace(port, mtu=cx.facts["mtu"], options=there)
 
     def undo(self, cx: Context) -> None:
-        if cx.pending_port and cx.pending_port.abandon():
+        never_sent = cx.pending_port is not None and cx.pending_port.abandon()
+        if never_sent and not cx.key.kit:
             return
         database = cx.node.ovs
         removal = database.submit(ports.Remove(database.owner, cx.key))

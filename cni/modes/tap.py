@@ -73,4 +73,4 @@ def require_tun() -> None:
 
 
 def tap_name(key: AttachmentKey, conf: NetConf) -> str:
-    return conf.tap.name or key.tap_link
+    return conf.tap.name or key.tap_port

@@ -14,7 +14,7 @@ from cni.device import Device
 from cni.errors import NotReady, VmlinkError
 from cni.modes import shape, steps, switch
 from cni.modes.base import host_interface, pod_interface, port_steps
-from cni.modes.tap import require_tun, tap_name
+from cni.modes.tap import require_tun
 from cni.plan import Plan
 from cni.types import AttachmentKey, Interface
 from cni.uplinks import Chained, OvsUplink
@@ -30,8 +30,8 @@ class Tc:
         limits = shape.between(conf, key.ifname, tap.name, chained)
         if isinstance(conf.uplink, Chained):
             return Plan((), (steps.Chain(key.ifname), tap, *limits, redirect))
-        prepare, bind = port_steps(key, conf, silenced=True)
-        return Plan((*prepare, tap), (*limits, *bind, redirect))
+        prepare, veth, rest = port_steps(key, conf, silenced=True)
+        return Plan(prepare, (*veth, tap, *limits, *rest, redirect))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True
@@ -66,3 +66,7 @@ class Tc:
             redirect.choose(conf.redirect)
         except VmlinkError as e:
             raise NotReady(e.msg, e.details) from e
+
+
+def tap_name(key: AttachmentKey, conf: NetConf) -> str:
+    return conf.tap.name or key.tap_link

@@ -18,9 +18,10 @@ class Veth:
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
         # Kata redirects the interface to a tap of its own, and its namespace must be silent then.
-        prepare, bind = port_steps(key, conf, silenced=conf.runtime != "any")
+        prepare, veth, rest = port_steps(key, conf, silenced=conf.runtime != "any")
         gateway = kata.gateway_steps(key, conf, in_pod=True)
-        return Plan(prepare, (*shape.alone(conf, key.host_link), *bind, *gateway))
+        limits = shape.alone(conf, key.host_link)
+        return Plan(prepare, (*veth, *limits, *rest, *gateway))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cni.config import NetConf
@@ -33,7 +33,7 @@ _SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
 class SocketDirectory(Step):
     """Where the VMM makes its socket: for `owner` alone, and `group` if there is one."""
 
-    mac: str
+    mac: str = field(compare=False)
     owner: int | None
     group: int | None
 
@@ -51,6 +51,9 @@ class SocketDirectory(Step):
         os.chown(directory, self.owner or 0, -1 if self.group is None else self.group)
         os.chmod(directory, 0o700 if self.group is None else 0o770)
         cx.facts.update(mac=self.mac, socket=path)
+
+    def bind(self, cx: Context) -> None:
+        cx.facts["mac"] = self.mac
 
     def undo(self, cx: Context) -> None:
         with suppress(FileNotFoundError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -94,6 +94,7 @@ class Database:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
+        self.on_view: Callable[[], None] = lambda: None  # there is a new one
         self.wake_fd, self._wake_write = os.pipe()
         for fd in (self.wake_fd, self._wake_write):
             os.set_blocking(fd, False)
@@ -148,6 +149,7 @@ class Database:
         with self._changed:
             self._view = view
             self._changed.notify_all()
+        self.on_view()
 
     def take(self, most: int) -> list[Pending]:
         """Up to so many operations that someone still waits for; they count as sent."""

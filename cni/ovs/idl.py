@@ -45,13 +45,15 @@ class Tables:
     def __init__(self, idl: Replica) -> None:
         self._idl = idl
         self._known: dict[tuple[str, Any], Row] = {}
+        self._indexes: dict[Any, list[tuple[str, Any]]] = {}  # of a row, which may have changed
 
     def note(self, row: Row, gone: bool) -> None:
-        for index in _indexes(row):
-            if not gone:
-                self._known[index] = row
-            elif self._known.get(index) is row:
+        for index in self._indexes.pop(row.uuid, ()):
+            if self._known.get(index) is row:
                 del self._known[index]
+        if not gone:
+            self._indexes[row.uuid] = _indexes(row)
+            self._known |= dict.fromkeys(self._indexes[row.uuid], row)
 
     def port(self, key: AttachmentKey) -> Row | None:
         return self._find("Port", key)

@@ -16,7 +16,7 @@ from cni.config import Bandwidth
 from cni.errors import BadConfig, CheckFailed, SwitchRefused
 from cni.ovs import ovn, schema
 from cni.ovs.database import Operations
-from cni.types import AttachmentKey
+from cni.types import POOL, AttachmentKey
 
 if TYPE_CHECKING:
     from cni.ovs.idl import Tables
@@ -25,6 +25,7 @@ log = logging.getLogger("vmlink")
 
 VHOSTUSER = "dpdkvhostuserclient"
 VHOSTUSER_LISTENING = "dpdkvhostuser"  # deprecated, and all that Kata's runtime in Go can use
+_NONE = ["set", []]
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,13 @@ class Add:
 
 @dataclass(frozen=True)
 class Bind:
-    """A port that is there, `former`'s, becomes `key`'s, and its Interface has the external_ids of
-    `port` and of nobody before. Settled as an Add is; `since` (ms since the epoch) tells what OVN
-    writes about it from what it wrote about the former one."""
+    """A port that is there, `former`'s, becomes `key`'s: a kit's a pod's, or the other way. Nothing
+    stays of what was noted for `former`. Settled as an Add is, at the commit without OVN; `since`
+    (ms since the epoch) tells what OVN writes about it from what it wrote about the former one.
+
+    A pool's ports are protected: the switch forgets the addresses that it has learned on a port
+    when that changes (bundle_set in ofproto/ofproto-dpif.c).
+    """
 
     owner: str
     former: AttachmentKey
@@ -107,18 +112,12 @@ class Bind:
             return []
         if tables.port(self.former) is None:
             raise SwitchRefused(f"port {port.name} was taken away by somebody else")
-        old, ids = _ids(self.owner, self.former), _ids(self.owner, self.key)
-        ours = [["external_ids", "includes", _map(old)]]
-        limits = [
-            {"op": "update", "table": table, "where": ours} | {"row": {"external_ids": _map(ids)}}
-            for table in ("Port", "QoS", "Queue")
-        ]
+        rows = Rows(self.key.digest, _ids(self.owner, self.key))
         return [
-            _exists("Interface", "name", port.name),
+            _exists("Port", "name", port.name),
             *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
-            {"op": "update", "table": "Interface", "where": _is("name", port.name)}
-            | {"row": {"external_ids": _map({**port.external_ids, **ids})}},
-            *limits,
+            *_unlimited(_ids(self.owner, self.former)),
+            *rows.again(port),
         ]
 
     def settled(self, tables: Tables) -> bool:
@@ -136,16 +135,34 @@ def _made(tables: Tables, port: Port, since: int) -> bool:
     return not port.ovn or ovn.installed(row, port.iface_id, since)
 
 
+@dataclass
+class Find:
+    """`key` is settled with the kit of the pool that the attachment has, if it has one."""
+
+    key: AttachmentKey
+    interface: str = ""
+
+    def compose(self, tables: Tables, again: bool) -> Operations:
+        return []
+
+    def settled(self, tables: Tables) -> bool:
+        row = tables.port(self.key)
+        self.key = (schema.key_of(row) if row is not None else None) or self.key
+        return True
+
+
 @dataclass(frozen=True)
 class Remove:
-    """Settled when the rows are gone."""
+    """Settled when the rows are gone, also those of a kit that was to be the attachment's."""
 
     owner: str
     key: AttachmentKey
     interface: str = ""
 
     def compose(self, tables: Tables, again: bool) -> Operations:
-        row = tables.port(self.key)
+        row, kit = tables.port(self.key), self.key.kit
+        if row is None and kit:
+            row = tables.port(AttachmentKey.of_kit(kit))
         return _removal(row.uuid if row is not None else None, _ids(self.owner, self.key))
 
     def settled(self, tables: Tables) -> bool:
@@ -191,7 +208,8 @@ class Collect:
     interface: str = ""
 
     def compose(self, tables: Tables, again: bool) -> Operations:
-        found = {schema.key_of(row) for table in schema.OWNED for row in tables.owned(table)}
+        rows = (row for table in schema.OWNED for row in tables.owned(table))
+        found: dict[AttachmentKey | None, None] = dict.fromkeys(map(schema.key_of, rows))
         out: Operations = []
         for key in found:
             if key and not self.known(key):
@@ -209,32 +227,18 @@ def missing_bridge(name: str, bridges: Mapping[str, str]) -> str:
 
 
 class Rows:
-    """The inserts for one port, whose named-uuids begin with `tag`."""
+    """What is written for one port; named-uuids begin with `tag`."""
 
     def __init__(self, tag: str, ids: Mapping[str, str]) -> None:
         self._tag = tag
         self._ids = ids
 
     def port(self, port: Port) -> Operations:
-        interface: dict[str, Any] = {
-            "name": port.name,
-            "type": port.type,
-            "options": _map(port.options),
-            "external_ids": _map({**port.external_ids, **self._ids}),
-        }
+        before, interface, row = self._pods(port)
+        interface |= {"name": port.name, "type": port.type, "options": _map(port.options)}
         if port.mtu:
             interface["mtu_request"] = port.mtu
-        row: dict[str, Any] = {
-            "name": port.name,
-            "interfaces": self._named("i"),
-            "external_ids": _map(self._ids),
-            **_vlan(port),
-        }
-        before: Operations = []
-        if port.bandwidth:
-            interface |= _policing(port.bandwidth)
-            before, qos = self._qos(port.bandwidth, port.type)
-            row |= qos
+        row |= {"name": port.name, "interfaces": self._named("i"), **_vlan(port)}
         added = [["ports", "insert", self._named("p")]]
         return [
             *before,
@@ -243,6 +247,25 @@ class Rows:
             {"op": "mutate", "table": "Bridge", "where": _is("name", port.bridge)}
             | {"mutations": added},
         ]
+
+    def again(self, port: Port) -> Operations:
+        """The rows are there, for another pod."""
+        before, interface, row = self._pods(port)
+        changes = {"Interface": _policing(Bandwidth()) | interface, "Port": {"qos": _NONE} | row}
+        named = _is("name", port.name)
+        return before + [
+            {"op": "update", "table": table, "where": named, "row": change}
+            for table, change in changes.items()
+        ]
+
+    def _pods(self, port: Port) -> tuple[Operations, dict[str, Any], dict[str, Any]]:
+        """What depends on the pod: (inserts, columns of Interface, columns of Port)."""
+        interface = {"external_ids": _map({**port.external_ids, **self._ids})}
+        row = {"external_ids": _map(self._ids), "protected": self._ids[schema.CONTAINER] == POOL}
+        if not port.bandwidth:
+            return [], interface, row
+        before, qos = self._qos(port.bandwidth, port.type)
+        return before, interface | _policing(port.bandwidth), row | qos
 
     def _qos(self, bandwidth: Bandwidth, kind: str) -> tuple[Operations, dict[str, Any]]:
         """What limits the way to the pod: a shaper of the kernel's, or DPDK's policer."""
@@ -285,11 +308,10 @@ def _vlan(port: Port) -> dict[str, Any]:
 
 def _policing(bandwidth: Bandwidth) -> dict[str, int]:
     """What limits the way from the pod; kbit/s and kbit, never rounded to 0, which is no limit."""
-    if not bandwidth.egress_rate:
-        return {}
+    least = 1 if bandwidth.egress_rate else 0
     return {
-        "ingress_policing_rate": max(bandwidth.egress_rate // 1000, 1),
-        "ingress_policing_burst": max(bandwidth.egress_burst // 1000, 1),
+        "ingress_policing_rate": max(bandwidth.egress_rate // 1000, least),
+        "ingress_policing_burst": max(bandwidth.egress_burst // 1000, least),
     }
 
 
@@ -310,12 +332,16 @@ def _removal(uuid: Any, ids: Mapping[str, str]) -> Operations:
         out = [
             # The port goes at the commit, which is too late for its QoS.
             {"op": "update", "table": "Port", "where": [["_uuid", "==", ref]]}
-            | {"row": {"qos": ["set", []]}},
+            | {"row": {"qos": _NONE}},
             {"op": "mutate", "table": "Bridge", "where": [["ports", "includes", ref]]}
             | {"mutations": gone},
         ]
+    return out + _unlimited(ids)
+
+
+def _unlimited(ids: Mapping[str, str]) -> Operations:
     ours = [["external_ids", "includes", _map(ids)]]
-    return out + [{"op": "delete", "table": t, "where": ours} for t in ("QoS", "Queue")]
+    return [{"op": "delete", "table": table, "where": ours} for table in ("QoS", "Queue")]
 
 
 def _exists(table: str, column: str, value: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Source: ovs-vswitchd.conf.db(5). Conditions: ovsdb-server(7), section "Monitor C
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 from cni.types import AttachmentKey
@@ -12,6 +14,8 @@ from cni.types import AttachmentKey
 NAME = "Open_vSwitch"
 OWNER, CONTAINER, IFNAME = "vmlink-owner", "vmlink-container", "vmlink-ifname"
 OWNED = ("Port", "Interface", "QoS", "Queue")  # the tables with rows of ours
+
+_KIT = re.compile(r"vl[tu]([0-9a-f]{12})")
 
 _MAP = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
@@ -48,8 +52,10 @@ def owned_by(owner: str) -> list[Any]:
 
 
 def key_of(row: Any) -> AttachmentKey | None:
-    """Whose row it is."""
+    """Whose row it is; a port that was the pool's has the kit in its name."""
     ids = row.external_ids
-    if CONTAINER in ids and IFNAME in ids:
-        return AttachmentKey(ids[CONTAINER], ids[IFNAME])
-    return None
+    if CONTAINER not in ids or IFNAME not in ids:
+        return None
+    key = AttachmentKey(ids[CONTAINER], ids[IFNAME])
+    kit = _KIT.fullmatch(getattr(row, "name", ""))
+    return replace(key, kit=kit[1]) if kit and kit[1] != key.digest else key

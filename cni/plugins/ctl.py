@@ -19,7 +19,7 @@ from cni.device import Device
 from cni.dialects import qemu
 from cni.errors import UnknownContainer, VmlinkError
 from cni.plugins import doctor, install
-from cni.state import Record, Store
+from cni.state import Record, Store, read_json
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(action=_list)
     show = verbs.add_parser("show", help="everything about one container's attachments")
     show.set_defaults(action=_show)
-    for verb in (listing, show):
+    pool = verbs.add_parser("pool", help="what is prepared for pods to come")
+    pool.set_defaults(action=_pool)
+    for verb in (listing, show, pool):
         verb.add_argument("--json", action="store_true", help="for programs")
     tell = verbs.add_parser("device", help="what a VMM needs to know of the NICs")
     tell.add_argument("--format", choices=dialects.FORMATS, default="json")
@@ -122,11 +124,24 @@ def _devices(options: argparse.Namespace) -> list[Device]:
 
 def _list(options: argparse.Namespace) -> None:
     records = list(Store(options.run_dir / "state").all())
-    rows = [_row(r) for r in records]
+    head = ("CONTAINER", "IFNAME", "NETWORK", "MODE", "REDIRECT", "MAC", "ADDRESSES", "STATE")
+    _print_table(options, head, [_row(r) for r in records])
+
+
+def _pool(options: argparse.Namespace) -> None:
+    numbers = ("SIZE", "REFILL_BELOW", "READY", "MADE", "GIVEN", "RETURNED", "THROWN_AWAY")
+    head = ("NETWORK", "MODE", *numbers, "ERROR")
+    told = [read_json(path) for path in sorted(options.run_dir.glob("pool/*/pool.json"))]
+    rows = [{name.lower(): pool[name.lower()] for name in head} for pool in told if pool]
+    _print_table(options, head, rows)
+
+
+def _print_table(
+    options: argparse.Namespace, head: Sequence[str], rows: Sequence[dict[str, Any]]
+) -> None:
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    head = ("CONTAINER", "IFNAME", "NETWORK", "MODE", "REDIRECT", "MAC", "ADDRESSES", "STATE")
     table = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[n]) for line in table) for n in range(len(head))]
     for line in table:
@@ -147,7 +162,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    values = [",".join(v) if isinstance(v, list) else v for v in row.values()]
+    values = [",".join(v) if isinstance(v, list) else str(v) for v in row.values()]
     return tuple(v or "-" for v in values)
 
 

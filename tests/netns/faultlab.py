@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,12 +16,16 @@ from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
+from waits import until, wait_for_orphans
+
 from bench.node import CLIENT, PLUGINS, Answer, Node
 from cni import bpf, config, macvtap, redirect, spec, uplinks
 from cni.errors import BadConfig
 from cni.modes import MODES
 from cni.netlink import Netlink
 from cni.netns import Namespace
+from cni.plan import Plan
+from cni.state import read_json
 from cni.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
@@ -89,6 +92,10 @@ class Way:
     name: str
     conf: dict[str, Any]
     steps: tuple[str, ...]
+    prepared: tuple[str, ...] = ()  # those of them that a pool has done
+
+    def phase(self, step: str) -> str:
+        return "bind" if step in self.prepared else "do"
 
     def stdin(self, node: Node) -> dict[str, Any]:
         conf = dict(self.conf)
@@ -125,19 +132,25 @@ def ways() -> Iterator[Way]:
                     conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": mode}
                     conf |= {"redirect": engine, **keys}
                     conf |= {} if kind == "none" else {"ipam": {"type": kind}}
-                    if steps := steps_of(mode, conf):
+                    if plan := plan_of(mode, conf):
                         name = f"{mode}, {uplink}, {engine}, ipam {kind}"
-                        yield Way(name, conf, steps)
+                        yield Way(name, conf, steps_of(plan))
+                        if (mode, uplink) == ("tap", "ovs"):
+                            prepared = tuple(type(step).__name__ for step in plan.prepare)
+                            yield Way(f"{name}, pool", conf, steps_of(plan), prepared)
 
 
-def steps_of(mode: str, conf: dict[str, Any]) -> tuple[str, ...]:
-    """Nothing where the combination makes no sense."""
+def plan_of(mode: str, conf: dict[str, Any]) -> Plan | None:
+    """None where the combination makes no sense."""
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": KEY.container_id, "CNI_IFNAME": KEY.ifname}
     try:
         request = spec.parse({**env, "CNI_NETNS": "pod"}, json.dumps(conf).encode())
-        plan = MODES[mode].plan(KEY, config.parse(request))
+        return MODES[mode].plan(KEY, config.parse(request))
     except BadConfig:
-        return ()
+        return None
+
+
+def steps_of(plan: Plan) -> tuple[str, ...]:
     names = tuple(type(step).__name__ for step in plan.steps)
     assert len(set(names)) == len(names), "a fault is aimed by the name of its step"
     return (*names, "Commit")
@@ -220,6 +233,7 @@ class Lab:
                 node.run(["ip", "link", "set", name, "up"], self.pod)
 
     def settle(self) -> None:
+        self.wait()  # vmlinkd knows the network by then
         before = self.contents()
         self.call("ADD").expect()
         self.call("DEL").expect()
@@ -229,6 +243,8 @@ class Lab:
         assert not stays, f"a plain DEL leaves {stays}"
 
     def call(self, verb: str, **change: Any) -> Answer:
+        if verb in ("ADD", "DEL") and self.way.prepared:
+            self.kits()
         path = f"{self.node.lab.dir}:{PLUGINS}"
         conf = self.way.stdin(self.node) | change
         return self.node.call(verb, conf, KEY.container_id, self.pod, CNI_PATH=path, CNI_ARGS=POD)
@@ -238,6 +254,20 @@ class Lab:
         answer = self.call("CHECK", prevResult=UPLINKS["chained"]["prevResult"])
         assert answer.code == 104
         assert "not attached" in answer.out["msg"]
+
+    def kits(self) -> list[str]:
+        """Those of the pool, once there are some and nothing is under way with them."""
+        directory = self.node.run_dir / "pool" / "net@tap"
+
+        def found() -> list[Path]:
+            return [path for path in directory.glob("*.json") if path.name != "pool.json"]
+
+        def quiet() -> bool:
+            told = read_json(directory / "pool.json").get("ready", 0)
+            return told == len(found()) > 0 and all(read_json(f).get("ready") for f in found())
+
+        until(quiet)
+        return [path.stem for path in found()]
 
     def aim(self, step: str, phase: str, when: str, action: str) -> None:
         fault = {"step": step, "phase": phase, "when": when, "action": action}
@@ -252,7 +282,9 @@ class Lab:
             files += glob(place + "*")
         files += glob(f"{self.node.lab.dir}/dans/*")
         there = {path for path in files if os.path.exists(path)}
-        return self.node.contents() | pod_contents(self.node, self.pod) | there
+        kits = self.kits() if self.way.prepared else []
+        found = {what for what in self.node.contents() if not any(kit in what for kit in kits)}
+        return frozenset(found | pod_contents(self.node, self.pod) | there)
 
     def remains(self) -> list[str]:
         """What is there too much, or no longer there though it is not ours."""
@@ -290,22 +322,6 @@ def pod_contents(node: Node, pod: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def wait_for_orphans(name: str) -> None:
-    """An IPAM plugin outlives a killed vmlinkd for a moment, and may still write its address."""
-    until(lambda: not running(name))
-
-
-def running(name: str) -> bool:
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            state = comm.with_name("stat").read_text().rsplit(") ", 1)[1][0]
-            if comm.read_text().strip() == name[:15] and state != "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
-
-
 @contextmanager
 def prepared(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
     """With all that a way needs; no vmlinkd runs yet."""
@@ -313,6 +329,8 @@ def prepared(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
         if node.switch:
             node.switch.add_bridge("br0")
             node.run("ip link set br0 up".split())
+        if way.prepared:
+            node.settings.write_text("pools: {net: {tap: {size: 1}}}\n")
         if "master" in way.conf:
             node.run(["ip", "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0"])
         (node.lab.dir / EXECUTED).symlink_to(PLUGINS / "host-local")
@@ -330,17 +348,6 @@ def opened(node: FaultyNode, way: Way) -> Iterator[Lab]:
         lab.close()
 
 
-def threads(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/task").iterdir()))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 @contextmanager
 def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[str], None]]]:
     """An ADD that stands still after a step, until the end of the block or the next such step."""
@@ -350,14 +357,14 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         stack.callback(path.unlink)
         gate.listen()
         gate.settimeout(20)
-        lab.aim(step, "do", "after", "hold")
+        lab.aim(step, lab.way.phase(step), "after", "hold")
         client = begin(lab)
         waiting = gate.accept()[0]
         lab.mend()
 
         def go_on_to(next_step: str) -> None:
             nonlocal waiting
-            lab.aim(next_step, "do", "after", "hold")
+            lab.aim(next_step, lab.way.phase(next_step), "after", "hold")
             with waiting:
                 waiting.sendall(b"+")
             waiting = gate.accept()[0]
@@ -382,6 +389,8 @@ def begin(lab: Lab) -> subprocess.Popen[bytes]:
         "VMLINK_SOCKET": str(lab.node.socket),
     }
     pipe = subprocess.PIPE
+    if lab.way.prepared:
+        lab.kits()
     client = subprocess.Popen([CLIENT], env=env, stdin=pipe, stdout=subprocess.DEVNULL)
     assert client.stdin
     with client.stdin:

@@ -12,6 +12,7 @@ from functools import cache
 import pytest
 from faultlab import (
     EXECUTED,
+    KEY,
     WAYS,
     FaultyNode,
     Lab,
@@ -20,9 +21,8 @@ from faultlab import (
     held,
     opened,
     prepared,
-    threads,
-    until,
 )
+from waits import threads, until
 
 from bench import switch
 from bench.node import Node
@@ -52,6 +52,12 @@ def way(request: pytest.FixtureRequest) -> Way:
     if way.switch and (reason := switch.missing(dpdk=way.switch == "dpdk")):
         pytest.skip(reason)
     return way
+
+
+@pytest.fixture
+def switched() -> None:
+    if reason := switch.missing():
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +101,11 @@ def test_every_step_and_mode_is_there() -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_error_in_add(lab: Lab, when: str) -> None:
     for step in lab.way.steps:
-        lab.aim(step, "do", when, "error")
+        lab.aim(step, lab.way.phase(step), when, "error")
         answer = lab.call("ADD")
         lab.mend()
         assert (answer.code, answer.out["code"]) == (100, 100)
-        assert f"injected {when} {step}.do" in answer.out["msg"]
+        assert f"injected {when} {step}.{lab.way.phase(step)}" in answer.out["msg"]
         lab.note(step)
         lab.call("ADD").expect()
         lab.call("DEL").expect()
@@ -110,7 +116,7 @@ def test_error_in_add(lab: Lab, when: str) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_kill_in_add(lab: Lab, when: str) -> None:
     for step in lab.way.steps:
-        lab.aim(step, "do", when, "kill")
+        lab.aim(step, lab.way.phase(step), when, "kill")
         assert lab.call("ADD").code == 11
         lab.died()
         lab.node.start()
@@ -182,6 +188,43 @@ def test_kill_in_del(lab: Lab) -> None:
         lab.call("DEL").expect()
         lab.note(step)
     assert not lab.leaks
+
+
+POOLED = next(way for way in WAYS if way.prepared)
+
+
+def test_kill_while_kits_are_made(zygote: Zygote, switched: None) -> None:
+    with prepared(zygote, POOLED) as node, opened(node, POOLED) as lab:
+        for step in POOLED.prepared:
+            lab.kits()
+            lab.aim(step, "do", "after", "kill")
+            assert lab.node.call("ADD", POOLED.stdin(node), KEY.container_id, lab.pod).code == 0
+            lab.died()
+            lab.node.start()
+            lab.call("DEL").expect()
+            lab.note(step)
+        assert not lab.leaks
+
+
+def test_what_goes_wrong_as_a_kit_goes_back(zygote: Zygote, switched: None) -> None:
+    with prepared(zygote, POOLED) as node:
+        node.settings.write_text("pools: {net: {tap: {size: 2, refill_below: 1}}}\n")
+        with opened(node, POOLED) as lab:
+            for step in POOLED.prepared:
+                for when in ("before", "after"):
+                    lab.call("ADD").expect()
+                    lab.aim(step, "renew", when, "error")
+                    lab.call("DEL").expect()
+                    lab.mend()
+                    lab.note(f"{step}.renew, error {when}")
+                lab.call("ADD").expect()
+                lab.aim(step, "renew", "after", "kill")
+                assert lab.call("DEL").code == 11
+                lab.died()
+                lab.node.start()
+                lab.call("DEL").expect()
+                lab.note(f"{step}.renew, killed")
+            assert not lab.leaks
 
 
 def test_gc_goes_on_past_errors(zygote: Zygote) -> None:

@@ -1,8 +1,10 @@
 """The netlink layer against the kernel, in namespaces of our own."""
 
 import errno
+import fcntl
 import os
 import socket
+import struct
 import threading
 
 import pytest
@@ -10,7 +12,7 @@ from nslib import namespaces
 
 from cni import rtmsg, tcmsg, tuntap
 from cni.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
-from cni.rtdecode import QdiscInfo
+from cni.rtdecode import QdiscInfo, TapInfo
 
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -369,6 +371,48 @@ def test_a_tap_has_one_opener(pod):
             assert len(os.listdir("/proc/self/fd")) == before
         finally:
             os.close(fd)
+
+
+def test_who_has_queues_of_a_tap(pod):
+    """Also of a queue that is detached, and could be attached again by who has it."""
+    ns, netlink = pod
+    with ns.entered():
+        tuntap.create_tap("tap0", queues=2, owner=1234)
+        assert netlink.link("tap0").tap == TapInfo(1234, None, True, 0)
+        first, second = tuntap.open_tap("tap0", 2)
+        try:
+            assert netlink.link("tap0").tap.queues == 2
+            detach = tuntap.IFREQ.pack(b"", 0x0400)  # IFF_DETACH_QUEUE
+            fcntl.ioctl(second, 0x400454D9, detach)  # TUNSETQUEUE
+            assert netlink.link("tap0").tap.queues == 2
+        finally:
+            os.close(first)
+            os.close(second)
+        assert netlink.link("tap0").tap == TapInfo(1234, None, True, 0)
+    assert netlink.link("lo").tap is None
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_a_tap_is_reset(pod, queues):
+    ns, netlink = pod
+    with ns.entered():
+        tuntap.create_tap("tap0", queues=queues)
+        (fd,) = tuntap.open_tap("tap0", queues, most=1)
+        fcntl.ioctl(fd, tuntap.TUNSETVNETHDRSZ, struct.pack("=i", 12))
+        fcntl.ioctl(fd, tuntap.TUNSETTXFILTER, struct.pack("=HH6s", 0, 1, bytes(6)))
+        if queues == 1:
+            with pytest.raises(Busy):
+                tuntap.reset_tap("tap0")
+        os.close(fd)
+        tuntap.reset_tap("tap0", queues)
+        (fd,) = tuntap.open_tap("tap0", queues, most=1)
+        size = bytearray(4)
+        fcntl.ioctl(fd, 0x800454D7, size)  # TUNGETVNETHDRSZ
+        os.close(fd)
+        assert struct.unpack("=i", size) == (10,)
+        assert netlink.link("tap0").tap == TapInfo(None, None, True, 0)
+        with pytest.raises(NotFound):
+            tuntap.reset_tap("nowhere")
 
 
 def test_layouts():

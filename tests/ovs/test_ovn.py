@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from bench.ovn import BRIDGE, Ovn
 from cni.ovs.database import Database
 from cni.ovs.ports import Add, Bind, Port, Remove
 from cni.settings import Ovs
+from cni.state import read_json
 from cni.types import AttachmentKey
 
 SECONDS = 20
@@ -182,6 +184,31 @@ def test_what_ovn_wrote_about_a_former_port_is_not_believed(
     assert (found["iface-id"], found["vmlink-container"]) == ("p2.shop", "c1")
     database.submit(Remove("test", pod)).wait(SECONDS, "late")
     node.switch.vsctl("set", "Open_vSwitch", ".", "external_ids:test=1")  # p0's link is gone
+
+
+def test_a_kit_of_the_pool_is_a_logical_port_once_it_is_bound(fragile: Ovn) -> None:
+    (node,) = fragile.nodes
+    settings, pod = node.lab.dir / "vmlinkd.yaml", node.pod()
+    settings.write_text("pools: {net: {tap: {size: 1}}}\n")
+    node.stop()
+    node.start((str(BIN / "vmlinkd"), "--config", str(settings)))
+    call(node, "STATUS", "p1.shop", None).expect()
+    directory, end = node.run_dir / "pool" / "net@tap", time.monotonic() + SECONDS
+    for name in ("p1.shop", "p2.shop", "p1.shop"):
+        while read_json(directory / "pool.json").get("ready") != 1 or not list(kits(directory)):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (kit,) = kits(directory)
+        assert not {"iface-id", "ovn-installed", "attached-mac"} & set(ids(node, f"vlt{kit}"))
+        with attached(node, name, pod):
+            found = ids(node, f"vlt{kit}")
+            assert (found["iface-id"], found["ovn-installed"]) == (name, "true")
+            assert fragile.claimed(name) == fragile.chassis(0)
+    node.lab.drop(pod)
+
+
+def kits(directory: Path) -> Iterator[str]:
+    return (path.stem for path in directory.glob("*.json") if path.name != "pool.json")
 
 
 @contextmanager

@@ -9,9 +9,9 @@ NETNS = "/run/netns/x"
 REQUEST, CREATE_EXCL = 0x1, 0x601  # flags of a netlink message
 
 
-def context(facts=None, given=None, seconds=60, gone=lambda: False):
+def context(facts=None, given=None, seconds=60, gone=lambda: False, key=KEY):
     made = Context(
-        key=KEY,
+        key=key,
         node=Node(None, None, None, None),
         host_netlink=None,
         pod=None,

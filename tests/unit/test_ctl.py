@@ -119,6 +119,20 @@ def test_an_empty_node_is_no_error(tmp_path, capsys, directory):
     assert json.loads(capsys.readouterr().out) == []
 
 
+def test_pools(call, run_dir):
+    directory = run_dir / "pool" / "net@tap"
+    directory.mkdir(parents=True)
+    numbers = ("size", "refill_below", "ready", "made", "given", "returned", "thrown_away")
+    pool = {"network": "net", "mode": "tap", **dict.fromkeys(numbers, 0), "error": "no bridge"}
+    (directory / "pool.json").write_text(json.dumps({**pool, "conf": {"name": "net"}}))
+    assert json.loads(call("pool", "--json")[1]) == [pool]
+    head, line = call("pool")[1].splitlines()
+    assert head.split() == [name.upper() for name in pool]
+    assert line.split() == ["net", "tap", *"0000000", "no", "bridge"]
+    (directory / "pool.json").write_text("{")
+    assert call("pool")[1].splitlines() == [" ".join(head.split()).replace(" ", "  ")]
+
+
 def test_show_for_programs(call):
     shown = json.loads(call("show", "c1", "--json")[1])
     assert [s["ifname"] for s in shown] == ["eth0", "eth1"]

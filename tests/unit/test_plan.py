@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from cni import plan
 from cni.errors import CheckFailed, ClientGone, DeadlineExceeded
 from cni.modes import MODES, bridge, steps
 from cni.plan import Plan, Step
+from cni.types import AttachmentKey
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Noted(Step):
     def undo(self, cx):
         self._note(cx, "undo")
 
+    def bind(self, cx):
+        self._note(cx, "bind")
+
     def check(self, cx):
         self._note(cx, "check")
 
@@ -41,13 +46,17 @@ class NotedFirst(Noted):
     background: ClassVar[bool] = True
 
 
+def of(*bind, prepare=()):
+    return Plan(tuple(prepare), bind)
+
+
 def notes(cx):
     return [n.replace(" ", "") for n in cx.facts.get("notes", [])]
 
 
 def test_apply_does_in_order_and_returns_what_commit_returns():
     cx = context()
-    assert plan.apply([Noted("1"), Noted("2")], cx, lambda: notes(cx)) == ["do1", "do2"]
+    assert plan.apply(of(Noted("1"), Noted("2")), cx, lambda: notes(cx)) == ["do1", "do2"]
     assert cx.clean
     assert set(cx.timings) == {"Noted.do"}
 
@@ -71,7 +80,7 @@ def test_a_failure_undoes_what_was_begun(one, two, commit, told, done, clean):
             raise KeyError(commit)
 
     with pytest.raises(KeyError) as error:
-        plan.apply([Noted("1", one), Noted("2", two)], cx, fail)
+        plan.apply(of(Noted("1", one), Noted("2", two)), cx, fail)
     assert error.value.args == (told,)
     assert notes(cx) == done.split()
     assert cx.clean is clean
@@ -86,7 +95,7 @@ class Interrupted(Noted):
 def test_an_interrupt_undoes_too():
     cx = context()
     with pytest.raises(KeyboardInterrupt):
-        plan.apply([Noted("1"), Interrupted("2")], cx, lambda: None)
+        plan.apply(of(Noted("1"), Interrupted("2")), cx, lambda: None)
     assert notes(cx) == ["do1", "undo2", "undo1"]
 
 
@@ -94,7 +103,7 @@ def test_an_interrupt_undoes_too():
 def test_a_caller_who_hangs_up_is_undone_whenever_that_is(after):
     cx = context(gone=lambda: len(notes(cx)) >= after)
     with pytest.raises(ClientGone):
-        plan.apply([Noted("1"), Noted("2")], cx, lambda: pytest.fail("committed"))
+        plan.apply(of(Noted("1"), Noted("2")), cx, lambda: pytest.fail("committed"))
     done = [f"do{n}" for n in range(1, after + 1)]
     assert notes(cx) == done + [f"un{d}" for d in reversed(done)]
 
@@ -102,7 +111,7 @@ def test_a_caller_who_hangs_up_is_undone_whenever_that_is(after):
 def test_undoing_has_time_of_its_own():
     cx = context(seconds=0)
     with pytest.raises(DeadlineExceeded):
-        plan.apply([Noted("1")], cx, lambda: None)
+        plan.apply(of(Noted("1")), cx, lambda: None)
     assert cx.cancel.remaining() > 1
     assert cx.clean
 
@@ -112,7 +121,7 @@ def test_undoing_has_time_of_its_own():
 )
 def test_revert_tries_every_undo_and_tells_the_first_error(fails, told):
     cx = context()
-    made = [Noted(n, "undo" if n in fails else "") for n in "123"]
+    made = of(*(Noted(n, "undo" if n in fails else "") for n in "123"))
     if told:
         with pytest.raises(KeyError) as error:
             plan.revert(made, cx)
@@ -120,6 +129,37 @@ def test_revert_tries_every_undo_and_tells_the_first_error(fails, told):
     else:
         plan.revert(made, cx)
     assert notes(cx) == ["undo3", "undo2", "undo1"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "done"),
+    [
+        ("", "do1 bind2 bind3 do4"),
+        ("bind", "do1 bind2 undo3 undo2 undo1"),
+    ],
+)
+def test_what_a_pool_has_prepared_is_bound_and_goes_with_a_failure(fails, done):
+    cx = context(key=AttachmentKey("c1", "eth0", "0123456789ab"))
+    made = of(NotedFirst("1"), Noted("4"), prepare=(Noted("2", fails), Noted("3")))
+    with nullcontext() if not fails else pytest.raises(KeyError):
+        plan.apply(made, cx, lambda: None)
+    assert notes(cx) == done.split()
+
+
+@pytest.mark.parametrize(
+    ("kept", "fails", "done"),
+    [
+        (True, "", "undo4 undo1"),
+        (False, "", "undo4 undo3 undo2 undo1"),
+        (True, "undo", "undo4 undo3 undo2 undo1"),
+    ],
+)
+def test_what_is_prepared_is_kept_once_the_pods_part_is_undone(kept, fails, done):
+    cx = context()
+    made = of(NotedFirst("1"), Noted("4", fails), prepare=(Noted("2"), Noted("3")))
+    with nullcontext() if not fails else pytest.raises(KeyError):
+        plan.revert(made, cx, lambda: kept)
+    assert notes(cx) == done.split()
 
 
 def test_verify_stops_at_the_first_difference():
@@ -185,7 +225,9 @@ def real(name):
 @pytest.mark.parametrize("name", PLANS)
 def test_real_plans_survive_json(name):
     made = real(name)
-    assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
+    again = Plan.from_json(json.loads(json.dumps(made.to_json())))
+    assert again == made
+    assert again.to_json() == made.to_json()
 
 
 def test_those_plans_hold_every_kind_of_step_and_every_mode():
@@ -219,7 +261,23 @@ def test_prepare_needs_no_address():
     made = real("tc, all")
     assert steps.Addresses() in made.bind
     assert made.steps[0] == steps.Addresses()
-    assert {type(s) for s in made.prepare} == {bridge.Bridge, bridge.Veth, steps.Tap}
+    assert {type(s) for s in made.prepare} == {bridge.Bridge}
+
+
+@pytest.mark.parametrize("mode", ["tap", "vhostuser"])
+def test_what_a_pod_decides_alone_does_not_tell_kits_apart(mode):
+    def prepare(key, **change):
+        conf = netconf(**{**OVS, "mode": mode, **change})
+        return MODES[mode].plan(key, conf).prepare
+
+    made = prepare(AttachmentKey.of_kit("0123456789ab"))
+    key = AttachmentKey("c2", "eth1", "0123456789ab")
+    ingress = {k: v for k, v in LIMIT["bandwidth"].items() if k.startswith("ingress")}
+    ids = {**OVS["ovs"], "external_ids": {"iface-id": "x"}}
+    assert prepare(key, mac="02:00:00:00:00:99", bandwidth=ingress, ovs=ids) == made
+    assert prepare(key, mtu=1280) != made
+    assert prepare(key, ovs={**ids, "vlan": 7}) != made
+    assert prepare(AttachmentKey("c2", "eth1", "0123456789ac")) != made
 
 
 def test_a_union_has_each_step_once():

@@ -8,7 +8,7 @@ import yaml
 
 from cni import settings
 from cni.errors import BadConfig
-from cni.settings import KubeOvnSocket, Kubernetes, Ovs, Settings
+from cni.settings import KubeOvnSocket, Kubernetes, Ovs, PoolSize, Settings
 
 NUMBER = "(workers|deadline): expected a number"
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"
@@ -136,6 +136,45 @@ def test_a_cluster_with_kube_ovn(load, tmp_path):
     ],
 )
 def test_a_wrong_cluster_is_named(load, text, message):
+    with pytest.raises(BadConfig, match=message):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pools: {net: {tap: {size: 8}}}", {"net": {"tap": PoolSize(8, 4)}}),
+        (
+            "pools: {net: {tap: {size: 9, refill_below: 9}, vhostuser: {size: 1}}}",
+            {"net": {"tap": PoolSize(9, 9), "vhostuser": PoolSize(1, 1)}},
+        ),
+    ],
+)
+def test_pools(load, text, expected):
+    assert load(text).pools == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("pools: 5", "pools: expected keys and values"),
+        ("pools: {net: 5}", "pools.net: expected keys and values"),
+        ("pools: {a/b: {tap: {size: 1}}}", "pools.a/b: 'a/b' must start with"),
+        ("pools: {net: {tap: }}", "pools.net.tap: expected keys and values"),
+        ("pools: {net: {tap: {}}}", "pools.net.tap.size: required"),
+        ("pools: {net: {tap: {size: 0}}}", "pools.net.tap.size: expected a number from 1 to 1024"),
+        (
+            "pools: {net: {tap: {size: 4, refill_below: 5}}}",
+            "pools.net.tap.refill_below: expected a number from 1 to 4",
+        ),
+        ("pools: {net: {tap: {count: 4}}}", "pools.net.tap.count: unknown key; known are size"),
+        *(
+            (f"pools: {{net: {{{m}: {{size: 4}}}}}}", f"pools.net.{m}: a pool is of mode tap or vh")
+            for m in ("veth", "tc", "macvtap", "x")
+        ),
+    ],
+)
+def test_a_wrong_pool_is_named(load, text, message):
     with pytest.raises(BadConfig, match=message):
         load(text)
 
