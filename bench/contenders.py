@@ -188,17 +188,19 @@ class Idle:
         """Nothing was made."""
 
 
-def vmlink(way: Way, node: Node, subnet: int, stack: ExitStack) -> Plugin:
-    """vmlink on the way's uplink, with addresses of 10.`subnet`.0.0/16."""
-    name = f"bench-{way.name}"
+def vmlink(way: Way, node: Node, subnet: int, stack: ExitStack, variant: str = "") -> Plugin:
+    """vmlink on the way's uplink, with addresses of 10.`subnet`.0.0/16. A `variant` has a name and
+    a network of its own."""
+    called = "-".join(filter(None, (way.name, variant)))
+    name = f"bench-{called}"
     if way.uplink == "chained":
         ptp = debian("ptp", node, subnet)
         first = Plugin(name, "peer", node, ptp.path, {**ptp.conf, "name": name})
         conf = {"cniVersion": "1.0.0", "type": "vmlink", "mode": way.mode}
-        return Plugin(way.name, "vmlink", node, CLIENT, conf | {"name": name}, first)
+        return Plugin(called, "vmlink", node, CLIENT, conf | {"name": name}, first)
     made = network(way, node, way.name, node.path, stack)
     conf = made.conf | {"name": name, "ipam": _addresses(node, subnet)}
-    return Plugin(way.name, "vmlink", node, CLIENT, conf)
+    return Plugin(called, "vmlink", node, CLIENT, conf)
 
 
 def debian(kind: str, node: Node, subnet: int) -> Plugin:

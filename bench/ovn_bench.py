@@ -1,11 +1,13 @@
 """ADD of a logical port of OVN beside what OVN alone needs for the same row.
 
 The row alone is committed by a client of its own on a tap that is there: from the commit to
-`ovn-installed`. Both take turns in one run, each when OVN has nothing else to do.
+`ovn-installed`. All take turns in one run, each when OVN has nothing else to do. What comes from
+the pool is on a node of its own, as kits are ports that a switch has to walk through.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from bench import ovn as ovns
-from bench.node import Node
+from bench.node import BIN, Node
 from bench.ovn import BRIDGE, Ovn
 from bench.results import Options, Results, Series, Task
 from cni import rtmsg, tuntap
@@ -27,7 +29,8 @@ from cni.types import AttachmentKey
 BURST = 50
 PRESENT = (0, 100)  # other pods of the node; a kubelet's default limit is 110
 CALLERS = 16  # processes that fill the node at the same time
-_OURS, _ALONE = "tap on OVN", "the row alone on OVN"
+OURS = ("tap on OVN", "tap on OVN, from the pool")  # by node
+ALONE = "the row alone on OVN"
 _OWNER = "bench"
 _SECONDS = 30.0
 _GROUP = 77  # IFLA_GROUP: the taps go by one request
@@ -37,7 +40,7 @@ def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
     """`stack` gives back what they make. Run them in one thread: daemons end with theirs."""
     if reason := ovns.missing():
         at = {"parallel": 1}
-        results.add(Series("attach", "add", "ms", _OURS, "vmlink", at, note=reason))
+        results.add(Series("attach", "add", "ms", OURS[0], "vmlink", at, note=reason))
         return []
     bench = OnOvn(results, stack)
     alone = options.rounds or (12 if options.quick else 60)
@@ -53,7 +56,7 @@ def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
 
 
 class OnOvn:
-    """One node with a logical port for each pod of a burst."""
+    """Two nodes, one with a pool, and a logical port for each pod of a burst."""
 
     def __init__(self, results: Results, stack: ExitStack) -> None:
         self._results = results
@@ -64,10 +67,14 @@ class OnOvn:
         self._stack.close()
 
     def fill(self, present: int) -> None:
-        """Attach pods until there are so many, numbered after those of a burst."""
-        numbers = range(BURST + self._present, BURST + present)
-        with ThreadPoolExecutor(CALLERS) as callers:
-            list(callers.map(partial(self._call, "ADD", pod=self._pod), numbers))
+        """Attach pods until each node has so many, numbered after those of a burst."""
+        for node in (0, 1):
+            for verb in ("ADD", "DEL"):  # which tells the pool its network
+                self._call(node, verb, 0)
+            first = BURST + node * PRESENT[-1]
+            numbers = range(first + self._present, first + present)
+            with ThreadPoolExecutor(CALLERS) as callers:
+                list(callers.map(partial(self._call, node, "ADD"), numbers))
         self._present = present
         self._round(1, Results(), "add")  # caches, first uses
 
@@ -80,22 +87,27 @@ class OnOvn:
             self._round(BURST, self._results, "burst_add")
 
     def _round(self, count: int, results: Results, metric: str) -> None:
-        """Milliseconds until the last of so many is installed, for both."""
+        """Milliseconds until the last of so many is installed."""
         at = {"parallel": count, "present": self._present}
-        ours = Series("attach", metric, "ms", _OURS, "vmlink", at)
-        results.add(ours, self._attach(count))
+        for node, name in enumerate(OURS):
+            ours = Series("attach", metric, "ms", name, "vmlink", at)
+            results.add(ours, self._attach(node, count))
         metric = "installed" if metric == "add" else metric
-        results.add(Series("attach", metric, "ms", _ALONE, "floor", at), self._commit(count))
+        results.add(Series("attach", metric, "ms", ALONE, "floor", at), self._commit(count))
 
     @cached_property
     def _ovn(self) -> Ovn:
-        made = self._stack.enter_context(Ovn(("userspace",)))
-        made.add_switch("bench", {f"p{n}.bench": _mac(n) for n in range(BURST + PRESENT[-1])})
+        made = self._stack.enter_context(Ovn())
+        made.add_switch("bench", {f"p{n}.bench": _mac(n) for n in range(BURST + 2 * PRESENT[-1])})
         made.nodes[0].start()
+        settings = made.dir / "vmlinkd.yaml"
+        settings.write_text(f"pools: {{ovn: {{tap: {{size: {BURST}, refill_below: {BURST}}}}}}}\n")
+        made.nodes[1].start((str(BIN / "vmlinkd"), "--config", str(settings)))
         return made
 
     @property
     def _node(self) -> Node:
+        """Where rows are committed alone."""
         return self._ovn.nodes[0]
 
     @cached_property
@@ -107,29 +119,33 @@ class OnOvn:
         return database
 
     @cached_property
-    def _pod(self) -> Path:
-        return self._node.pod("ovn")
+    def _pods(self) -> list[Path]:
+        return [node.pod("ovn") for node in self._ovn.nodes]
 
     def _settle(self) -> None:
-        """OVN and the switch have done what the call before left to do."""
+        """OVN, the switches and the pool have done what the call before left to do."""
+        ctl = self._ovn.nodes[1].ctl("pool", "--json")
+        while (told := json.loads(self._node.run(ctl).stdout)) and told[0]["ready"] < BURST:
+            time.sleep(0.01)
         self._ovn.nbctl("--wait=hv", "sync")
 
-    def _attach(self, count: int) -> float:
-        pod, numbers = self._pod, range(count)
+    def _attach(self, node: int, count: int) -> float:
+        numbers = range(count)
         self._settle()
         with ThreadPoolExecutor(count) as callers:
             start = time.perf_counter()
-            each = list(callers.map(lambda n: self._call("ADD", n, pod), numbers))
+            each = list(callers.map(partial(self._call, node, "ADD"), numbers))
             wall = (time.perf_counter() - start) * 1000
-            list(callers.map(lambda n: self._call("DEL", n, pod), numbers))
+            list(callers.map(partial(self._call, node, "DEL"), numbers))
         return wall if count > 1 else each[0]
 
-    def _call(self, verb: str, number: int, pod: Path) -> float:
+    def _call(self, node: int, verb: str, number: int) -> float:
         conf = {"cniVersion": "1.0.0", "name": "ovn", "type": "vmlink", "mode": "tap"}
         ovs = {"bridge": BRIDGE, "ovn": True}
         args = f"K8S_POD_NAME=p{number};K8S_POD_NAMESPACE=bench"
         whole = {**conf, "mac": _mac(number), "ovs": ovs}
-        answer = self._node.call(verb, whole, f"c{number}", pod, CNI_ARGS=args)
+        made, pod = self._ovn.nodes[node], self._pods[node]
+        answer = made.call(verb, whole, f"c{number}", pod, CNI_ARGS=args)
         answer.expect()
         return answer.ms
 
@@ -165,4 +181,4 @@ class OnOvn:
 
 
 def _mac(number: int) -> str:
-    return f"02:00:00:00:01:{number:02x}"
+    return f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
