@@ -29,8 +29,8 @@ from cni.types import AttachmentKey
 BURST = 50
 PRESENT = (0, 100)  # other pods of the node; a kubelet's default limit is 110
 CALLERS = 16  # processes that fill the node at the same time
-OURS = ("tap on OVN", "tap on OVN, from the pool")  # by node
-ALONE = "the row alone on OVN"
+OURS = ("tap-ovn", "tap-ovn-pool")  # by node
+ALONE = "OVN alone"
 _OWNER = "bench"
 _SECONDS = 30.0
 _GROUP = 77  # IFLA_GROUP: the taps go by one request
@@ -39,7 +39,7 @@ _GROUP = 77  # IFLA_GROUP: the taps go by one request
 def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
     """`stack` gives back what they make. Run them in one thread: daemons end with theirs."""
     if reason := ovns.missing():
-        at = {"parallel": 1}
+        at: dict[str, int | str] = {"switch": "ovn", "parallel": 1}
         results.add(Series("attach", "add", "ms", OURS[0], "vmlink", at, note=reason))
         return []
     bench = OnOvn(results, stack)
@@ -88,11 +88,11 @@ class OnOvn:
 
     def _round(self, count: int, results: Results, metric: str) -> None:
         """Milliseconds until the last of so many is installed."""
-        at = {"parallel": count, "present": self._present}
+        at: dict[str, int | str] = {"switch": "ovn", "parallel": count}
+        at["present"] = self._present
         for node, name in enumerate(OURS):
             ours = Series("attach", metric, "ms", name, "vmlink", at)
             results.add(ours, self._attach(node, count))
-        metric = "installed" if metric == "add" else metric
         results.add(Series("attach", metric, "ms", ALONE, "floor", at), self._commit(count))
 
     @cached_property

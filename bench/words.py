@@ -46,6 +46,7 @@ _MODES = {
 _UPLINKS = {
     "linux": "Linux bridge",
     "ovs": "Open vSwitch",
+    "ovn": "Open vSwitch, a logical port of OVN",
     "master": "a NIC",
     "chained": "the interface that another plugin made",
 }
@@ -53,6 +54,13 @@ _ENGINES = {
     "tcx": "redirected by a program at tcx",
     "cls-bpf": "redirected by the same program at the classifier",
     "mirred": "redirected by the action mirred",
+    "pool": "the port is made ahead, in a pool",
+}
+_SWITCHES = {
+    "linux": "Linux",
+    "ovs": "Open vSwitch",
+    "ovn": "OVN",
+    "dpdk": "beside the poller of OVS-DPDK",
 }
 _OTHERS = {
     "bridge": "the CNI plugin bridge: veth and Linux bridge, nothing for a VM",
@@ -60,6 +68,7 @@ _OTHERS = {
     "ovs-vsctl": "adds a port that is made beforehand, and waits for the switch",
     "ovs-vsctl, one by one": "the same, each after the other as a script does it",
     "ovs-vsctl vhost-user": "adds the same port, and waits for the switch",
+    "OVN alone": "the same port's row, from its commit until OVN has installed it",
     "kernel alone": "the kernel's own time for the same work of tc on a Linux bridge",
     "bridge-tap-linux": "veth, Linux bridge in the pod, tap; on a Linux bridge",
     "bridge-tap-ovs": "veth, Linux bridge in the pod, tap; on Open vSwitch",
@@ -101,8 +110,8 @@ def _condition(key: str, value: int | str) -> str:
             return "guest and guest"
         case "path", "veth-veth":
             return "without a guest"
-        case "switch", "dpdk":
-            return "beside the poller of OVS-DPDK"
+        case "switch", _:
+            return _SWITCHES.get(str(value), str(value))
         case "direction", "in" | "out":
             return f"TCP {value}"
         case "verb", _:
