@@ -10,7 +10,6 @@ that is taken, and a file is read again before it is removed.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import struct
@@ -20,6 +19,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 
+from cni import files
 from cni.errors import IOFailure
 from cni.hostlocal_config import Address
 from cni.types import AttachmentKey
@@ -28,6 +28,7 @@ _TEMPORARY = ".vmlink"
 _STORES = 32  # each costs an inotify instance, of which a user has 128
 # Of a directory only: written and closed, moved out, moved in, made, deleted.
 _IN_EVENTS = 0x01000000 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200
+_EVENTS, _EVENT = 65536, 16 + 256  # what is read at once, and the largest
 _IN_LOST = 0x2000 | 0x4000 | 0x8000  # unmounted, overflow, watch gone
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -98,7 +99,7 @@ class Store:
         # Left by a crash it may be a link of a reservation: never open that for writing.
         with suppress(FileNotFoundError):
             os.unlink(temporary)
-        _write(temporary, owner, os.O_EXCL)
+        files.write(temporary, owner, os.O_EXCL, 0o644)
         try:
             os.link(temporary, self.path(name))
         except FileExistsError:
@@ -109,7 +110,7 @@ class Store:
         self._note(name, address, owner)
         try:
             # No O_TRUNC: ext4 writes a file out when it is closed after having been emptied.
-            _write(self.path(f"last_reserved_ip.{number}"), name.encode())
+            files.write(self.path(f"last_reserved_ip.{number}"), name.encode(), 0, 0o644)
         except OSError:
             self.release(name)
             raise
@@ -117,8 +118,7 @@ class Store:
 
     def last(self, number: int) -> Address | None:
         try:
-            with open(self.path(f"last_reserved_ip.{number}"), encoding="ascii") as file:
-                return ip_address(file.read())
+            return ip_address(files.read(self.path(f"last_reserved_ip.{number}")).decode("ascii"))
         except (FileNotFoundError, ValueError):
             return None
 
@@ -149,15 +149,11 @@ class Store:
         self._drop(name, address)
         try:
             # A FIFO must not hang us.
-            fd = os.open(self.path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            self._note(name, address, files.read(self.path(name), os.O_NONBLOCK).strip())
         except FileNotFoundError:
             return
-        try:
-            self._note(name, address, os.read(fd, 4096).strip())
         except IsADirectoryError:
             self._note(name, address, b"")
-        finally:
-            os.close(fd)
 
     def _note(self, name: str, address: Address, owner: bytes) -> None:
         self.entries[name] = owner
@@ -178,7 +174,7 @@ class Store:
         names: set[str] = set()
         while self.watch >= 0:
             try:
-                data = os.read(self.watch, 65536)
+                data = os.read(self.watch, _EVENTS)
             except BlockingIOError:
                 return names
             offset = 0
@@ -188,6 +184,8 @@ class Store:
                 if mask & _IN_LOST:
                     return None
                 names.add(os.fsdecode(data[offset - length : offset].rstrip(b"\0")))
+            if len(data) < _EVENTS - _EVENT:
+                return names
         return None
 
 
@@ -219,15 +217,6 @@ def locked(directory: str) -> Iterator[Store]:
                     del _stores[directory]
     except OSError as e:
         raise IOFailure(f"host-local store {directory}: {e.strerror}", str(e)) from e
-
-
-def _write(path: str, data: bytes, flag: int = 0) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o644)
-    with open(fd, "wb", buffering=0) as file:
-        if file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if os.fstat(fd).st_size > len(data):
-            file.truncate()
 
 
 def _watch(directory: str) -> int:

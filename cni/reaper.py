@@ -8,6 +8,7 @@ caller listens; both on one socket, where announcements and answers come in one 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno as errnos
 import logging
 import queue
@@ -15,7 +16,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection
 
 from cni.netlink import (
     LARGEST,
@@ -31,11 +33,19 @@ from cni.netlink import (
     refused,
 )
 from cni.netns import Namespace
-from cni.rtmsg import NLM_F_ACK, RTM_DELLINK, Message, del_link
+from cni.rtmsg import NLM_F_ACK, RTM_DELLINK, RTM_NEWLINK, Message, del_link
 
 NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK = 2, 1
 RECEIVE_BUFFER = 1 << 20
-SO_RCVBUFFORCE = 33
+SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_RCVBUFFORCE = 26, 27, 33
+# Classic BPF (linux/filter.h): each link that goes is changed first, and each of these
+# announcements would wake us. What is loaded comes in network order.
+_NO_CHANGES = (
+    (0x28, 0, 0, 4),  # A = nlmsg_type
+    (0x15, 0, 1, socket.htons(RTM_NEWLINK)),  # unless A is this, pass over one
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # take
+)
 
 log = logging.getLogger(__name__)
 
@@ -44,33 +54,40 @@ class Reaper:
     """Make one for a process. `threads` bounds the deletions that are in the kernel at once."""
 
     def __init__(self, threads: int = 8) -> None:
-        self._jobs: queue.SimpleQueue[tuple[_Deletion, bytes] | None] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._waiting: deque[_Job] = deque()
+        # Of each thread its own: getters of one would wake each other for nothing.
+        self._queues: list[_Jobs] = [queue.SimpleQueue() for _ in range(threads)]
+        self._idle = list(self._queues)
         self._threads = [
-            threading.Thread(target=self._work, name=f"vmlink-reaper-{i}", daemon=True)
-            for i in range(threads)
+            threading.Thread(
+                target=self._work, args=(jobs,), name=f"vmlink-reaper-{i}", daemon=True
+            )
+            for i, jobs in enumerate(self._queues)
         ]
         for thread in self._threads:
             thread.start()
 
     def delete(
-        self, ns: Namespace, group: int | None, indexes: Sequence[int], timeout: float
+        self, ns: Namespace, group: int | None, indexes: Collection[int], timeout: float
     ) -> None:
         """Returns when all `indexes` of `ns` are gone and their names free; absent is gone.
 
-        Those in `group` go by one request, which takes every link of that group along; the rest
-        one by one. Raises the kernel's error, or ETIMEDOUT after `timeout` seconds while the
-        deletion goes on.
+        With a `group` one request takes all the links that carry it: `indexes` are those to wait
+        for, and what does not carry it stays. Without, each goes by a request of its own. Raises
+        the kernel's error, or ETIMEDOUT after `timeout` seconds while the deletion goes on.
         """
+        if not indexes:
+            return
         with ns.entered():
             netlink = Netlink(timeout)
-        try:
-            requests = _requests(netlink, group, indexes)
-        except BaseException:
-            netlink.close()
-            raise
+        if group:
+            requests = [(del_link(group=group), {*indexes})]
+        else:
+            requests = [(del_link(index), {index}) for index in indexes]
         deletion = _Deletion(netlink, requests)
         for data in deletion.encoded:
-            self._jobs.put((deletion, data))
+            self._hand_over((deletion, data))
         try:
             deletion.wait(time.monotonic() + timeout)
         except _Overflow:
@@ -78,15 +95,31 @@ class Reaper:
         finally:
             deletion.release()
 
-    def _work(self) -> None:
-        while job := self._jobs.get():
-            deletion, data = job
-            deletion.send(data)
+    def _hand_over(self, job: _Job) -> None:
+        with self._guard:
+            if self._idle:
+                self._idle.pop().put(job)
+            else:
+                self._waiting.append(job)
+
+    def _work(self, jobs: _Jobs) -> None:
+        while job := jobs.get():
+            while job:
+                deletion, data = job
+                deletion.send(data)
+                job = self._next(jobs)
+
+    def _next(self, jobs: _Jobs) -> _Job | None:
+        with self._guard:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._idle.append(jobs)
+            return None
 
     def close(self) -> None:
         """Returns when all that was handed over is done."""
-        for _ in self._threads:
-            self._jobs.put(None)
+        for jobs in self._queues:
+            jobs.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -95,15 +128,10 @@ class _Overflow(Exception):
     """The socket lost messages, perhaps ours."""
 
 
-def _requests(
-    netlink: Netlink, group: int | None, indexes: Sequence[int]
-) -> list[tuple[Message, set[int]]]:
-    """Which request takes which links. A link that is not there has none: no one announces it."""
-    found = [link for link in (netlink.link(index=i) for i in indexes) if link]
-    together = {link.index for link in found if group and link.group == group}
-    alone = [link.index for link in found if link.index not in together]
-    requests = [(del_link(group=group), together)] if together else []
-    return requests + [(del_link(index), {index}) for index in alone]
+def _deafen(sock: socket.socket) -> None:
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *i) for i in _NO_CHANGES))
+    program = struct.pack("@HP", len(_NO_CHANGES), ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 class _Deletion:
@@ -111,7 +139,7 @@ class _Deletion:
 
     def __init__(self, netlink: Netlink, requests: list[tuple[Message, set[int]]]) -> None:
         self._netlink = netlink
-        first = netlink.reserve(len(requests)) if requests else 0
+        first = netlink.reserve(len(requests))
         self._open = {first + i: request for i, request in enumerate(requests)}
         self.encoded = [encode(m, seq, NLM_F_ACK) for seq, (m, _) in self._open.items()]
         self._left = {index for _, group in requests for index in group}
@@ -119,10 +147,10 @@ class _Deletion:
         self._users = 1 + len(requests)
         self._unsent = len(requests)
         self._changed = threading.Condition()
-        if requests:
-            sock = netlink.socket
-            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)
+        sock = netlink.socket
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        _deafen(sock)
+        sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)
 
     def send(self, data: bytes) -> None:
         try:
@@ -179,6 +207,7 @@ class _Deletion:
             if not self._changed.wait_for(lambda: not self._unsent, timeout):
                 raise NetlinkError(errnos.ETIMEDOUT, self._what)
         self._netlink.socket.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK)
+        self._netlink.socket.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         self._netlink.socket.setblocking(False)
         drained = False
         while not drained:
@@ -192,3 +221,7 @@ class _Deletion:
         for index in self._left:
             if self._netlink.link(index=index):
                 raise NetlinkError(errnos.EIO, self._what, f"link {index} is there, answer lost")
+
+
+_Job = tuple[_Deletion, bytes]
+_Jobs = queue.SimpleQueue[_Job | None]

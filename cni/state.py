@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cni import files
 from cni.errors import AttachmentExists, IOFailure
 from cni.types import AttachmentKey
 
@@ -91,8 +92,7 @@ class Store:
 
     def _read(self, path: str) -> Record | None:
         try:
-            with open(path) as f:
-                data = json.loads(f.read())
+            data = json.loads(files.read(path))
             return Record(**{**data, "netns_identity": tuple(data["netns_identity"])})
         except FileNotFoundError:
             return None
@@ -128,6 +128,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: str, data: dict[str, Any], flag: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flag, 0o600)
-    with open(fd, "wb") as f:
-        f.write(json.dumps(data).encode())
+    files.write(path, json.dumps(data).encode(), os.O_NOFOLLOW | flag, 0o600)

@@ -45,6 +45,7 @@ STDIN_MAX = 1 << 20
 ANSWER_MAX = 4 << 20
 QUEUE_MAX = 4096
 TRACING = frozenset({"TRACEPARENT", "TRACESTATE", "BAGGAGE"})
+_USUAL = 4096  # in which most requests fit, and then need one system call
 # The kernel closes what does not fit. socket.recv_fds() would ignore its flags (Python 3.11).
 _RIGHTS_ROOM = socket.CMSG_SPACE(4)
 
@@ -102,17 +103,16 @@ def receive(conn: socket.socket) -> tuple[Frame, int | None]:
     fds: list[int] = []
     try:
         with _translated("the request"):
-            start, rights, _, _ = conn.recvmsg(
-                REQUEST_HEADER.size, _RIGHTS_ROOM, socket.MSG_CMSG_CLOEXEC
-            )
+            start, rights, _, _ = conn.recvmsg(_USUAL, _RIGHTS_ROOM, socket.MSG_CMSG_CLOEXEC)
             fds = _descriptors(rights)
-            header = start + _exactly(conn, REQUEST_HEADER.size - len(start))
-            magic, size = REQUEST_HEADER.unpack(header)
+            start += _exactly(conn, max(REQUEST_HEADER.size - len(start), 0))
+            magic, size = REQUEST_HEADER.unpack_from(start)
             if magic != MAGIC:
                 raise CannotDecode(f"the request begins with {magic!r}, expected {MAGIC!r}")
             if size > ENV_MAX + STDIN_MAX:
                 raise CannotDecode(f"a request of {size} bytes, at most {ENV_MAX + STDIN_MAX}")
-            frame = decode_payload(_exactly(conn, size))
+            payload = start[REQUEST_HEADER.size :][:size]
+            frame = decode_payload(payload + _exactly(conn, size - len(payload)))
         return frame, fds.pop(0) if fds else None
     finally:
         for fd in fds:

@@ -58,24 +58,20 @@ def _has_ipv6() -> bool:
 
 def remove_pod_link(cx: Context, name: str) -> None:
     """Delete a link of ours, and with it, in one request, all that carry its group."""
-    if cx.pod_or_none is None:
+    if cx.pod_or_none is None or not cx.pod_netlink.index(name):
         return
-    link = cx.pod_netlink.link(name)
-    if link is None:
-        return
-    if link.group == cx.key.group:
-        ours = [cx.pod_netlink.link(other) for other in {name, *cx.pod_links}]
-        indexes = [x.index for x in ours if x and x.group == cx.key.group]
-        cx.reaper.delete(cx.pod, cx.key.group, indexes, cx.cancel.remaining())
-    elif name == cx.key.tap_link:
-        cx.reaper.delete(cx.pod, None, [link.index], cx.cancel.remaining())
+    found = (cx.pod_netlink.index(other) for other in {name, *cx.pod_links})
+    together = [index for index in found if index]
+    cx.reaper.delete(cx.pod, cx.key.group, together, cx.cancel.remaining())
+    # A tap has its name before it has its group.
+    if name == cx.key.tap_link and (half := cx.pod_netlink.index(name)):
+        cx.reaper.delete(cx.pod, None, [half], cx.cancel.remaining())
 
 
 def remove_host_links(cx: Context, *names: str) -> None:
     """Delete links of ours in the host's namespace, all at once; absent is done."""
     found = (cx.host_netlink.index(name) for name in names)
-    if indexes := [index for index in found if index]:
-        cx.reaper.delete(cx.host, None, indexes, cx.cancel.remaining())
+    cx.reaper.delete(cx.host, None, [index for index in found if index], cx.cancel.remaining())
 
 
 def socket_path(cx: Context) -> str:

@@ -31,3 +31,25 @@ def test_what_cannot_be_written_leaves_what_was(tmp_path):
     assert os.listdir(tmp_path) == ["f"]
     with pytest.raises(IOFailure, match="No such file"):
         files.replace(tmp_path / "nowhere" / "f", b"new")
+
+
+@pytest.mark.parametrize("size", [0, 5, 1 << 16, (1 << 17) + 1])
+def test_what_is_written_is_read(tmp_path, size):
+    data = os.urandom(size)
+    files.write(f"{tmp_path}/f", data, os.O_EXCL, 0o600)
+    assert files.read(f"{tmp_path}/f") == data
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("flags", [0, os.O_TRUNC])
+def test_nothing_is_left_behind_what_is_written(tmp_path, flags):
+    for data in (b"longer", b"new"):
+        files.write(f"{tmp_path}/f", data, flags, 0o600)
+        assert files.read(f"{tmp_path}/f") == data
+
+
+def test_a_disk_that_is_full_is_an_error_and_no_descriptor_stays():
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="No space left"):
+        files.write("/dev/full", b"data", 0, 0o600)
+    assert os.listdir("/proc/self/fd") == before
