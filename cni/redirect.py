@@ -1,8 +1,8 @@
 """Two links wired together by redirects, both ways, by the best engine that the kernel has.
 
-cls_bpf  a program of four instructions as a filter of an ingress or clsact qdisc
+cls_bpf  a program of four instructions as a filter of a clsact qdisc
 tcx      the same program alone (Linux 6.6); shares a link best with the programs of others
-mirred   the redirect action of such a filter: matchall, or u32 where there is no matchall
+mirred   the redirect action of a clsact filter: matchall, or u32 where there is no matchall
 
 tcx is not the first choice: the kernel waits for an RCU grace period (tcx_entry_sync, about 11 ms)
 in each attach, each detach and each end of a link that has a program, and holds the RTNL lock.
@@ -26,7 +26,6 @@ from cni.netlink import Exists, Netlink, NetlinkError, NotFound, refused
 from cni.netns import CLONE_NEWNET, libc
 from cni.rtdecode import FilterInfo
 from cni.rtmsg import Kind, Message
-from cni.tcmsg import IngressKind
 
 ENGINES = ("cls_bpf", "tcx", "mirred")
 
@@ -69,9 +68,7 @@ def mirred_kind() -> Kind:
     return "u32" if tried(_try_matchall)["matchall"] else "matchall"
 
 
-def attach(
-    engine: str, netlink: Netlink, a_index: int, b_index: int, qdisc: IngressKind = "ingress"
-) -> None:
+def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
     """What comes in on either link leaves by the other. An attach that fails leaves nothing.
 
     Raises Exists if one is redirected by us already, NotFound if one is missing.
@@ -84,7 +81,7 @@ def attach(
             bpf.detach_tcx(a_index)
             raise
     else:
-        _attach_both(engine, netlink, a_index, b_index, qdisc)
+        _attach_both(engine, netlink, a_index, b_index)
 
 
 def _attach_tcx(index: int, to: int) -> None:
@@ -102,7 +99,7 @@ def divert(netlink: Netlink, index: int, to: int) -> None:
     """
     fd = bpf.load_redirect(to, into=True)
     try:
-        _attach_filters("cls_bpf", netlink, {index: partial(_cls_bpf, index, fd)}, "clsact")
+        _attach_filters("cls_bpf", netlink, {index: partial(_cls_bpf, index, fd)})
     finally:
         os.close(fd)
 
@@ -110,7 +107,7 @@ def divert(netlink: Netlink, index: int, to: int) -> None:
 def ignore(index: int) -> list[Message]:
     """The stack of the namespace takes nothing that comes in on a link, a new one of ours."""
     program = _cls_bpf(index, bpf.ignore_program(), IN_OUR_QDISC, name=bpf.IGNORE)
-    return [tcmsg.add_ingress(index), program]
+    return [tcmsg.add_clsact(index), program]
 
 
 def ignores(netlink: Netlink, index: int) -> bool:
@@ -118,7 +115,7 @@ def ignores(netlink: Netlink, index: int) -> bool:
     return ours is not None and ours.name == bpf.IGNORE
 
 
-def _attach_both(engine: str, netlink: Netlink, a: int, b: int, qdisc: IngressKind) -> None:
+def _attach_both(engine: str, netlink: Netlink, a: int, b: int) -> None:
     with ExitStack() as stack:
         filters: dict[int, Filter] = {}
         for index, to in ((a, b), (b, a)):
@@ -127,14 +124,12 @@ def _attach_both(engine: str, netlink: Netlink, a: int, b: int, qdisc: IngressKi
             else:
                 fd = stack.enter_context(bpf.redirect_program(to))
                 filters[index] = partial(_cls_bpf, index, fd)
-        _attach_filters(engine, netlink, filters, qdisc)
+        _attach_filters(engine, netlink, filters)
 
 
-def _attach_filters(
-    engine: str, netlink: Netlink, filters: dict[int, Filter], qdisc: IngressKind
-) -> None:
+def _attach_filters(engine: str, netlink: Netlink, filters: dict[int, Filter]) -> None:
     """A filter on the ingress of each link, whose handle says whether the qdisc is ours."""
-    outcome = netlink.attempt(*(tcmsg.add_ingress(index, qdisc) for index in filters))
+    outcome = netlink.attempt(*(tcmsg.add_clsact(index) for index in filters))
     made = [index for index, error in zip(filters, outcome, strict=True) if error is None]
     try:
         for index, error in zip(filters, outcome, strict=True):
@@ -145,7 +140,7 @@ def _attach_filters(
                 raise error
         _add_filters(engine, netlink, filters, made)
     except BaseException:
-        netlink.attempt(*(tcmsg.del_ingress(index) for index in made))
+        netlink.attempt(*(tcmsg.del_clsact(index) for index in made))
         raise
 
 
@@ -202,16 +197,15 @@ def detach(engine: str, netlink: Netlink, index: int) -> None:
         return
     message = tcmsg.del_filter(index, kind=ours.kind, priority=PRIORITY, handle=ours.handle)
     removed = [message]
-    if ours.handle & 0xFFF == IN_OUR_QDISC and _alone(netlink, index, ours):
-        removed.append(tcmsg.del_ingress(index))
+    if ours.handle & 0xFFF == IN_OUR_QDISC and _alone(netlink, index):
+        removed.append(tcmsg.del_clsact(index))
     for error in netlink.attempt(*removed):
         if error and not isinstance(error, NotFound):
             raise error
 
 
-def _alone(netlink: Netlink, index: int, ours: FilterInfo) -> bool:
-    # An ingress qdisc shows for egress what it has for ingress.
-    return all(x == ours for way in (True, False) for x in netlink.filters(index, ingress=way))
+def _alone(netlink: Netlink, index: int) -> bool:
+    return len(netlink.filters(index)) == 1 and not netlink.filters(index, ingress=False)
 
 
 def check(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
@@ -268,12 +262,12 @@ def tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
 
 
 def _try_matchall(netlink: Netlink) -> dict[str, str]:
-    netlink.batch(tcmsg.add_ingress(1))
+    netlink.batch(tcmsg.add_clsact(1))
     return {"matchall": _why(netlink, _mirred(1, 1, "matchall", IN_OUR_QDISC))}
 
 
 def _try_engines(netlink: Netlink) -> dict[str, str]:
-    if reason := _why(netlink, tcmsg.add_ingress(1)):
+    if reason := _why(netlink, tcmsg.add_clsact(1)):
         return dict.fromkeys(KINDS, reason)
     try:
         fd = bpf.load_redirect(1)

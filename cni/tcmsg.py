@@ -1,4 +1,4 @@
-"""Encoders for the traffic control messages: ingress, the filters that redirect, tbf.
+"""Encoders for the traffic control messages: clsact, the filters that redirect, tbf.
 
 Layouts: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Literal
 
 from cni.rtmsg import (
     ADD,
@@ -23,7 +22,7 @@ from cni.rtmsg import (
 
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
-INGRESS_HANDLE, INGRESS_PARENT = 0xFFFF0000, 0xFFFFFFF1
+CLSACT_HANDLE, CLSACT_PARENT = 0xFFFF0000, 0xFFFFFFF1
 ROOT = 0xFFFFFFFF
 INGRESS, EGRESS = 0xFFFFFFF2, 0xFFFFFFF3
 ETH_P_ALL = 0x0003
@@ -32,26 +31,20 @@ TC_ACT_STOLEN, TCA_EGRESS_REDIR = 4, 1
 TCA_TBF_PARMS, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 4, 6
 TC_LINKLAYER_ETHERNET = 1
 
-IngressKind = Literal["ingress", "clsact"]
-
 
 def tc(index: int, handle: int, parent: int, info: int = 0) -> bytes:
     """struct tcmsg."""
     return struct.pack("=BxHiIII", 0, 0, index, handle, parent, info)
 
 
-def add_ingress(index: int, kind: IngressKind = "ingress") -> Message:
-    """A clsact has egress as well, for a link that others may put filters on. Each of its two
-    blocks is sought among those of all links (flow_indr_dev_setup_offload): with 1000 pods that
-    takes as long as all the rest of a redirect."""
-    body = tc(index, INGRESS_HANDLE, INGRESS_PARENT) + text(TCA_KIND, kind)
-    return Message(RTM_NEWQDISC, ADD, body, f"add {kind} to link {index}")
+def add_clsact(index: int) -> Message:
+    body = tc(index, CLSACT_HANDLE, CLSACT_PARENT) + text(TCA_KIND, "clsact")
+    return Message(RTM_NEWQDISC, ADD, body, f"add clsact to link {index}")
 
 
-def del_ingress(index: int) -> Message:
-    """Of either kind."""
-    body = tc(index, INGRESS_HANDLE, INGRESS_PARENT)
-    return Message(RTM_DELQDISC, NLM_F_REQUEST, body, f"delete ingress from link {index}")
+def del_clsact(index: int) -> Message:
+    body = tc(index, CLSACT_HANDLE, CLSACT_PARENT) + text(TCA_KIND, "clsact")
+    return Message(RTM_DELQDISC, NLM_F_REQUEST, body, f"delete clsact from link {index}")
 
 
 def _filter(index: int, priority: int, handle: int, ingress: bool, kind: str) -> bytes:

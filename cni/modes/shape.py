@@ -171,7 +171,7 @@ class ShapeLink(Step):
             *silent(ifb, mtu),
             limit.tbf(ifb, cx.key.qdisc, mtu),
             rtmsg.set_link(ifb, up=True),
-            *([] if self.in_pod else [tcmsg.add_ingress(index)]),  # a macvtap has one already
+            *([] if self.in_pod else [tcmsg.add_clsact(index)]),  # a macvtap has one already
             _through(index, ifb),
         ]
 
@@ -193,7 +193,7 @@ class ShapeLink(Step):
 
 
 def _through(index: int, ifb: int) -> rtmsg.Message:
-    """All that comes in on a link with an ingress qdisc goes through the ifb first."""
+    """All that comes in on a link with a clsact goes through the ifb first."""
     return tcmsg.add_mirred_filter(
         index,
         ifb,
@@ -219,7 +219,7 @@ def _missing() -> str:
     def trial(netlink: Netlink) -> dict[str, str]:
         lo, limit = 1, Limit("ingress", 8, _ROOM * 8)
         tried = netlink.attempt(limit.tbf(lo, 0x10000, 0), rtmsg.new_ifb("ifb"))
-        tried += netlink.attempt(tcmsg.add_ingress(lo), _through(lo, lo))
+        tried += netlink.attempt(tcmsg.add_clsact(lo), _through(lo, lo))
         return {"why": "; ".join(error.msg for error in tried if error)}
 
     return redirect.tried(trial)["why"]

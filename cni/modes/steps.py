@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cni import ipam, redirect, rtmsg, tcmsg, tuntap
+from cni import ipam, redirect, rtmsg, tuntap
 from cni.context import Context
 from cni.errors import AttachmentExists, BadConfig, DeadlineExceeded, VmlinkError
 from cni.modes.links import (
@@ -178,9 +178,8 @@ class Redirect(Step):
         cx.facts["redirect"] = engine
         interface = need_index(cx.pod_netlink, self.ifname)
         tap = need_index(cx.pod_netlink, self.tap)
-        qdisc: tcmsg.IngressKind = "clsact" if self.lasting else "ingress"
         with cx.in_pod():
-            redirect.attach(engine, cx.pod_netlink, interface, tap, qdisc)
+            redirect.attach(engine, cx.pod_netlink, interface, tap)
 
     def undo(self, cx: Context) -> None:
         engine = cx.facts.get("redirect")

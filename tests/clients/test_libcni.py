@@ -57,7 +57,7 @@ def test_vmlink_behind_another_plugin(node: Node, pod: Path, tmp_path: Path, ver
     network.check("c1", pod)
     network.delete("c1", None)
     assert tap not in node.run(["ip", "link"], pod).stdout
-    assert "ingress" not in node.run(["tc", "qdisc"], pod).stdout
+    assert "clsact" not in node.run(["tc", "qdisc"], pod).stdout
     network.delete("c1", pod)  # ptp leaves its veth to the end of the namespace without CNI_NETNS
 
 

@@ -254,8 +254,7 @@ BREAKS = {
     "tap gone": ("tc chained", ["ip", "link", "delete", TAP]),
     "tap down": ("tc chained", ["ip", "link", "set", TAP, "down"]),
     "MTU of the tap": ("tc chained", ["ip", "link", "set", TAP, "mtu", "1300"]),
-    "ingress": ("tc", ["tc", "qdisc", "delete", "dev", "eth0", "ingress"]),
-    "clsact": ("chained", ["tc", "qdisc", "delete", "dev", "eth0", "clsact"]),
+    "clsact": ("tc chained", ["tc", "qdisc", "delete", "dev", "eth0", "clsact"]),
     "filter": ("tc chained", ["tc", "filter", "delete", "dev", TAP, "ingress"]),
 }
 HOST_LINK = KEY.host_link

@@ -138,7 +138,7 @@ TAMPERED = {
         f"eth0: {LIMITED} 1000000",
     ),
     "port free": ("veth", "tc qdisc del dev vlh{digest} root", f"{LIMITED} noqueue"),
-    "past the ifb": ("veth", "tc qdisc del dev vlh{digest} ingress", "is not led through vli"),
+    "past the ifb": ("veth", "tc qdisc del dev vlh{digest} clsact", "is not led through vli"),
     "macvtap free": ("macvtap", "tc qdisc del dev eth0 root", f"eth0: {LIMITED} "),
     "past a macvtap's ifb": (
         "macvtap",

@@ -71,9 +71,9 @@ class Wire:
                     next_frame(receiver, b"lost")
         return True
 
-    def attach(self, engine, *qdisc):
+    def attach(self, engine):
         with self.ns.entered():
-            redirect.attach(engine, self.netlink, self.near, self.guest, *qdisc)
+            redirect.attach(engine, self.netlink, self.near, self.guest)
 
     def detach(self, engine):
         with self.ns.entered():
@@ -84,8 +84,8 @@ class Wire:
         with self.ns.entered():
             redirect.check(engine, self.netlink, self.near, self.guest)
 
-    def ingress(self, index):
-        return [x for x in self.netlink.qdiscs(index) if x.kind in ("ingress", "clsact")]
+    def clsact(self, index):
+        return [x for x in self.netlink.qdiscs(index) if x.kind == "clsact"]
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_frames_cross_both_ways_and_detach_restores(wire, engine):
     assert wire.passes() == [0, 0]
     wire.detach(engine)
     assert wire.blocked()
-    assert not wire.ingress(wire.near)
-    assert not wire.ingress(wire.guest)
+    assert not wire.clsact(wire.near)
+    assert not wire.clsact(wire.guest)
     with pytest.raises(CheckFailed, match="is gone"):
         wire.check(engine)
     wire.detach(engine)
@@ -127,7 +127,7 @@ def test_attached_once(wire, engine):
     assert wire.passes() == [0, 0]
     wire.detach(engine)
     assert wire.blocked()
-    assert not wire.ingress(wire.near)
+    assert not wire.clsact(wire.near)
 
 
 @pytest.mark.parametrize("first", ["near", "guest"])
@@ -138,7 +138,7 @@ def test_a_failed_attach_leaves_nothing(wire, engine, first):
         with pytest.raises(NotFound):
             redirect.attach(engine, wire.netlink, *pair)
         assert bpf.tcx_programs(index) == []
-    assert not wire.ingress(index)
+    assert not wire.clsact(index)
 
 
 def test_an_attach_that_finds_one_end_taken_leaves_the_other(wire, engine):
@@ -221,36 +221,33 @@ def filter_engine(request):
     return request.param
 
 
-@pytest.mark.parametrize(
-    ("qdisc", "ingress"), [("ingress", True), ("clsact", True), ("clsact", False)]
-)
-def test_foreign_filter_survives(wire, foreign, filter_engine, qdisc, ingress):
-    wire.attach(filter_engine, qdisc)
+@pytest.mark.parametrize("ingress", [True, False])
+def test_foreign_filter_survives(wire, foreign, filter_engine, ingress):
+    wire.attach(filter_engine)
     wire.netlink.batch(
         tcmsg.add_bpf_filter(wire.near, foreign, "else", ingress=ingress, priority=1, handle=1)
     )
     assert wire.passes() == [0, 0]
     wire.detach(filter_engine)
-    assert wire.ingress(wire.near)
+    assert wire.clsact(wire.near)
     [left] = wire.netlink.filters(wire.near, ingress=ingress)
     assert (left.name, left.priority, left.handle) == ("else", 1, 1)
-    assert not wire.ingress(wire.guest)
+    assert not wire.clsact(wire.guest)
 
 
-@pytest.mark.parametrize("qdisc", ["ingress", "clsact"])
-def test_foreign_qdisc_survives_even_when_empty(wire, filter_engine, qdisc):
-    wire.netlink.batch(tcmsg.add_ingress(wire.near, qdisc))
+def test_foreign_qdisc_survives_even_when_empty(wire, filter_engine):
+    wire.netlink.batch(tcmsg.add_clsact(wire.near))
     wire.attach(filter_engine)
     assert wire.passes() == [0, 0]
     wire.detach(filter_engine)
-    assert wire.ingress(wire.near)
-    assert not wire.ingress(wire.guest)
+    assert wire.clsact(wire.near)
+    assert not wire.clsact(wire.guest)
     assert wire.blocked()
 
 
 def test_filter_of_our_priority_by_somebody_else_survives(wire, foreign, filter_engine):
     wire.netlink.batch(
-        tcmsg.add_ingress(wire.near),
+        tcmsg.add_clsact(wire.near),
         tcmsg.add_bpf_filter(wire.near, foreign, "else", priority=redirect.PRIORITY, handle=0x10),
     )
     wire.detach(filter_engine)
@@ -321,11 +318,11 @@ def test_load_tells_its_target():
 def test_divert_is_one_way_and_once(wire):
     redirect.divert(wire.netlink, wire.near, wire.guest)
     redirect.check_way("cls_bpf", wire.netlink, wire.near, wire.guest)
-    assert not wire.ingress(wire.guest)
+    assert not wire.clsact(wire.guest)
     with pytest.raises(Exists):
         redirect.divert(wire.netlink, wire.near, wire.guest)
     redirect.detach("cls_bpf", wire.netlink, wire.near)
-    assert not wire.ingress(wire.near)
+    assert not wire.clsact(wire.near)
 
 
 def test_ignore_is_told_from_a_redirect(wire):

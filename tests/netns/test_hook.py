@@ -151,7 +151,7 @@ def test_all_interfaces_or_none(node: Node, sandbox: Path, tmp_path: Path) -> No
     assert (done.returncode, description(node)) == (1, None), done.stderr
     assert "ADD of eth1" in done.stderr
     assert node.run(node.ctl("list", "--json")).stdout.strip() == "[]"
-    assert "ingress" not in node.run("tc qdisc show dev eth0".split(), sandbox).stdout
+    assert "clsact" not in node.run("tc qdisc show dev eth0".split(), sandbox).stdout
     node.run("ip link del eth1".split(), sandbox, check=False)
 
 

@@ -321,7 +321,7 @@ BREAKS = {
     "down": "ip link set {tap} down",
     "MTU": "ip link set {tap} mtu 1300",
     "gone": "ip link del {tap}",
-    "filter gone": "tc qdisc del dev {tap} ingress",
+    "filter gone": "tc qdisc del dev {tap} clsact",
     "mode of the node": "chmod 666 {path}",
     "owner of the node": "chown 4711 {path}",
     "node gone": "rm {path}",

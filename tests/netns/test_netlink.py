@@ -306,11 +306,11 @@ def test_qdiscs(pod):
     _, netlink = pod
     netlink.batch(rtmsg.new_veth("a", "b"))
     a, b = netlink.index("a"), netlink.index("b")
-    netlink.batch(tcmsg.add_ingress(a))
-    assert [x.kind for x in netlink.qdiscs(a) if x.parent == tcmsg.INGRESS_PARENT] == ["ingress"]
-    assert "ingress" not in [x.kind for x in netlink.qdiscs(b)]
-    netlink.batch(tcmsg.del_ingress(a))
-    assert "ingress" not in [x.kind for x in netlink.qdiscs(a)]
+    netlink.batch(tcmsg.add_clsact(a))
+    assert [x.kind for x in netlink.qdiscs(a) if x.parent == tcmsg.CLSACT_PARENT] == ["clsact"]
+    assert "clsact" not in [x.kind for x in netlink.qdiscs(b)]
+    netlink.batch(tcmsg.del_clsact(a))
+    assert "clsact" not in [x.kind for x in netlink.qdiscs(a)]
 
 
 # taps

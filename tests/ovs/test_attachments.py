@@ -93,7 +93,7 @@ def test_check_and_its_second_opinion(node: Node, pod: Path, mode: str) -> None:
 def test_check_finds_a_port_that_the_node_hears(node: Node, pod: Path, mode: str) -> None:
     conf = config(node, mode)
     with attached(node, pod, conf) as result:
-        node.run(["tc", "qdisc", "del", "dev", PORTS[mode], "ingress"])
+        node.run(["tc", "qdisc", "del", "dev", PORTS[mode], "clsact"])
         answer = node.call("CHECK", {**conf, "prevResult": result}, "c1", pod)
         assert (answer.code, "own stack hears" in answer.out["msg"]) == (104, True)
 

@@ -17,7 +17,7 @@ def tc(kind, flags, head, attrs):
     return pyroute(pyr2_tcmsg, kind, flags, {"index": 3} | head, attrs)
 
 
-INGRESS = {"handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
+CLSACT = {"handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
 ACTION = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": 8}
 
 
@@ -76,15 +76,11 @@ CASES = {
     "tbf, 64 bits": (tcmsg.add_tbf(3, 0x47610000, rate=2**33, **SIZES), tbf(2**33, 2**32 - 1)),
     "delete tbf": (tcmsg.del_tbf(3, 0x47610000), tc(37, REQUEST, ROOT, [("TCA_KIND", "tbf")])),
     "read the root": (tcmsg.get_root(3), tc(38, REQUEST | 0xC, {"parent": 0xFFFFFFFF}, [])),
-    "add ingress": (
-        tcmsg.add_ingress(3),
-        tc(36, CREATE_EXCL, INGRESS, [("TCA_KIND", "ingress")]),
-    ),
     "add clsact": (
-        tcmsg.add_ingress(3, "clsact"),
-        tc(36, CREATE_EXCL, INGRESS, [("TCA_KIND", "clsact")]),
+        tcmsg.add_clsact(3),
+        tc(36, CREATE_EXCL, CLSACT, [("TCA_KIND", "clsact")]),
     ),
-    "delete ingress": (tcmsg.del_ingress(3), tc(37, REQUEST, INGRESS, [])),
+    "delete clsact": (tcmsg.del_clsact(3), tc(37, REQUEST, CLSACT, [("TCA_KIND", "clsact")])),
     "bpf": (
         tcmsg.add_bpf_filter(3, 11, "redir", priority=77, handle=5),
         filter_("bpf", 0xFFFFFFF2, bpf_options()),
