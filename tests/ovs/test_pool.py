@@ -329,6 +329,7 @@ def test_a_stop_while_kits_are_made_leaves_none(fragile: Node) -> None:
     assert not pooled.taps() | pooled.ports() | pooled.kits()
 
 
+@pytest.mark.machine
 def test_a_kit_of_vhost_user(pooled_dpdk: Pooled) -> None:
     (kit,) = pooled_dpdk.fill(1)
     result = pooled_dpdk.call("ADD", mode="vhostuser")
