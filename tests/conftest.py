@@ -36,6 +36,7 @@ def own_mounts() -> None:
         raise OSError(ctypes.get_errno(), "cannot get a mount namespace")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         parts = Path(item.path).parts
