@@ -36,15 +36,14 @@ def own_mounts() -> None:
         raise OSError(ctypes.get_errno(), "cannot get a mount namespace")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        parts = Path(item.path).parts
-        if os.geteuid() != 0 and "unit" not in parts:
-            item.add_marker(pytest.mark.skip(reason="needs root: namespaces and links"))
-        if "vm" in parts or any(mode in item.nodeid for mode in MACHINE_MODES):
-            item.add_marker(pytest.mark.machine)
-        item.add_marker(pytest.mark.xdist_group(lane(item)))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """As early as that: xdist reads the groups before our modifyitems is called."""
+    parts = Path(item.path).parts
+    if os.geteuid() != 0 and "unit" not in parts:
+        item.add_marker(pytest.mark.skip(reason="needs root: namespaces and links"))
+    if "vm" in parts or any(mode in item.nodeid for mode in MACHINE_MODES):
+        item.add_marker(pytest.mark.machine)
+    item.add_marker(pytest.mark.xdist_group(lane(item)))
 
 
 def lane(item: pytest.Item) -> str:
@@ -53,8 +52,8 @@ def lane(item: pytest.Item) -> str:
     if item.get_closest_marker("machine"):
         return "machine"
     assert isinstance(item, pytest.Function)
-    way = item.callspec.params.get("way", "") if hasattr(item, "callspec") else ""
-    return f"{item.path.name} {way}"
+    way = item.callspec.params.get("way") if hasattr(item, "callspec") else None
+    return f"{item.path.name} {getattr(way, 'name', way)}"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
