@@ -78,6 +78,7 @@ def test_payload_round_trip(env: dict[str, str], stdin: bytes) -> None:
     "payload",
     [b"", b"A=1", b"A=1\0", b"A\0\0", b"=1\0\0", b"A=" + b"1" * wire.ENV_MAX + b"\0\0"]
     + [prefix + bytes(wire.STDIN_MAX + 1) for prefix in (b"\0", b"A=1\0\0")],
+    ids=lambda payload: f"{len(payload)} bytes",  # pytest puts the id into the environment
 )
 def test_payload_that_is_none(payload: bytes) -> None:
     with pytest.raises(CannotDecode):
