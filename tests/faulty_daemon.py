@@ -7,7 +7,7 @@ the unix socket $VMLINK_FAULT.gate, and go on when it has answered). Every kind 
 and beside them `Commit`, which ends an ADD. The file is read anew each time.
 
 For each line of stdin, an object of "namespace", "log", "env" and "argv", a vmlinkd is forked; its
-process id is told, and its exit status when it has ended.
+process id is told, and its exit status when it has ended. Before that comes a 0: it is ready.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def prepare() -> None:
 
 def main() -> int:
     prepare()
+    print(0, flush=True)
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
