@@ -166,9 +166,7 @@ class Zygote:
         argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, DAEMON]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe)
-        assert (
-            self.number() == 0
-        )  # the leak check knows a setpriv by another name
+        assert self.number() == 0  # the leak check knows a setpriv by another name
 
     def fork(self, namespace: str, log: str, env: Mapping[str, str], argv: Sequence[str]) -> Daemon:
         wanted = {"namespace": namespace, "log": log, "env": env, "argv": argv}
