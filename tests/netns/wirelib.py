@@ -143,6 +143,8 @@ class Attachment:
             while not netlink.link(link).carrier:  # link watch may hold an event back for 1 s
                 assert time.monotonic() < until, "the tap has no carrier"
                 select.select([], [], [], 0.002)
+        while "state disabled" in self.node.run(["bridge", "link"]).stdout:  # so it may a port's
+            assert time.monotonic() < until, "a port of the bridge is not forwarding"
         return opened
 
     def _kept(self, opened):
