@@ -14,7 +14,7 @@ from bench.charts import Chart, Panel
 from bench.palette import LIGHT
 from bench.results import Series
 
-_LOG_FROM = 12
+LOG_FROM = 12  # times that the largest is the smallest
 _TINTS = [LIGHT[name] for name in LIGHT if name.startswith("part")]
 _LETTER, _LINE = 0.014, 0.022  # what they take of the longest bar
 
@@ -34,7 +34,7 @@ def _curves(ax: Any, panel: Panel, unit: str) -> None:
     points = {name: _points(name, panel) for name in names}
     high = max(s.high for curve in points.values() for _, s in curve)
     low = min(s.low for curve in points.values() for _, s in curve)
-    if low > 0 and high / low > _LOG_FROM:
+    if low > 0 and high / low > LOG_FROM:
         ax.set_yscale("log")
         logarithmic(ax.yaxis, high / low)
     else:

@@ -20,6 +20,7 @@ from bench import guest as guests
 from bench.daemons import SwitchError
 from bench.node import Node, give_back_on_sigterm
 from bench.ways import WAYS, Way, attach
+from cni.plugins.columns import columns
 
 HEAD = ("MODE", "UPLINK", "REDIRECT", "ADD ms", "GUEST", "PING ms", "TCP in", "out Gbit/s", "")
 
@@ -62,7 +63,9 @@ def main() -> int:
     rows += demo_ovn.rows(options.seconds, say) if options.ovn else _rows(options.seconds, say)
     left = snapshot.left_behind(before)
     say.end()
-    _print_table(demo_ovn.HEAD if options.ovn else HEAD, [row.cells() for row in rows])
+    head = demo_ovn.HEAD if options.ovn else HEAD
+    for line in columns([head, *(row.cells() for row in rows)]):
+        print(line)
     for what in left:
         print(f"left behind: {what}")
     if options.json:
@@ -122,13 +125,6 @@ def _fill(way: Way, row: Row, node: Node, seconds: float) -> None:
         row.tcp_in_gbps = round(guests.iperf_tcp(guest, ip, where, seconds), 2)
         row.tcp_out_gbps = round(guests.iperf_tcp(guest, ip, where, seconds, reverse=True), 2)
         row.ok = (nic.mac, nic.mtu) == (device["mac"], device["mtu"])
-
-
-def _print_table(head: tuple[str, ...], cells: list[tuple[str, ...]]) -> None:
-    table = [head, *cells]
-    widths = [max(len(line[n]) for line in table) for n in range(len(head))]
-    for line in table:
-        print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ southbound database is asked which chassis has their ports.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from bench import ovn as ovns
 from bench.daemons import SwitchError
 from bench.guest import Guest
 from bench.ovn import BRIDGE, MTU, Ovn
+from bench.ways import boot
 
 PAIRS = (("tc", "tap"), ("tap", "vhostuser"))  # the modes on the two nodes
 PODS = (("vm1", "02:00:00:00:99:01", "10.99.0.2"), ("vm2", "02:00:00:00:99:02", "10.99.0.3"))
@@ -92,15 +92,8 @@ def _attach(row: Row, ovn: Ovn, number: int, stack: ExitStack, say: Callable[[st
     stack.callback(lambda: node.call("DEL", conf, name, pod, CNI_ARGS=args).expect())
     added.expect()
     row.add_ms.append(round(added.ms, 2))
-    device = json.loads(node.run(node.ctl("device", name)).stdout)[0]
     say(f"{mode} on node {number + 1}: a guest is booting")
-    guest = stack.enter_context(
-        Guest.boot(
-            prefix=node.ctl("exec", name, "--"),
-            netns=str(node.path),
-            shared_memory=mode == "vhostuser",
-        )
-    )
+    guest, device = boot(mode, node, name, stack)
     nic = guest.nics()[0]
     guest.configure(nic.name, device["addresses"])
     ip = device["addresses"][0].partition("/")[0]

@@ -19,7 +19,6 @@ from bench.palette import LIGHT
 from bench.results import Series
 
 _WIDTH, _ROW, _AROUND = 7.6, 0.25, 0.75  # inches
-_LOG_FROM = 12  # times that the largest is the smallest
 _DOTS = 150
 _STYLE = {
     "svg.fonttype": "none",
@@ -189,7 +188,7 @@ def _scale(ax: Any, chart: Chart, panel: Panel) -> None:
     samples = [sample for series in panel.series for sample in series.samples]
     if chart.kind == "bars":
         _cut(ax, panel)
-    if chart.kind == "bars" or min(samples) <= 0 or max(samples) / min(samples) < _LOG_FROM:
+    if chart.kind == "bars" or min(samples) <= 0 or max(samples) / min(samples) < curves.LOG_FROM:
         ax.set_xlim(left=min(0, *samples), right=None if any(samples) else 1)
         return
     ax.set_xscale("log")

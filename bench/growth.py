@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-from bench import switch
+from bench import pooled, switch
 from bench.contenders import Attachment, Contender, Vsctl, debian, series, vmlink, vsctl
-from bench.node import BIN, Node
+from bench.node import Node
 from bench.results import Results, Series, Task
 from bench.rounds import Part, at_once, in_turns, nothing, pods
 from bench.ways import Way
@@ -21,7 +20,6 @@ BURST = 50
 WARM_UP = 2
 POOLED = "tap-ovs-pool"
 KITS = 8  # more than are taken one after the other
-PATIENCE = 20  # seconds, for the pool to be filled
 IDLE = 3.0  # seconds
 SETTLE = 2.0  # seconds: new pods look for routers and duplicates, and a switch floods it all
 
@@ -80,11 +78,7 @@ class OnOvs(Part):
     @cached_property
     def node(self) -> Node:
         node = self.stack.enter_context(Node(self.switch))
-        settings = node.lab.dir / "vmlinkd.yaml"
-        settings.write_text(
-            f"pools: {{bench-{POOLED}: {{tap: {{size: {KITS}, refill_below: {KITS}}}}}}}"
-        )
-        node.start((str(BIN / "vmlinkd"), "--config", str(settings)))
+        pooled.start(node, f"bench-{POOLED}", KITS)
         return node
 
     def tasks(self) -> list[Task]:
@@ -129,11 +123,7 @@ class OnOvs(Part):
 
     def _quiet(self) -> None:
         """The pool is full, and the switch has nothing left to do."""
-        told = self.node.run_dir / "pool" / f"bench-{POOLED}@tap" / "pool.json"
-        end = time.monotonic() + PATIENCE
-        while json.loads(told.read_text())["ready"] < KITS:
-            assert time.monotonic() < end, f"the pool is not filled: {told.read_text()}"
-            time.sleep(0.01)
+        pooled.settle(self.node, f"bench-{POOLED}", KITS)
         settle(self.node)
 
     def _burst(self, at: Mapping[str, int | str]) -> None:

@@ -7,7 +7,6 @@ the pool is on a node of its own, as kits are ports that a switch has to walk th
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,8 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from bench import ovn as ovns
-from bench.node import BIN, Node
+from bench import pooled
+from bench.node import Node
 from bench.ovn import BRIDGE, Ovn
 from bench.results import Options, Results, Series, Task
 from cni import rtmsg, tuntap
@@ -31,6 +31,7 @@ PRESENT = (0, 100)  # other pods of the node; a kubelet's default limit is 110
 CALLERS = 16  # processes that fill the node at the same time
 OURS = ("tap-ovn", "tap-ovn-pool")  # by node
 ALONE = "OVN alone"
+NETWORK = "ovn"
 _OWNER = "bench"
 _SECONDS = 30.0
 _GROUP = 77  # IFLA_GROUP: the taps go by one request
@@ -100,9 +101,7 @@ class OnOvn:
         made = self._stack.enter_context(Ovn())
         made.add_switch("bench", {f"p{n}.bench": _mac(n) for n in range(BURST + 2 * PRESENT[-1])})
         made.nodes[0].start()
-        settings = made.dir / "vmlinkd.yaml"
-        settings.write_text(f"pools: {{ovn: {{tap: {{size: {BURST}, refill_below: {BURST}}}}}}}\n")
-        made.nodes[1].start((str(BIN / "vmlinkd"), "--config", str(settings)))
+        pooled.start(made.nodes[1], NETWORK, BURST)
         return made
 
     @property
@@ -124,9 +123,7 @@ class OnOvn:
 
     def _settle(self) -> None:
         """OVN, the switches and the pool have done what the call before left to do."""
-        ctl = self._ovn.nodes[1].ctl("pool", "--json")
-        while (told := json.loads(self._node.run(ctl).stdout)) and told[0]["ready"] < BURST:
-            time.sleep(0.01)
+        pooled.settle(self._ovn.nodes[1], NETWORK, BURST)
         self._ovn.nbctl("--wait=hv", "sync")
 
     def _attach(self, node: int, count: int) -> float:
@@ -140,7 +137,7 @@ class OnOvn:
         return wall if count > 1 else each[0]
 
     def _call(self, node: int, verb: str, number: int) -> float:
-        conf = {"cniVersion": "1.0.0", "name": "ovn", "type": "vmlink", "mode": "tap"}
+        conf = {"cniVersion": "1.0.0", "name": NETWORK, "type": "vmlink", "mode": "tap"}
         ovs = {"bridge": BRIDGE, "ovn": True}
         args = f"K8S_POD_NAME=p{number};K8S_POD_NAMESPACE=bench"
         whole = {**conf, "mac": _mac(number), "ovs": ovs}

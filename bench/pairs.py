@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from os import kill
-from os.path import exists
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any, Protocol
@@ -20,10 +19,9 @@ from bench.node import Node
 from bench.traffic import Host, Space, listen
 from bench.ways import Network, Way, attach, network
 from cni import redirect
+from cni.descriptors import have_vhost
 from cni.netlink import Netlink
 from cni.netns import Namespace
-
-VHOST = "/dev/vhost-net"
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class Bridged:
             "link set between0 addrgenmode none up",
         ):
             node.run(["ip", *command.split()], pod)
-        vhost = ",vhost=on" if exists(VHOST) else ""
+        vhost = ",vhost=on" if have_vhost() else ""
         netdev = f"tap,id=n0,ifname=tap0,script=no,downscript=no{vhost}"
         nic = ["-netdev", netdev, "-device", f"virtio-net-pci,netdev=n0,mac={mac}"]
         guest = Guest.boot(netns=str(pod), extra=[*nic, *NAMED_THREADS])

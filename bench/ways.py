@@ -89,14 +89,22 @@ def attach(
     added = node.call("ADD", net.conf, container, pod)
     added.expect()
     stack.callback(lambda: node.call("DEL", net.conf, container, pod).expect())
+    guest, device = boot(way.mode, node, container, stack, extra)
+    return Attached(guest, device, net.peer, added.ms)
+
+
+def boot(
+    mode: str, node: Node, container: str, stack: ExitStack, extra: Sequence[str] = ()
+) -> tuple[Guest, dict[str, Any]]:
+    """The guest of a container that is attached, and its device. Raises GuestError."""
     device = json.loads(node.run(node.ctl("device", container)).stdout)[0]
     guest = Guest.boot(
         prefix=node.ctl("exec", container, "--"),
         extra=extra,
         netns=str(node.path),
-        shared_memory=way.mode == "vhostuser",
+        shared_memory=mode == "vhostuser",
     )
-    return Attached(stack.enter_context(guest), device, net.peer, added.ms)
+    return stack.enter_context(guest), device
 
 
 def network(way: Way, node: Node, container: str, pod: Path, stack: ExitStack) -> Network:

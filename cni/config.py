@@ -14,7 +14,16 @@ from typing import Any
 from cni import result as results
 from cni import uplinks
 from cni.errors import BadConfig, BadEnvironment
-from cni.fields import choice, flag, items, link_name, number, obj, refuse_unknown
+from cni.fields import (
+    choice,
+    flag,
+    is_unicast_mac,
+    items,
+    link_name,
+    number,
+    obj,
+    refuse_unknown,
+)
 from cni.types import AttachmentKey, Lease, Request, Result
 from cni.uplinks import Chained, LinuxUplink, OvsUplink, Uplink
 
@@ -54,7 +63,6 @@ _ONLY = {
 }
 _KATAS = re.compile(r"(tap|br)[0-9]+_kata|ifb0")
 _PROVIDER = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _MAX_ID = 2**32 - 2  # the last uid is the kernel's "no such user"
 _MAX_QUEUES = 256  # MAX_TAP_QUEUES in drivers/net/tun.c
 _MAX_MTU = 65521  # the tap's: 65535 less an Ethernet header
@@ -290,7 +298,7 @@ def _mac(request: Request) -> str:
 
 def _checked_mac(where: str, value: Any) -> str:
     text = value.lower().replace("-", ":") if isinstance(value, str) else ""
-    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+    if not is_unicast_mac(text):
         raise BadConfig(f"{where}: expected a unicast MAC like 02:00:00:00:00:01, found {value!r}")
     return text
 

@@ -23,7 +23,7 @@ from cni.engine import Engine
 from cni.errors import VmlinkError
 from cni.kubeovn.podconf import PodConfigs
 from cni.kubeovn.pods import Pods
-from cni.netns import Namespace
+from cni.netns import Namespace, descriptor
 from cni.ovs.database import Database
 from cni.ovs.ports import Collect
 from cni.pool import Pools
@@ -117,9 +117,7 @@ def replay(engine: Engine, queue: Path, seconds: float) -> None:
             log.warning("%s is not a request and is removed: %s", path, e.msg)
             path.unlink()
             continue
-        fd = None
-        with suppress(VmlinkError):
-            fd = Namespace.open(frame.env.get("CNI_NETNS", "")).fd
+        fd = descriptor(frame.env.get("CNI_NETNS", ""))
         answer = service.answer(engine, frame, fd, seconds, lambda: False)
         answer.log()
         if answer.code in (0, *_REQUEST_IS_WRONG):

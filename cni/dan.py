@@ -10,10 +10,11 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cni import files
 from cni.dialects import kata
 from cni.errors import AttachmentExists, IOFailure
 
@@ -86,11 +87,5 @@ def _entries(path: Path) -> list[Entry]:
 
 def _write(path: Path, netns: str, entries: list[Entry]) -> None:
     entries = sorted(entries, key=lambda e: str(e.get("name")))
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps(kata.dan(netns, entries)) + "\n")
-        temporary.rename(path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    data = json.dumps(kata.dan(netns, entries)).encode() + b"\n"
+    files.by_way_of(str(path.with_suffix(".tmp")), str(path), data, os.O_TRUNC, 0o666)

@@ -10,11 +10,11 @@ from cni.device import Device
 from cni.netlink import refused
 from cni.netns import Namespace
 
-_VHOST = "/dev/vhost-net"
+VHOST_NET = "/dev/vhost-net"
 
 
 def have_vhost() -> bool:
-    return os.path.exists(_VHOST)
+    return os.path.exists(VHOST_NET)
 
 
 def opened(device: Device) -> tuple[list[int], list[int]]:
@@ -29,10 +29,10 @@ def opened(device: Device) -> tuple[list[int], list[int]]:
     vhost_fds: list[int] = []
     try:
         for _ in fds if have_vhost() else ():
-            vhost_fds.append(os.open(_VHOST, os.O_RDWR | os.O_CLOEXEC))
+            vhost_fds.append(os.open(VHOST_NET, os.O_RDWR | os.O_CLOEXEC))
     except OSError as e:
         close(fds + vhost_fds)
-        raise refused(e.errno or errnos.EIO, f"open {_VHOST}") from e
+        raise refused(e.errno or errnos.EIO, f"open {VHOST_NET}") from e
     return fds, vhost_fds
 
 

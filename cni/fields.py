@@ -5,11 +5,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField
 from cni.spec import check_ifname
+
+MAX_VLAN = 4094
+SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+
+
+def is_unicast_mac(text: str) -> bool:
+    """In lower case, with colons."""
+    return (
+        _MAC.fullmatch(text) is not None
+        and not int(text[:2], 16) & 1
+        and text != "00:00:00:00:00:00"
+    )
 
 
 def obj(data: Mapping[str, Any], key: str, where: str = "") -> Mapping[str, Any]:

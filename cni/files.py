@@ -17,13 +17,25 @@ def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.unlink(missing_ok=True)
-        write(str(fresh), data, os.O_EXCL | os.O_NOFOLLOW, mode)
-        fresh.chmod(mode)  # whatever the umask
-        fresh.rename(path)
+        by_way_of(str(fresh), str(path), data, os.O_EXCL, mode, exact=True)
     except OSError as e:
-        with suppress(OSError):
-            fresh.unlink()
         raise IOFailure(f"cannot write {path}: {e.strerror}") from e
+
+
+def by_way_of(
+    fresh: str, path: str, data: bytes, flags: int, mode: int, exact: bool = False
+) -> None:
+    """Write `fresh`, with further `flags` of open(2), and give it the name `path`. The `mode` is
+    less the umask, unless it is `exact`. Raises OSError; `fresh` is gone then."""
+    try:
+        write(fresh, data, os.O_NOFOLLOW | flags, mode)
+        if exact:
+            os.chmod(fresh, mode)
+        os.rename(fresh, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(fresh)
+        raise
 
 
 def read(path: str, flags: int = 0) -> bytes:

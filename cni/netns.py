@@ -20,6 +20,14 @@ libc = ctypes.CDLL(None, use_errno=True)
 log = logging.getLogger(__name__)
 
 
+def descriptor(path: str) -> int | None:
+    """Of the namespace at `path`, for a caller who passes it on; None where there is none."""
+    try:
+        return Namespace.open(path).fd
+    except BadEnvironment:
+        return None
+
+
 class Namespace:
     """Owns the descriptor. Make it with `open`, `from_fd` or `own`, and close it."""
 

@@ -20,6 +20,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
+NUD_PERMANENT = 0x80
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
@@ -333,7 +334,7 @@ def add_neighbour(index: int, ip: str, mac: str, *, on: str = "") -> Message:
     """A permanent entry; one that the kernel learned before is replaced."""
     address = ipaddress.ip_address(ip)
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    body = struct.pack("=BxHiHBB", family, 0, index, 0x80, 0, 0)
+    body = struct.pack("=BxHiHBB", family, 0, index, NUD_PERMANENT, 0, 0)
     body += attr(1, address.packed) + attr(2, mac_bytes(mac))
     what = f"add neighbour {ip} to {on or f'link {index}'}"
     return Message(RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body, what)

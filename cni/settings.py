@@ -14,6 +14,7 @@ import yaml
 
 from cni.config import MODES
 from cni.errors import BadConfig
+from cni.fields import SUN_PATH
 from cni.spec import check_network_name
 
 DAN_DIR = "/run/kata-containers/dans"  # Kata's own default
@@ -89,7 +90,6 @@ _SECTIONS: dict[str, type[Ovs | Kubernetes | KubeOvnSocket]] = {
 }
 _POOLED = ("tap", "vhostuser")
 _MOST_KITS = 1024
-_SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
 _RANGES = {"workers": (1, 256), "deadline": (1, 600)}
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -198,10 +198,10 @@ def _check_kubernetes(where: str, found: Kubernetes) -> None:
 def _check_kubeovn(where: str, found: KubeOvnSocket) -> None:
     for key in ("listen", "daemon"):
         path = getattr(found, key)
-        fits = isinstance(path, str) and len(path.encode()) <= _SUN_PATH
+        fits = isinstance(path, str) and len(path.encode()) <= SUN_PATH
         if not fits or not (path.startswith("/") or (key == "listen" and not path)):
             raise BadConfig(
-                f"{where}{key}: expected an absolute path of {_SUN_PATH} bytes at most, found "
+                f"{where}{key}: expected an absolute path of {SUN_PATH} bytes at most, found "
                 f"{path!r}"
             )
     if found.listen == found.daemon:

@@ -104,11 +104,9 @@ def _key(env: Mapping[str, str]) -> AttachmentKey:
 
 
 def check_container_id(name: str, where: str) -> None:
-    if not _NAME.fullmatch(name) or len(name) > _NAME_LIMIT:
-        raise BadEnvironment(
-            f"{where}: {name!r} must start with a letter or digit and contain "
-            f"letters, digits, '_', '.', '-' only, {_NAME_LIMIT} at most"
-        )
+    """Raises BadEnvironment, which begins with `where`."""
+    if reason := _bad_name(name):
+        raise BadEnvironment(f"{where}: {reason}")
 
 
 def check_ifname(name: str, where: str) -> None:
@@ -145,11 +143,18 @@ def _version(conf: Mapping[str, Any], verb: str) -> str:
 
 def check_network_name(name: Any, where: str) -> None:
     """Raises BadConfig, which begins with `where`."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > _NAME_LIMIT:
-        raise BadConfig(
-            f"{where}: {name!r} must start with a letter or digit and contain letters, digits, "
-            f"'_', '.', '-' only, {_NAME_LIMIT} at most"
-        )
+    if reason := _bad_name(name):
+        raise BadConfig(f"{where}: {reason}")
+
+
+def _bad_name(name: Any) -> str:
+    """Empty for a name as CNI has it for containers and networks."""
+    if isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _NAME_LIMIT:
+        return ""
+    return (
+        f"{name!r} must start with a letter or digit and contain letters, digits, '_', '.', '-' "
+        f"only, {_NAME_LIMIT} at most"
+    )
 
 
 def _args(text: str) -> dict[str, str]:

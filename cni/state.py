@@ -63,7 +63,7 @@ class Store:
         """The first save. Raises AttachmentExists when there is a record already, IOFailure."""
         path = self._path(record.key)
         try:
-            _write(path, vars(record), os.O_EXCL)
+            files.write(path, _encode(vars(record)), os.O_NOFOLLOW | os.O_EXCL, 0o600)
         except FileExistsError as e:
             raise AttachmentExists(f"{record.key} is attached already; DEL comes first") from e
         except OSError as e:
@@ -107,11 +107,8 @@ def replace_json(path: str, data: dict[str, Any]) -> None:
     """Write a file named .json at once or not at all. Raises IOFailure."""
     temporary = path.removesuffix(".json") + ".tmp"
     try:
-        _write(temporary, data, os.O_TRUNC)
-        os.rename(temporary, path)
+        files.by_way_of(temporary, path, _encode(data), os.O_TRUNC, 0o600)
     except OSError as e:
-        with suppress(OSError):
-            os.unlink(temporary)
         raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
 
 
@@ -127,5 +124,5 @@ def read_json(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _write(path: str, data: dict[str, Any], flag: int) -> None:
-    files.write(path, json.dumps(data).encode(), os.O_NOFOLLOW | flag, 0o600)
+def _encode(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode()

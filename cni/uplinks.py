@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from cni.errors import BadConfig
-from cni.fields import flag, items, link_name, number, obj, refuse_unknown
+from cni.fields import MAX_VLAN, flag, items, link_name, number, obj, refuse_unknown
 
-_MAX_VLAN = 4094
 OWN_IDS = "vmlink-"  # what external_ids of ours begin with
 
 
@@ -81,7 +80,7 @@ def parse(conf: Mapping[str, Any], args: Mapping[str, str], chained: bool) -> Up
 def _linux(data: Mapping[str, Any]) -> LinuxUplink:
     refuse_unknown(data, ("bridge", "gateway", "vlan"), "linux.")
     bridge = _bridge(data, "linux.")
-    vlan = number(data, "vlan", 1, _MAX_VLAN, "linux.") or 0
+    vlan = number(data, "vlan", 1, MAX_VLAN, "linux.") or 0
     return LinuxUplink(bridge, flag(data, "gateway", "linux."), vlan)
 
 
@@ -94,7 +93,7 @@ def _ovs(data: Mapping[str, Any], args: Mapping[str, str]) -> OvsUplink:
     tags = {tag for n, item in enumerate(items(data, "trunk", "ovs.")) for tag in _tags(n, item)}
     return OvsUplink(
         _bridge(data, "ovs."),
-        number(data, "vlan", 1, _MAX_VLAN, "ovs.") or 0,
+        number(data, "vlan", 1, MAX_VLAN, "ovs.") or 0,
         tuple(sorted(tags)),
         {**_port_name(args, ovn), **_external_ids(obj(data, "external_ids", "ovs."))},
         ovn,
@@ -114,7 +113,7 @@ def _tags(n: int, item: Any) -> range:
         raise BadConfig(
             f'{where}: expected {{"id": TAG}} or {{"minID": TAG, "maxID": TAG}}, found {item!r}'
         )
-    tags = {key: number(item, key, 1, _MAX_VLAN, where + ".") or 0 for key in item}
+    tags = {key: number(item, key, 1, MAX_VLAN, where + ".") or 0 for key in item}
     first, last = tags.get("id") or tags["minID"], tags.get("id") or tags["maxID"]
     if first > last:
         raise BadConfig(f"{where}: minID {first} is above maxID {last}")

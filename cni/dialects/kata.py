@@ -10,8 +10,8 @@ from typing import Any
 
 from cni.device import Device
 from cni.errors import BadDevice
+from cni.rtmsg import NUD_PERMANENT
 
-_NUD_PERMANENT = 0x80
 _DEFAULTS = ("0.0.0.0/0", "::/0")
 
 
@@ -61,5 +61,5 @@ def _route(dst: str, gateway: str) -> dict[str, Any]:
 
 def _neighbour(ip: str, mac: str) -> dict[str, Any]:
     whole = f"{ip}/{128 if ':' in ip else 32}"
-    state = {"state": _NUD_PERMANENT, "flags": 0}
+    state = {"state": NUD_PERMANENT, "flags": 0}
     return {"ip_address": whole, "hardware_addr": mac, **state}

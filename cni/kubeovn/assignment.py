@@ -15,6 +15,7 @@ from typing import Any
 
 from cni.config import Bandwidth, least_burst
 from cni.errors import BadConfig, TryAgain
+from cni.fields import MAX_VLAN, is_unicast_mac
 from cni.types import IP, Route
 
 MODE = "vmlink.dev/mode"
@@ -30,9 +31,7 @@ _NO_NETEM = (
 )
 _FIELDS = frozenset((*_READ, *_NETEM))
 _DOMAIN = ".kubernetes.io/"
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
-_MAX_VLAN = 4094
 _DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -156,7 +155,7 @@ def _is_routed(reader: _Reader, wanted: Wanted) -> bool:
 
 def _mac(reader: _Reader) -> str:
     text = reader.text("mac_address").lower()
-    if not _MAC.fullmatch(text) or int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+    if not is_unicast_mac(text):
         raise reader.error("mac_address", "a unicast MAC, which kube-ovn's controller writes")
     return text
 
@@ -226,8 +225,8 @@ def _version(address: str) -> int:
 
 def _vlan(reader: _Reader) -> int:
     text = reader.text("vlan_id") or "0"
-    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) <= _MAX_VLAN):
-        raise reader.error("vlan_id", f"a number from 0 (none) to {_MAX_VLAN}")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) <= MAX_VLAN):
+        raise reader.error("vlan_id", f"a number from 0 (none) to {MAX_VLAN}")
     return int(text)
 
 

@@ -17,11 +17,11 @@ from typing import Any
 from cni import config, result, service
 from cni.context import Cancel
 from cni.engine import Engine
-from cni.errors import BadConfig, BadEnvironment, CannotDecode, VmlinkError
+from cni.errors import BadConfig, CannotDecode, VmlinkError
 from cni.kubeovn import http
 from cni.kubeovn.http import HttpRequest
 from cni.kubeovn.podconf import PodConfigs
-from cni.netns import Namespace
+from cni.netns import descriptor
 from cni.settings import KubeOvnSocket
 from cni.types import AttachmentKey, Request
 from cni.wire import Frame
@@ -160,7 +160,7 @@ class Front:
     def _add(self, conn: socket.socket, call: CniRequest, cancel: Cancel) -> None:
         frame = self._frame("ADD", call)
         done = service.answer(
-            self._engine, frame, _opened(call.net_ns), cancel.remaining(), hang_up(conn)
+            self._engine, frame, descriptor(call.net_ns), cancel.remaining(), hang_up(conn)
         )
         said = json.loads(done.body)
         try:
@@ -176,7 +176,7 @@ class Front:
         done = service.answer(
             self._engine,
             self._frame("DEL", call),
-            _opened(call.net_ns),
+            descriptor(call.net_ns),
             self._seconds,
             lambda: False,
         )
@@ -198,13 +198,6 @@ class Front:
         given = {"cniVersion": _VERSION, "name": _OURS, "type": "vmlink", **self._settings.network}
         section = {"provider": call.provider, "routes": call.routes}
         return given | {"kubeovn": section} | ({"dns": call.dns} if call.dns else {})
-
-
-def _opened(path: str) -> int | None:
-    try:
-        return Namespace.open(path).fd
-    except BadEnvironment:  # which is said by who needs it
-        return None
 
 
 def _content(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,12 +39,17 @@ class HostTap(Step):
     mtu: int
     vlan: int
 
+    @property
+    def _opener(self) -> int | None:
+        """The kernel lets everybody open a tap that has neither an owner nor a group."""
+        return 0 if self.owner is None and self.group is None else self.owner
+
     def do(self, cx: Context) -> None:
         derived = cx.key.tap_port
-        # The kernel lets everybody open a tap that has neither an owner nor a group.
-        owner = 0 if self.owner is None and self.group is None else self.owner
         try:
-            index = tuntap.create_tap(derived, queues=self.queues, owner=owner, group=self.group)
+            index = tuntap.create_tap(
+                derived, queues=self.queues, owner=self._opener, group=self.group
+            )
         except Exists as e:
             raise AttachmentExists(f"interface {derived} exists already; DEL comes first") from e
         if self.mtu:
@@ -81,8 +86,7 @@ class HostTap(Step):
         """Who opens a tap can give it to others. The kernel counts the queues of those alone that
         may have several; of the others, a second open is refused."""
         link = expect_link(cx.host_netlink, self.name, "in the host's namespace")
-        owner = 0 if self.owner is None and self.group is None else self.owner
-        made = TapInfo(owner, self.group, True, 0)
+        made = TapInfo(self._opener, self.group, True, 0)
         if link.tap != made:
             raise CheckFailed(f"{self.name}: expected as made, {made}, found {link.tap}")
 

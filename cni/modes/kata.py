@@ -26,7 +26,6 @@ from cni.types import AttachmentKey
 from cni.uplinks import LinuxUplink
 
 _SOCKETS = "/tmp/vhostuser_{}/vhu.sock"  # hostSocketSearchPath
-_NUD_PERMANENT = 0x80
 
 
 def gateway_steps(key: AttachmentKey, conf: NetConf, in_pod: bool) -> tuple[Step, ...]:
@@ -70,7 +69,7 @@ class KnownGateway(Step):
         link = expect_link(cx.pod_netlink, self.ifname, "in the pod's namespace")
         known = {(n.ip, n.mac, n.state) for n in cx.pod_netlink.neighbours(link.index)}
         for ip, mac in cx.facts["neighbours"]:
-            if (ip, mac, _NUD_PERMANENT) not in known:
+            if (ip, mac, rtmsg.NUD_PERMANENT) not in known:
                 raise CheckFailed(f"{self.ifname}: expected {mac} as the permanent MAC of {ip}")
 
 

@@ -18,6 +18,7 @@ from cni.context import Context, Node
 from cni.device import Device
 from cni.deviceinfo import DeviceInfo
 from cni.errors import BadConfig, CheckFailed
+from cni.fields import SUN_PATH
 from cni.modes import given, kata, steps, switch
 from cni.modes.hosttap import Placeholder
 from cni.modes.links import socket_path
@@ -25,8 +26,6 @@ from cni.ovs.ports import VHOSTUSER, VHOSTUSER_LISTENING
 from cni.plan import Plan, Step
 from cni.types import AttachmentKey, Interface
 from cni.uplinks import OvsUplink
-
-_SUN_PATH = 107  # bytes, unix(7): 108 with the zero at its end
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,10 @@ class SocketDirectory(Step):
     group: int | None
 
     def do(self, cx: Context) -> None:
-        path = socket_path(cx)
-        directory = os.path.dirname(path)
-        if len(path.encode()) > _SUN_PATH:
+        directory, path = self._path(cx), socket_path(cx)
+        if len(path.encode()) > SUN_PATH:
             raise BadConfig(
-                f"--run-dir: {path} is longer than the {_SUN_PATH} bytes of a socket's address; "
+                f"--run-dir: {path} is longer than the {SUN_PATH} bytes of a socket's address; "
                 "start vmlinkd with a shorter one"
             )
         os.makedirs(os.path.dirname(directory), mode=0o711, exist_ok=True)

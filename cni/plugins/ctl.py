@@ -19,6 +19,7 @@ from cni.device import Device
 from cni.dialects import qemu
 from cni.errors import UnknownContainer, VmlinkError
 from cni.plugins import doctor, install
+from cni.plugins.columns import columns
 from cni.state import Record, Store, read_json
 
 
@@ -142,10 +143,8 @@ def _print_table(
     if options.json:
         print(json.dumps(rows, indent=2))
         return
-    table = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(line[n]) for line in table) for n in range(len(head))]
-    for line in table:
-        print("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip())
+    for line in columns([head, *(_cells(row) for row in rows)]):
+        print(line)
 
 
 def _row(record: Record) -> dict[str, Any]:

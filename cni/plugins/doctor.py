@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from cni import config, kvm, redirect
+from cni import config, descriptors, kvm, redirect
 from cni.config import Bandwidth, NetConf
 from cni.context import Node
 from cni.errors import NotReady, VmlinkError
@@ -23,11 +23,11 @@ from cni.modes import MODES, shape
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.ovs.database import Database
+from cni.plugins.columns import columns
 from cni.reaper import Reaper
 from cni.settings import Ovs
 from cni.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 
-_VHOST_NET = "/dev/vhost-net"
 _ALL = Bandwidth(8 << 20, 8 << 20, 8 << 20, 8 << 20)
 _SWITCH_SECONDS = 2
 
@@ -174,14 +174,13 @@ def _daemon(path: Path) -> None:
 
 
 def _vhost_net() -> None:
-    if not os.path.exists(_VHOST_NET):
+    if not descriptors.have_vhost():
         raise NotReady(
-            f"{_VHOST_NET} is missing; load vhost_net; without it taps work, at QEMU's own pace"
+            f"{descriptors.VHOST_NET} is missing; load vhost_net; without it taps work, at QEMU's "
+            "own pace"
         )
 
 
 def _print(found: Sequence[Finding]) -> None:
-    widths = [max(len(getattr(f, key)) for f in found) for key in ("name", "uplink")]
-    for f in found:
-        words = (f.name.ljust(widths[0]), f.uplink.ljust(widths[1]), "ok" if f.ok else "no")
-        print("  ".join((*words, f.reason)).rstrip())
+    for line in columns([(f.name, f.uplink, "ok" if f.ok else "no", f.reason) for f in found]):
+        print(line)
