@@ -154,7 +154,7 @@ def serve(run_dir: Path, config: Settings) -> None:
     configs = PodConfigs(Pods(config.kubernetes), config.runtime_classes)
     engine = Engine(store, node, pools, configs)
     path = run_dir / "vmlinkd.sock"
-    redirect.supported()  # the first try costs milliseconds that no ADD should pay
+    patched = redirect.keep_patched()  # and what is supported is known: no ADD should pay for it
     with _queue_locked(run_dir / "queue"):
         engine.recover()
         replay(engine, run_dir / "queue", config.deadline)
@@ -171,6 +171,7 @@ def serve(run_dir: Path, config: Settings) -> None:
     pools.close()
     ovs.close()
     reaper.close()
+    os.close(patched)
     os.close(lock)
 
 

@@ -17,8 +17,10 @@ import errno as errnos
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import cache, partial
+from typing import TypeVar
 
 from cni import bpf, tcmsg
 from cni.errors import CheckFailed, KernelRefused, NotReady
@@ -36,6 +38,7 @@ PRIORITY = 0xB0F0
 IN_OUR_QDISC, IN_THEIR_QDISC = 0x761, 0x762
 KINDS: dict[str, tuple[str, ...]] = {"cls_bpf": ("bpf",), "mirred": ("matchall", "u32")}
 Filter = Callable[[int], Message]  # of a handle
+T = TypeVar("T")
 
 
 def choose(engine: str = "auto") -> str:
@@ -60,12 +63,12 @@ def _missing(engine: str) -> str:
 
 @cache
 def _filters_missing() -> dict[str, str]:
-    return tried(_try_engines)
+    return aside(_try_engines)
 
 
 @cache
 def mirred_kind() -> Kind:
-    return "u32" if tried(_try_matchall)["matchall"] else "matchall"
+    return "u32" if aside(_try_matchall)["matchall"] else "matchall"
 
 
 def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
@@ -239,26 +242,40 @@ def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
     return loaded.target if loaded else None
 
 
-def tried(trial: Callable[[Netlink], dict[str, str]]) -> dict[str, str]:
-    """Run a trial in a namespace that ends with the thread that made it."""
-    found: dict[str, str] = {}
-    failed: list[BaseException] = []
+def keep_patched() -> int:
+    """A descriptor of a namespace where a filter stays as long as it is open.
 
-    def work() -> None:
+    The kernel patches its own code with the first ingress or egress qdisc and the first filter
+    that there are, and back with the last (ingress_needed_key and others in net/core/dev.c): 0.3 ms
+    on the test machine for each ADD and DEL that is alone on its node.
+    """
+
+    def hold(netlink: Netlink) -> int:
+        if not _filters_missing()["cls_bpf"]:
+            filter_ = _cls_bpf(1, bpf.ignore_program(), IN_OUR_QDISC, name=bpf.IGNORE)
+            netlink.attempt(tcmsg.add_clsact(1), filter_)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    return aside(hold)
+
+
+def aside(work: Callable[[Netlink], T]) -> T:
+    """Run `work` in a new namespace, which ends with it unless it is held."""
+    done: Future[T] = Future()
+
+    def run() -> None:
         try:
             if libc.unshare(CLONE_NEWNET) != 0:
                 raise KernelRefused("cannot make a namespace to try the redirects in")
             with Netlink() as netlink:
-                found.update(trial(netlink))
+                done.set_result(work(netlink))
         except BaseException as error:
-            failed.append(error)
+            done.set_exception(error)
 
-    thread = threading.Thread(target=work, name="vmlink-probe")
+    thread = threading.Thread(target=run, name="vmlink-aside")
     thread.start()
     thread.join()
-    if failed:
-        raise failed[0]
-    return found
+    return done.result()
 
 
 def _try_matchall(netlink: Netlink) -> dict[str, str]:

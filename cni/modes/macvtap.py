@@ -83,7 +83,7 @@ def _require_up(master: str) -> None:
 
 @cache  # but not the exception: the kernel module may come
 def _require_macvtap() -> None:
-    if reason := redirect.tried(_try)["macvtap"]:
+    if reason := redirect.aside(_try)["macvtap"]:
         raise NotReady(f"the kernel makes no macvtap: {reason}")
 
 

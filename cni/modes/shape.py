@@ -222,4 +222,4 @@ def _missing() -> str:
         tried += netlink.attempt(tcmsg.add_clsact(lo), _through(lo, lo))
         return {"why": "; ".join(error.msg for error in tried if error)}
 
-    return redirect.tried(trial)["why"]
+    return redirect.aside(trial)["why"]

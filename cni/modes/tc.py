@@ -31,7 +31,7 @@ class Tc:
         if isinstance(conf.uplink, Chained):
             return Plan((), (steps.Chain(key.ifname), tap, *limits, redirect))
         prepare, veth, rest = port_steps(key, conf, silenced=True)
-        return Plan(prepare, (*veth, tap, *limits, *rest, redirect))
+        return Plan(prepare, (*veth, tap, *limits, redirect, *rest))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True

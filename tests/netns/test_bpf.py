@@ -14,8 +14,8 @@ from nslib import namespaces, next_frame, packet_socket
 
 from cni import bpf, redirect, rtmsg, tcmsg
 from cni.errors import CheckFailed, NotReady
-from cni.netlink import Exists, NetlinkError, NotFound
-from cni.netns import libc
+from cni.netlink import Exists, Netlink, NetlinkError, NotFound
+from cni.netns import Namespace, libc
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -330,3 +330,10 @@ def test_ignore_is_told_from_a_redirect(wire):
     wire.netlink.batch(*redirect.ignore(wire.guest))
     assert redirect.ignores(wire.netlink, wire.guest)
     assert not redirect.ignores(wire.netlink, wire.near)
+
+
+def test_a_filter_stays_as_long_as_its_namespace_is_held():
+    fd = redirect.keep_patched()
+    with Namespace.from_fd(fd) as kept, kept.entered(), Netlink() as netlink:
+        assert [link.name for link in netlink.links()] == ["lo"]
+        assert redirect.ignores(netlink, 1)
