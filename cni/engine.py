@@ -219,8 +219,7 @@ class Engine:
         record.facts = cx.facts
         record.device = describe(conf, cx, result, record.netns_path)
         record.result = results.dump(result, results.VERSIONS[-1])
-        record.intent = False
-        self._store.save(record)
+        self._store.finish(record)
         return result
 
     def _revert(

@@ -55,10 +55,22 @@ def write(path: str, data: bytes, flags: int, mode: int) -> None:
     """Makes the file if it is not there, and cuts off what it had behind `data`. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, mode)
     try:
-        rest = data
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        _write_all(fd, data)
         if not flags & (os.O_EXCL | os.O_TRUNC) and os.fstat(fd).st_size > len(data):
             os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
+
+
+def append(path: str, data: bytes) -> None:
+    """To a file that is there, in one piece where the file system has room. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

@@ -1,7 +1,8 @@
-"""One JSON record per attachment under the run directory, written atomically.
+"""One record per attachment under the run directory: a line of JSON before the first step (an
+intent), and behind it, when the last is done, a second one with what the steps have found.
 
-A record is written before the first step (an intent) and again when the last is done. /run is a
-tmpfs, so a reboot clears the records together with the links that they describe.
+A second line that is cut says that the ADD was not answered. /run is a tmpfs, so a reboot clears
+the records together with the links that they describe.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from cni.errors import AttachmentExists, IOFailure
 from cni.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
+
+_FOUND = ("intent", "facts", "result", "device")
 
 
 @dataclass
@@ -56,11 +59,9 @@ class Store:
 
     def create(self) -> None:
         self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self._dir.glob("*.tmp"):
-            left.unlink(missing_ok=True)
 
     def begin(self, record: Record) -> None:
-        """The first save. Raises AttachmentExists when there is a record already, IOFailure."""
+        """The first line. Raises AttachmentExists when there is a record already, IOFailure."""
         path = self._path(record.key)
         try:
             files.write(path, _encode(vars(record)), os.O_NOFOLLOW | os.O_EXCL, 0o600)
@@ -71,9 +72,15 @@ class Store:
                 os.unlink(path)
             raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
 
-    def save(self, record: Record) -> None:
-        """Raises IOFailure; the record on disk is then the one before."""
-        replace_json(self._path(record.key), vars(record))
+    def finish(self, record: Record) -> None:
+        """The second line: the ADD has succeeded. Raises IOFailure; an intent is left then."""
+        record.intent = False
+        path = self._path(record.key)
+        try:
+            files.append(path, b"\n" + _encode({name: getattr(record, name) for name in _FOUND}))
+        except OSError as e:
+            record.intent = True
+            raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
 
     def load(self, key: AttachmentKey) -> Record | None:
         return self._read(self._path(key))
@@ -92,7 +99,9 @@ class Store:
 
     def _read(self, path: str) -> Record | None:
         try:
-            data = json.loads(files.read(path))
+            first, _, second = files.read(path).partition(b"\n")
+            data = json.loads(first)
+            data |= _whole(second)
             return Record(**{**data, "netns_identity": tuple(data["netns_identity"])})
         except FileNotFoundError:
             return None
@@ -101,6 +110,13 @@ class Store:
         except (ValueError, TypeError, KeyError) as e:
             log.warning("state: %s is not a record (%s); DEL plans again without it", path, e)
             return None
+
+
+def _whole(line: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line)) if line else {}
+    except ValueError:
+        return {}
 
 
 def replace_json(path: str, data: dict[str, Any]) -> None:

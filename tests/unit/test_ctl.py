@@ -65,7 +65,7 @@ def run_dir(tmp_path):
     store = Store(tmp_path / "state")
     store.create()
     for record in (TC, TWO_PAIRS, VETH, BEGUN):
-        store.save(record)
+        store.begin(record)
     return tmp_path
 
 
@@ -178,7 +178,7 @@ def test_device_for_programs_that_want_another_dialect(call):
 
 def test_the_device_of_a_former_version_is_read(call, run_dir):
     old = {k: v for k, v in DEVICE.items() if k not in ("ifname", "neighbours", "search")}
-    Store(run_dir / "state").save(replace(TC, container_id="old", device=old))
+    Store(run_dir / "state").begin(replace(TC, container_id="old", device=old))
     assert json.loads(call("device", "old")[1])[0]["neighbours"] == []
 
 
@@ -244,7 +244,7 @@ def test_a_reader_who_goes_away_is_no_error(tmp_path, records):
     store = Store(tmp_path / "state")
     store.create()
     for number in range(records):
-        store.save(replace(TC, container_id=f"c{number}"))
+        store.begin(replace(TC, container_id=f"c{number}"))
     reader, writer = os.pipe()
     os.close(reader)
     env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}

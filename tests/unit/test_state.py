@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from cni import state
-from cni.errors import IOFailure
+from cni import files
+from cni.errors import AttachmentExists, IOFailure
 from cni.state import Record, Store
 from cni.types import AttachmentKey
 
@@ -45,24 +45,51 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_what_is_saved_is_loaded(store):
-    store.save(RECORD)
+def finished(record=RECORD, **found):
+    """It is not the store's to change what it was not given to change."""
+    return replace(record, intent=False, **found)
+
+
+def path_of(directory, key=KEY):
+    return directory / f"{key.digest}.json"
+
+
+def test_what_is_begun_is_loaded(store):
+    store.begin(RECORD)
     assert store.load(KEY) == RECORD
     assert store.load(KEY).key == KEY
     assert list(store.all()) == [RECORD]
 
 
-def test_saving_again_replaces(store, directory):
-    store.save(RECORD)
-    done = replace(RECORD, intent=False, result={"ips": []})
-    store.save(done)
-    assert list(store.all()) == [done]
+def test_what_the_steps_found_is_behind_it(store, directory):
+    store.begin(RECORD)
+    found = replace(RECORD, facts={"mtu": 9000}, result={"ips": []}, device={"id": "x"})
+    store.finish(found)
+    assert store.load(KEY) == finished(found)
+    assert [store.load(KEY)] == list(store.all()) == [found]
     assert len(list(directory.iterdir())) == 1
+
+
+def test_a_second_line_that_is_cut_leaves_an_intent(store, directory):
+    store.begin(RECORD)
+    whole = path_of(directory).stat().st_size
+    store.finish(replace(RECORD, facts={"mtu": 9000}))
+    end = path_of(directory).stat().st_size
+    for size in range(end - 1, whole - 1, -1):
+        os.truncate(path_of(directory), size)
+        assert store.load(KEY) == RECORD
+
+
+def test_a_record_is_begun_once(store):
+    store.begin(RECORD)
+    with pytest.raises(AttachmentExists, match="DEL comes first"):
+        store.begin(replace(RECORD, mode="tap"))
+    assert store.load(KEY) == RECORD
 
 
 def test_records_are_told_apart_by_the_whole_key(store):
     for container, ifname in (("c1", "eth0"), ("c1", "eth1"), ("c2", "eth0"), ("c", "1eth0")):
-        store.save(replace(RECORD, container_id=container, ifname=ifname))
+        store.begin(replace(RECORD, container_id=container, ifname=ifname))
     assert len(list(store.all())) == 4
     store.remove(KEY)
     assert store.load(KEY) is None
@@ -83,53 +110,48 @@ def test_only_root_reads(store, directory):
     before = os.umask(0)
     try:
         Store(directory.parent / "other").create()
-        store.save(RECORD)
+        store.begin(RECORD)
     finally:
         os.umask(before)
     assert mode(directory.parent / "other") == 0o700
     assert [mode(p) for p in directory.iterdir()] == [0o600]
 
 
-def test_half_written_files_are_cleared_and_never_read(store, directory):
-    store.save(RECORD)
-    (directory / f"{KEY.digest}.tmp").write_text('{"container')
-    assert list(store.all()) == [RECORD]
-    store.create()
-    assert [p.suffix for p in directory.iterdir()] == [".json"]
-
-
 def fails_at(monkeypatch, call):
     def refuse(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(state.os, call, refuse)
+    monkeypatch.setattr(files.os, call, refuse)
 
 
-@pytest.mark.parametrize("call", ["open", "rename"])
-def test_a_failed_write_leaves_the_record_before(store, directory, monkeypatch, call):
-    store.save(RECORD)
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_a_failed_finish_leaves_the_intent(store, monkeypatch, call):
+    store.begin(RECORD)
+    mine = replace(RECORD)
     with monkeypatch.context() as patch:
         fails_at(patch, call)
         with pytest.raises(IOFailure, match=r"cannot write .*: No space left"):
-            store.save(replace(RECORD, intent=False))
-    assert store.load(KEY) == RECORD
-    assert [p.suffix for p in directory.iterdir()] == [".json"]
+            store.finish(mine)
+    assert store.load(KEY) == mine == RECORD
 
 
-def test_a_temporary_file_in_the_way_leaves_the_record_before(store, directory):
-    store.save(RECORD)
-    (directory / f"{KEY.digest}.tmp").mkdir()
-    with pytest.raises(IOFailure, match="Is a directory"):
-        store.save(replace(RECORD, intent=False))
-    assert store.load(KEY) == RECORD
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_a_failed_begin_leaves_nothing(store, directory, monkeypatch, call):
+    with monkeypatch.context() as patch:
+        fails_at(patch, call)
+        with pytest.raises(IOFailure, match=r"cannot write .*: No space left"):
+            store.begin(RECORD)
+    assert list(directory.iterdir()) == []
 
 
 def test_a_symbolic_link_is_not_followed(store, directory, tmp_path):
     target = tmp_path / "precious"
     target.write_text("kept")
-    (directory / f"{KEY.digest}.tmp").symlink_to(target)
+    path_of(directory).symlink_to(target)
+    with pytest.raises(AttachmentExists):
+        store.begin(RECORD)
     with pytest.raises(IOFailure):
-        store.save(RECORD)
+        store.finish(replace(RECORD))
     assert target.read_text() == "kept"
 
 
@@ -155,18 +177,16 @@ GOOD = asdict(RECORD)
 )
 def test_a_file_that_is_no_record_is_passed_over_with_a_warning(store, directory, caplog, content):
     other = replace(RECORD, ifname="eth1")
-    store.save(other)
-    (directory / f"{KEY.digest}.json").write_bytes(content)
+    store.begin(other)
+    path_of(directory).write_bytes(content)
     assert list(store.all()) == [other]
     assert store.load(KEY) is None
     assert all("is not a record" in r.message for r in caplog.records)
     assert len(caplog.records) == 2
-    store.save(RECORD)
-    assert store.load(KEY) == RECORD
 
 
 def test_a_record_that_cannot_be_read_is_an_error_of_its_own(store, directory):
     """Else a DEL would take the attachment for unknown and leave things behind."""
-    (directory / f"{KEY.digest}.json").mkdir()
+    path_of(directory).mkdir()
     with pytest.raises(IOFailure, match="cannot read"):
         store.load(KEY)
