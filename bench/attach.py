@@ -71,7 +71,7 @@ class OnLinux(Part):
             *many,
             Task(f"{BURST} DELs at once", self.bursts * 2.5, self._burst),
             Task("where the time goes: tc", self.rounds * 0.01, self._stages),
-            Task("the kernel alone", self.rounds * 0.005, self._floor),
+            Task("the kernel alone", self.rounds * 0.005 + self.bursts * 0.5, self._floor),
             Task("giving back", 0.1, self.give_back),
         ]
 
@@ -113,8 +113,10 @@ class OnLinux(Part):
     def _floor(self) -> None:
         measured = floor.measure(self.node, self.rounds)
         for metric, samples in zip(("add", "del"), measured, strict=True):
-            kernel = Series("attach", metric, "ms", "kernel alone", "floor", self.at(parallel=1))
-            self.results.add(kernel, *samples)
+            self.results.add(floor.series(metric, self.at(parallel=1)), *samples)
+        for _ in range(self.bursts):
+            wall = floor.burst(self.node, BURST)
+            self.results.add(floor.series("burst_del", self.at(parallel=BURST)), wall)
 
 
 class OnOvs(Part):

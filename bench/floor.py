@@ -7,11 +7,13 @@ is not a system call is done while the clock stands.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.node import Node
+from bench.results import Series
 from cni import redirect, rtmsg, tuntap
 from cni.modes.links import silent
 from cni.netlink import Netlink
@@ -40,22 +42,25 @@ class Clock:
 
 
 class Floor:
-    """A bridge in the node's namespace; the calling thread works there."""
+    """On a `bridge` in the node's namespace that is there, or on one of its own; the calling thread
+    works there. `parallel` deletions may be in the kernel at once, whose tails are long."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, bridge: str = "", parallel: int = 8) -> None:
         self._home = node.namespace
-        self._reaper = Reaper()
+        self._reaper = Reaper(parallel)
         with self._home.entered():
             self._host = Netlink()
+        if not bridge:
             self._host.batch(rtmsg.new_bridge(BRIDGE, up=True))
-        self._bridge = self._host.index(BRIDGE) or 0
-        self._host.batch(rtmsg.add_address(self._bridge, f"{_GATEWAY}/16"))
+            self._host.batch(rtmsg.add_address(self._host.index(BRIDGE) or 0, f"{_GATEWAY}/16"))
+        self._bridge = self._host.index(bridge or BRIDGE) or 0
+        self._own = not bridge
 
-    def add(self, pod: Namespace) -> float:
+    def add(self, pod: Namespace, number: int = 0) -> float:
         """Milliseconds of the kernel's for one ADD. Raises NetlinkError."""
         clock = Clock()
         with self._home.entered():
-            self._veth(pod, clock)
+            self._veth(pod, f"{HOST_LINK}{number}", clock)
             with clock.running(), pod.entered_from(self._home.fd):
                 netlink = Netlink()
             with netlink:
@@ -67,9 +72,9 @@ class Floor:
                         redirect.attach("cls_bpf", netlink, interface, tap)
         return clock.ms
 
-    def _veth(self, pod: Namespace, clock: Clock) -> None:
+    def _veth(self, pod: Namespace, name: str, clock: Clock) -> None:
         veth = rtmsg.new_veth(
-            HOST_LINK,
+            name,
             POD_LINK,
             mac=_HOST_MAC,
             peer_mac=_POD_MAC,
@@ -81,7 +86,7 @@ class Floor:
         )
         with clock.running():
             self._host.batch(veth)
-            index = self._host.index(HOST_LINK) or 0
+            index = self._host.index(name) or 0
         up = [*silent(index, MTU), rtmsg.set_link(index, up=True)]
         with clock.running():
             self._host.batch(*up)
@@ -113,15 +118,38 @@ class Floor:
             return (time.perf_counter() - start) * 1000
 
     def close(self) -> None:
-        self._host.batch(rtmsg.del_link(self._bridge))
+        if self._own:
+            self._host.batch(rtmsg.del_link(self._bridge))
         self._host.close()
         self._reaper.close()
 
 
-def measure(node: Node, rounds: int) -> tuple[list[float], list[float]]:
+def series(metric: str, at: Mapping[str, int | str]) -> Series:
+    return Series("attach", metric, "ms", "kernel alone", "floor", at)
+
+
+def burst(node: Node, count: int) -> float:
+    """Milliseconds until the links of `count` attachments are gone, deleted all at once."""
+    with ExitStack() as stack:
+        floor = Floor(node, parallel=count)
+        stack.callback(floor.close)
+        made = []
+        for number in range(count):
+            path = node.pod()
+            stack.callback(node.lab.drop, path)
+            made.append(stack.enter_context(Namespace.open(str(path))))
+            floor.add(made[-1], number)
+        with ThreadPoolExecutor(count) as pool:
+            start = time.perf_counter()
+            for _ in pool.map(floor.delete, made):
+                pass  # an error is raised here
+            return (time.perf_counter() - start) * 1000
+
+
+def measure(node: Node, rounds: int, bridge: str = "") -> tuple[list[float], list[float]]:
     """Of each ADD and DEL, in ms."""
     added, gone = [], []
-    floor = Floor(node)
+    floor = Floor(node, bridge)
     try:
         for _ in range(WARM_UP + rounds):
             path: Path = node.pod()

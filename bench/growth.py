@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-from bench import pooled, switch
-from bench.contenders import Attachment, Contender, Vsctl, debian, series, vmlink, vsctl
+from bench import floor, pooled, switch
+from bench.contenders import Attachment, Contender, Plugin, Vsctl, debian, series, vmlink, vsctl
 from bench.node import Node
 from bench.results import Results, Series, Task
 from bench.rounds import Part, at_once, in_turns, nothing, pods
@@ -55,10 +55,13 @@ class OnLinux(Part):
         return [*found, Task("vmlinkd idle", IDLE, idle), Task("giving back", 1, self.give_back)]
 
     @cached_property
+    def _ours(self) -> Plugin:
+        return vmlink(Way("tc", "linux"), self.node, 100, self.stack)
+
+    @cached_property
     def _filled(self) -> list[Filled]:
         other = self.stack.enter_context(Node())
-        ours = vmlink(Way("tc", "linux"), self.node, 100, self.stack)
-        return [Filled(ours), Filled(debian("bridge", other, 100))]
+        return [Filled(self._ours), Filled(debian("bridge", other, 100))]
 
     def _measure(self, count: int) -> None:
         for filled in self._filled:
@@ -66,7 +69,12 @@ class OnLinux(Part):
         time.sleep(SETTLE)
         found = [filled.contender for filled in self._filled]
         in_turns(found, WARM_UP, Results(), {})
-        compare(self, found, self.at(present=count), nothing)
+        at = self.at(present=count)
+        compare(self, found, at, nothing)
+        rounds = max(1, self.rounds // 2)
+        measured = floor.measure(self.node, rounds, self._ours.conf["linux"]["bridge"])
+        for metric, samples in zip(("add", "del"), measured, strict=True):
+            self.results.add(floor.series(metric, at), *samples)
 
 
 class OnOvs(Part):

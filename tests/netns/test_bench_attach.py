@@ -50,6 +50,13 @@ def test_the_floor_is_the_kernel_and_a_process_that_does_nothing(linux):
         assert all(ms > 0 for (ms,) in found.values())
 
 
+def test_the_floor_of_a_burst_is_of_as_many(linux):
+    at = {"switch": "linux", "parallel": attach.BURST}
+    ((wall,),) = samples(linux, metric="burst_del", role="floor", at=at).values()
+    (one,) = samples(linux, metric="del", at={"switch": "linux", "parallel": 1})["kernel alone"]
+    assert wall > one
+
+
 def test_at_once_there_is_a_rate_and_the_latency_of_each(linux):
     at = {"switch": "linux", "parallel": 8}
     assert all(len(ms) == 16 for ms in samples(linux, metric="add", at=at).values())

@@ -1,5 +1,6 @@
 """Contenders take turns, and one that cannot be measured is told and left out."""
 
+import itertools
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -31,9 +32,14 @@ class Fake:
         self.there -= 1
 
 
-def test_the_first_of_a_round_is_the_last_of_the_next():
-    a, b, c = (Fake(name) for name in "abc")
-    assert [each.name for each in turns([a, b, c], 4)] == [*"abc", *"bca", *"cab", *"abc"]
+def test_each_is_once_in_a_round_and_comes_after_every_other():
+    found = [Fake(name) for name in "abc"]
+    order = [each.name for each in turns(found, 30)]
+    rounds = [order[n : n + 3] for n in range(0, 90, 3)]
+    assert all(sorted(one) == [*"abc"] for one in rounds)
+    pairs = {(a, b) for a, b in itertools.pairwise(order) if a != b}
+    assert pairs == {(a, b) for a in "abc" for b in "abc" if a != b}
+    assert order == [each.name for each in turns(found, 30)]
 
 
 def test_every_verb_of_every_round_is_a_sample():
