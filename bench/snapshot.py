@@ -72,9 +72,9 @@ def _processes() -> list[str]:
     """The living processes that descend from this one."""
     parents = {}
     names = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for process in filter(str.isdigit, os.listdir("/proc")):
         try:
-            pid, rest = stat.read_text().split(" (", 1)
+            pid, rest = Path("/proc", process, "stat").read_text().split(" (", 1)
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, fields = rest.rsplit(") ", 1)
