@@ -10,17 +10,24 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from cni.errors import VmlinkError
 
 log = logging.getLogger("vmlink")
 
 _ACCEPT_PAUSE = 0.1
+_PATIENCE = 1.0  # seconds
+_MOST = 1024
 
 
 class Workers:
     """`serve` gets each connection, which is closed after it; it raises nothing. What is in flight
-    at the end is waited for, `patience` seconds where somebody else's answer is."""
+    at the end is waited for, `patience` seconds where somebody else's answer is.
+
+    When all `count` threads wait for somebody else, such as an API server, so many more come, that
+    the rest of the node is served; they go when they have nothing left to do.
+    """
 
     def __init__(
         self,
@@ -32,20 +39,25 @@ class Workers:
     ) -> None:
         self._patience = patience
         self._listener = listener
+        self._count = count
         self._serve = serve
+        self._name = name
         self._stop_read, self._stop_write = os.pipe()
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-{n}", daemon=True)
-            for n in range(count)
-        ]
+        self._changed = threading.Condition()  # its lock is for what follows
+        self._threads: list[threading.Thread] = []
+        self._free = self._served = 0
+        self._watched = self._stopping = False
         listener.setblocking(False)
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        with self._changed:
+            self._more()
 
     def stop(self) -> None:
         """Take no further connection."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
         os.close(self._stop_write)
 
     def join(self) -> None:
@@ -54,18 +66,59 @@ class Workers:
         for thread in self._threads:
             thread.join(None if end is None else max(end - time.monotonic(), 0))
 
+    def _more(self) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        for n in range(self._count):
+            thread = threading.Thread(target=self._work, name=f"{self._name}-{n}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._free += self._count
+
     def _work(self) -> None:
         with select.epoll() as epoll:
             # Without EPOLLEXCLUSIVE each connection would wake every thread.
             epoll.register(self._listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)
             epoll.register(self._stop_read, select.EPOLLHUP)
-            while True:
+            needed = True
+            while needed:
                 events = epoll.poll()
                 if any(fd == self._stop_read for fd, _ in events):
                     return
                 if conn := self._accept():
+                    self._begin()
                     with conn:
                         self._serve(conn)
+                    needed = self._end()
+
+    def _begin(self) -> None:
+        with self._changed:
+            self._free -= 1
+            if not self._free and not self._watched:
+                self._watched = True
+                name = f"{self._name}-watch"
+                threading.Thread(target=self._watch, name=name, daemon=True).start()
+
+    def _end(self) -> bool:
+        """Whether the thread is needed further."""
+        with self._changed:
+            needed = self._free < self._count
+            self._free += needed
+            self._served += 1
+            self._changed.notify_all()
+            return needed
+
+    def _watch(self) -> None:
+        """While all threads are taken: more come when none has ended its work for a while."""
+        with self._changed:
+            while not (self._free or self._stopping):
+                moved = partial(self._moved_since, self._served)
+                if not self._changed.wait_for(moved, _PATIENCE) and len(self._threads) < _MOST:
+                    log.info("no %s has been free for %g s; more come", self._name, _PATIENCE)
+                    self._more()
+            self._watched = False
+
+    def _moved_since(self, served: int) -> bool:
+        return self._stopping or self._served != served
 
     def _accept(self) -> socket.socket | None:
         try:

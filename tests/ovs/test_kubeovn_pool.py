@@ -1,0 +1,125 @@
+"""Networks of kube-ovn with a pool of ports made ahead, and pods that keep their ADDs waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubeovnkit import MAC, appear, clustered, written
+from ovskit import BRIDGE
+from poolkit import until
+from test_attachments import row
+from test_kubeovn import attached, config, external_ids
+
+from bench.kubeapi import KubeApi
+from bench.node import Node
+from cni.state import read_json
+
+SIZE, WORKERS = 2, 2
+TAP = config("tap")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[Node, KubeApi]]:
+    pools = {"net": {"tap": {"size": SIZE, "refill_below": 1}}}
+    with clustered(pools=pools, workers=WORKERS, deadline=20) as made:
+        yield made
+
+
+@pytest.fixture
+def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
+    return cluster[1]
+
+
+@pytest.fixture
+def node(cluster: tuple[Node, KubeApi]) -> Node:
+    """With a full pool."""
+    node = cluster[0]
+    node.call("STATUS", TAP).expect()
+    until(lambda: read_json(node.run_dir / "pool/net@tap/pool.json").get("ready") == SIZE)
+    return node
+
+
+def kits(node: Node) -> set[str]:
+    assert node.switch
+    return {p for p in node.switch.vsctl("list-ports", BRIDGE).split() if p.startswith("vlt")}
+
+
+def limits(node: Node, port: str) -> list[Any]:
+    found = row(node, "Port", port, "qos", "tag", "protected")
+    return found + row(node, "Interface", port, "ingress_policing_rate")
+
+
+PODS = [
+    ({}, MAC, "10.16.0.5"),
+    ({"ingress_rate": "8", "mac_address": "02:00:00:00:00:07"}, "02:00:00:00:00:07", "10.16.0.5"),
+    ({"ip_address": "10.16.0.9", "gateway": "10.16.0.1"}, MAC, "10.16.0.9"),
+    ({"ip_address": None, "cidr": None, "gateway": None}, MAC, None),
+]
+
+
+def test_kits_get_what_kube_ovn_chose_and_keep_nothing_of_it(
+    node: Node, api: KubeApi, pod: Path
+) -> None:
+    """More pods than kits, one after the other, so that each kit has had a former pod."""
+    before = kits(node)
+    as_new = {kit: limits(node, kit) for kit in before}
+    had = []
+    for number, (change, mac, address) in enumerate(PODS):
+        name = f"pod{number}"
+        args = appear(api, name, annotations=written(**change))
+        with attached(node, pod, TAP, args) as result:
+            tap = result["interfaces"][1]["name"]
+            assert tap in before
+            had.append(tap)
+            assert result["interfaces"][0]["mac"] == mac
+            assert [ip["address"] for ip in result["ips"]] == [f"{address}/16"] * bool(address)
+            ids = external_ids(node, tap)
+            told = {"iface-id": f"{name}.shop", "pod_name": name, "attached-mac": mac}
+            assert {key: ids[key] for key in told} == told
+            assert ids.get("ip") == address
+            assert (limits(node, tap)[0] != as_new[tap][0]) == ("ingress_rate" in change)
+        until(lambda: kits(node) == before)
+        assert {kit: limits(node, kit) for kit in before} == as_new
+        assert [external_ids(node, kit) for kit in before] == [{}] * SIZE
+        api.delete("shop", name)
+    assert len(set(had)) < len(had)
+
+
+def test_a_kit_that_does_not_fit_stays(node: Node, api: KubeApi, pod: Path) -> None:
+    before = kits(node)
+    args = appear(api, annotations=written("net1.shop", vlan_id="7", routed=None))
+    with attached(node, pod, config("tap", "net1.shop"), args) as result:
+        tap = result["interfaces"][1]["name"]
+        assert tap not in before
+        assert row(node, "Port", tap, "tag") == [7]
+        assert kits(node) == before | {tap}
+    assert kits(node) == before
+    api.delete("shop", "web")
+
+
+def test_pods_that_wait_keep_no_other_waiting(node: Node, api: KubeApi, pod: Path) -> None:
+    names = [f"late{n}" for n in range(WORKERS + 1)]
+    pods = [node.pod(name) for name in names]
+    args = [appear(api, name, annotations={}) for name in names]
+    with ThreadPoolExecutor(len(names)) as threads:
+        adding = [
+            threads.submit(node.call, "ADD", config(), name, where, **told)
+            for name, where, told in zip(names, pods, args, strict=True)
+        ]
+        plain = {**config(), "name": "other", "ipam": node.ipam("10.9.0.0/24")}
+        del plain["kubeovn"]
+        node.call("ADD", plain, "c1", pod).expect()
+        node.call("DEL", plain, "c1", pod).expect()
+        assert not any(add.done() for add in adding)
+        for number, name in enumerate(names):
+            api.put("shop", name, annotations=written(ip_address=f"10.16.1.{number}"))
+        for add in adding:
+            add.result().expect()
+    for name, where in zip(names, pods, strict=True):
+        node.call("DEL", config(), name, where).expect()
+        node.lab.drop(where)
+        api.delete("shop", name)
