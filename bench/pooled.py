@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from bench.node import BIN, Node
-from cni.state import read_json
+from cni.kits import read_json
 
 PATIENCE = 20  # seconds, for the pool to be filled
 

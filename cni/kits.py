@@ -8,8 +8,8 @@ A kit that a pod has is in the attachment's record instead.
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cni import files
 from cni.plan import Plan, Step
 from cni.settings import PoolSize
-from cni.state import read_json, replace_json
 from cni.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
@@ -77,7 +77,7 @@ class Pool:
     def open(self) -> None:
         """Read what a former process left."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self.directory.glob("*.tmp"):
+        for left in self.directory.glob(".*"):  # files.replace was cut
             left.unlink(missing_ok=True)
         told = read_json(self.directory / _POOL)
         self.conf = told.get("conf", {})
@@ -88,14 +88,14 @@ class Pool:
 
     def save(self, kit: Kit) -> None:
         """Raises IOFailure."""
-        replace_json(self._path(kit.id), kit.to_json())
+        _replace(self._path(kit.id), kit.to_json())
 
     def forget(self, kit: Kit) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(self._path(kit.id))
+            self._path(kit.id).unlink()
 
     def has(self, kit: str) -> bool:
-        return os.path.exists(self._path(kit))
+        return self._path(kit).exists()
 
     def tell(self) -> None:
         """For vmlinkctl, and for the next process. Raises IOFailure."""
@@ -103,15 +103,31 @@ class Pool:
         told: dict[str, Any] = {"network": network, "mode": mode}
         told |= vars(self.size) if self.size else {"size": 0, "refill_below": 0}
         told |= {"ready": len(self.ready), **self.counts, "error": self.error, "conf": self.conf}
-        replace_json(f"{self.directory}/{_POOL}", told)
+        _replace(self.directory / _POOL, told)
 
     def close(self) -> None:
         """It is empty, and the settings do not name it."""
         (self.directory / _POOL).unlink(missing_ok=True)
         self.directory.rmdir()
 
-    def _path(self, kit: str) -> str:
-        return f"{self.directory}/{kit}.json"
+    def _path(self, kit: str) -> Path:
+        return self.directory / f"{kit}.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Empty, with a warning, for a file that is not an object of JSON; empty for none."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        log.warning("pool: cannot read %s: %s", path, e)
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _replace(path: Path, data: dict[str, Any]) -> None:
+    files.replace(path, json.dumps(data).encode(), 0o600)
 
 
 def _kit(path: Path) -> Kit | None:

@@ -119,26 +119,5 @@ def _whole(line: bytes) -> dict[str, Any]:
         return {}
 
 
-def replace_json(path: str, data: dict[str, Any]) -> None:
-    """Write a file named .json at once or not at all. Raises IOFailure."""
-    temporary = path.removesuffix(".json") + ".tmp"
-    try:
-        files.by_way_of(temporary, path, _encode(data), os.O_TRUNC, 0o600)
-    except OSError as e:
-        raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Empty, with a warning, for a file that is not an object of JSON; empty for none."""
-    try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as e:
-        log.warning("state: cannot read %s: %s", path, e)
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
 def _encode(data: dict[str, Any]) -> bytes:
     return json.dumps(data).encode()

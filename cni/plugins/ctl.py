@@ -18,9 +18,10 @@ from cni import __version__, clh, descriptors, dialects, hotplug
 from cni.device import Device
 from cni.dialects import qemu
 from cni.errors import UnknownContainer, VmlinkError
+from cni.kits import read_json
 from cni.plugins import doctor, install
 from cni.plugins.columns import columns
-from cni.state import Record, Store, read_json
+from cni.state import Record, Store
 
 
 def main(argv: Sequence[str] | None = None) -> int:

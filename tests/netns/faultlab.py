@@ -21,11 +21,11 @@ from waits import until, wait_for_orphans
 from bench.node import CLIENT, PLUGINS, Answer, Node
 from cni import bpf, config, macvtap, redirect, spec, uplinks
 from cni.errors import BadConfig
+from cni.kits import read_json
 from cni.modes import MODES
 from cni.netlink import Netlink
 from cni.netns import Namespace
 from cni.plan import Plan
-from cni.state import read_json
 from cni.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")

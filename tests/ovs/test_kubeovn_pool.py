@@ -16,7 +16,7 @@ from test_kubeovn import attached, config, external_ids
 
 from bench.kubeapi import KubeApi
 from bench.node import Node
-from cni.state import read_json
+from cni.kits import read_json
 
 SIZE, WORKERS = 2, 2
 TAP = config("tap")

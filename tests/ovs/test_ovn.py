@@ -18,10 +18,10 @@ from bench import guest as guests
 from bench import ovn as ovns
 from bench.node import BIN, Answer, Node
 from bench.ovn import BRIDGE, Ovn
+from cni.kits import read_json
 from cni.ovs.database import Database
 from cni.ovs.ports import Add, Bind, Port, Remove
 from cni.settings import Ovs
-from cni.state import read_json
 from cni.types import AttachmentKey
 
 SECONDS = 20
