@@ -10,7 +10,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 from cni.errors import VmlinkError
 
@@ -25,8 +24,9 @@ class Workers:
     """`serve` gets each connection, which is closed after it; it raises nothing. What is in flight
     at the end is waited for, `patience` seconds where somebody else's answer is.
 
-    When all `count` threads wait for somebody else, such as an API server, so many more come, that
-    the rest of the node is served; they go when they have nothing left to do.
+    When all threads are taken, and fewer than `count` requests end in a second, they wait for
+    somebody else, such as an API server: so many more come, that the rest of the node is served.
+    They go when they have nothing left to do.
     """
 
     def __init__(
@@ -67,7 +67,6 @@ class Workers:
             thread.join(None if end is None else max(end - time.monotonic(), 0))
 
     def _more(self) -> None:
-        self._threads = [thread for thread in self._threads if thread.is_alive()]
         for n in range(self._count):
             thread = threading.Thread(target=self._work, name=f"{self._name}-{n}", daemon=True)
             self._threads.append(thread)
@@ -104,21 +103,25 @@ class Workers:
             needed = self._free < self._count
             self._free += needed
             self._served += 1
-            self._changed.notify_all()
             return needed
 
     def _watch(self) -> None:
-        """While all threads are taken: more come when none has ended its work for a while."""
         with self._changed:
             while not (self._free or self._stopping):
-                moved = partial(self._moved_since, self._served)
-                if not self._changed.wait_for(moved, _PATIENCE) and len(self._threads) < _MOST:
+                before = self._served
+                self._changed.wait_for(lambda: self._stopping, _PATIENCE)
+                if self._are_waiting(self._served - before) and self._has_room():
                     log.info("no %s has been free for %g s; more come", self._name, _PATIENCE)
                     self._more()
             self._watched = False
 
-    def _moved_since(self, served: int) -> bool:
-        return self._stopping or self._served != served
+    def _are_waiting(self, ended: int) -> bool:
+        """Who works has ended by now; a few that end do not empty the queue."""
+        return not (self._free or self._stopping) and ended < self._count
+
+    def _has_room(self) -> bool:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        return len(self._threads) < _MOST
 
     def _accept(self) -> socket.socket | None:
         try:

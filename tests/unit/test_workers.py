@@ -106,3 +106,42 @@ def test_there_is_an_end_to_more(served, monkeypatch):
     for conn in waiting:
         with conn:
             assert conn.recv(16).startswith(b"test-")
+
+
+def test_a_few_that_end_are_no_reason_for_the_rest_to_wait(served):
+    """Those in the queue wait, too, and each that ends makes way for one of them alone."""
+    waiting = [served.ask(b"wait") for _ in range(4 * COUNT)]
+    with served.ask(b"now") as conn:
+        ending = threading.Event()
+        trickle = threading.Thread(target=end_some, args=(served.workers, ending))
+        trickle.start()
+        try:
+            assert conn.recv(16).startswith(b"test-")
+        finally:
+            ending.set()
+            trickle.join()
+    served.go.set()
+    for conn in waiting:
+        with conn:
+            assert conn.recv(16).startswith(b"test-")
+
+
+def end_some(made, ending):
+    """Fewer than there are workers, and more than none, in the time that a watch takes."""
+    while not ending.wait(workers._PATIENCE * 0.8):
+        with made._changed:
+            made._served += 1
+            made._changed.notify_all()
+
+
+def test_those_that_went_take_no_room(served, monkeypatch):
+    monkeypatch.setattr(workers, "_MOST", 2 * COUNT)
+    for _ in range(2):
+        served.go.clear()
+        waiting = [served.ask(b"wait") for _ in range(2 * COUNT)]
+        until(lambda: served.workers._free == 0 and len(threads()) == 2 * COUNT + 1)
+        served.go.set()
+        for conn in waiting:
+            with conn:
+                assert conn.recv(16).startswith(b"test-")
+        until(lambda: len(threads()) == COUNT)
