@@ -56,9 +56,10 @@ def test_every_question_has_an_answer(bridged: Pair) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_tcp_brings_as_many_bytes_as_were_asked_for(bridged: Pair, reverse: bool) -> None:
-    size = 64 << 20  # what is under way at the end is not counted
+    size = 256 << 20
     found = traffic.tcp(bridged.near, bridged.far_ip, size, 2, reverse)
-    assert 0.9 * size < found.octets < 1.5 * size
+    # iperf3 does not count what the sockets' buffers have at the end, megabytes for each stream.
+    assert 0.75 * size < found.octets < 1.5 * size
     assert found.gbps > 0
 
 
