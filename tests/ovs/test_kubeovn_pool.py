@@ -17,6 +17,7 @@ from test_kubeovn import attached, config, external_ids
 from bench.kubeapi import KubeApi
 from bench.node import Node
 from cni.kits import read_json
+from cni.kubeovn.assignment import MODE
 
 SIZE, WORKERS = 2, 2
 TAP = config("tap")
@@ -98,6 +99,30 @@ def test_a_kit_that_does_not_fit_stays(node: Node, api: KubeApi, pod: Path) -> N
         assert row(node, "Port", tap, "tag") == [7]
         assert kits(node) == before | {tap}
     assert kits(node) == before
+    api.delete("shop", "web")
+
+
+def test_a_limit_that_no_kit_can_have(node: Node, api: KubeApi, pod: Path) -> None:
+    """The switch says whether it polices when a port is made; the userspace datapath cannot."""
+    before = kits(node)
+    args = appear(api, annotations=written(egress_rate="8"))
+    answer = node.call("ADD", TAP, "c1", pod, **args)
+    assert (answer.code, "bandwidth.egressRate" in answer.out["msg"]) == (105, True), answer.out
+    assert kits(node) == before
+    api.delete("shop", "web")
+
+
+@pytest.mark.parametrize(("network", "own"), [("tap", "veth"), ("veth", "tap")])
+def test_kits_are_for_pods_of_their_mode(
+    node: Node, api: KubeApi, pod: Path, network: str, own: str
+) -> None:
+    """Which the pod may have chosen itself."""
+    before = kits(node)
+    args = appear(api, annotations=written() | {MODE: own})
+    with attached(node, pod, config(network), args) as result:
+        assert (result["interfaces"][1]["name"] in before) == (own == "tap")
+        assert kits(node) == before
+    assert [external_ids(node, kit) for kit in before] == [{}] * SIZE
     api.delete("shop", "web")
 
 

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -13,11 +14,12 @@ COUNT = 2
 
 
 class Served:
-    """Answers at once, or to `wait` when it is let go."""
+    """Answers at once, to `wait` when it is let go, to `one` as often as it is told."""
 
     def __init__(self, path):
         self.path = path
         self.go = threading.Event()
+        self.one = threading.Semaphore(0)
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen(64)
@@ -25,8 +27,9 @@ class Served:
         self.workers.start()
 
     def serve(self, conn):
-        if conn.recv(8) == b"wait":
-            assert self.go.wait(20)
+        what = conn.recv(8)
+        assert what != b"wait" or self.go.wait(20)
+        assert what != b"one" or self.one.acquire(timeout=20)
         conn.sendall(threading.current_thread().name.encode())
 
     def ask(self, what):
@@ -38,6 +41,7 @@ class Served:
 
     def close(self):
         self.go.set()
+        self.one.release(64)
         if not self.workers._stopping:
             self.workers.stop()
         self.workers.join()
@@ -80,8 +84,7 @@ def test_who_waits_keeps_nobody_else_waiting(served):
         with conn:
             assert conn.recv(16).startswith(b"test-")
     # Those that nobody needs go when they have served once more.
-    until(lambda: "test-watch" not in threads())
-    assert COUNT <= len(threads()) <= 2 * COUNT
+    until(lambda: COUNT <= len(threads()) <= 2 * COUNT)
 
 
 def test_the_end_waits_for_what_is_in_flight(served):
@@ -110,28 +113,24 @@ def test_there_is_an_end_to_more(served, monkeypatch):
 
 def test_a_few_that_end_are_no_reason_for_the_rest_to_wait(served):
     """Those in the queue wait, too, and each that ends makes way for one of them alone."""
-    waiting = [served.ask(b"wait") for _ in range(4 * COUNT)]
+    many, ended = 20 * COUNT, 0
+    waiting = [served.ask(b"one") for _ in range(many)]
     with served.ask(b"now") as conn:
-        ending = threading.Event()
-        trickle = threading.Thread(target=end_some, args=(served.workers, ending))
-        trickle.start()
-        try:
-            assert conn.recv(16).startswith(b"test-")
-        finally:
-            ending.set()
-            trickle.join()
-    served.go.set()
+        conn.settimeout(0.8 * workers._PATIENCE)
+        while not answered(conn):
+            served.one.release()
+            ended += 1
+    assert ended < many / 2
+    served.one.release(many - ended)
     for conn in waiting:
         with conn:
             assert conn.recv(16).startswith(b"test-")
 
 
-def end_some(made, ending):
-    """Fewer than there are workers, and more than none, in the time that a watch takes."""
-    while not ending.wait(workers._PATIENCE * 0.8):
-        with made._changed:
-            made._served += 1
-            made._changed.notify_all()
+def answered(conn):
+    with suppress(TimeoutError):
+        return conn.recv(16).startswith(b"test-")
+    return False
 
 
 def test_those_that_went_take_no_room(served, monkeypatch):
