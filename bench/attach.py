@@ -111,12 +111,9 @@ class OnLinux(Part):
         stages.measure(ours, self.rounds, self.results, self.at())
 
     def _floor(self) -> None:
-        measured = floor.measure(self.node, self.rounds)
-        for metric, samples in zip(("add", "del"), measured, strict=True):
-            self.results.add(floor.series(metric, self.at(parallel=1)), *samples)
+        floor.measure(self.node, self.rounds, self.results, self.at(parallel=1))
         for _ in range(self.bursts):
-            wall = floor.burst(self.node, BURST)
-            self.results.add(floor.series("burst_del", self.at(parallel=BURST)), wall)
+            floor.burst(self.node, BURST, self.results, self.at(parallel=BURST))
 
 
 class OnOvs(Part):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.node import Node
-from bench.results import Series
+from bench.results import Results, Series
 from cni import redirect, rtmsg, tuntap
 from cni.modes.links import silent
 from cni.netlink import Netlink
@@ -124,12 +124,12 @@ class Floor:
         self._reaper.close()
 
 
-def series(metric: str, at: Mapping[str, int | str]) -> Series:
+def _series(metric: str, at: Mapping[str, int | str]) -> Series:
     return Series("attach", metric, "ms", "kernel alone", "floor", at)
 
 
-def burst(node: Node, count: int) -> float:
-    """Milliseconds until the links of `count` attachments are gone, deleted all at once."""
+def burst(node: Node, count: int, results: Results, at: Mapping[str, int | str]) -> None:
+    """Until the links of `count` attachments are gone, deleted all at once."""
     with ExitStack() as stack:
         floor = Floor(node, parallel=count)
         stack.callback(floor.close)
@@ -143,11 +143,14 @@ def burst(node: Node, count: int) -> float:
             start = time.perf_counter()
             for _ in pool.map(floor.delete, made):
                 pass  # an error is raised here
-            return (time.perf_counter() - start) * 1000
+            wall = (time.perf_counter() - start) * 1000
+        results.add(_series("burst_del", at), wall)
 
 
-def measure(node: Node, rounds: int, bridge: str = "") -> tuple[list[float], list[float]]:
-    """Of each ADD and DEL, in ms."""
+def measure(
+    node: Node, rounds: int, results: Results, at: Mapping[str, int | str], bridge: str = ""
+) -> None:
+    """Each ADD and DEL."""
     added, gone = [], []
     floor = Floor(node, bridge)
     try:
@@ -159,4 +162,5 @@ def measure(node: Node, rounds: int, bridge: str = "") -> tuple[list[float], lis
             node.lab.drop(path)
     finally:
         floor.close()
-    return added[WARM_UP:], gone[WARM_UP:]
+    results.add(_series("add", at), *added[WARM_UP:])
+    results.add(_series("del", at), *gone[WARM_UP:])

@@ -21,6 +21,7 @@ WARM_UP = 2
 POOLED = "tap-ovs-pool"
 KITS = 8  # more than are taken one after the other
 IDLE = 3.0  # seconds
+_CPUCLOCK_SCHED = 2  # linux/posix-timers.h
 SETTLE = 2.0  # seconds: new pods look for routers and duplicates, and a switch floods it all
 
 
@@ -71,10 +72,8 @@ class OnLinux(Part):
         in_turns(found, WARM_UP, Results(), {})
         at = self.at(present=count)
         compare(self, found, at, nothing)
-        rounds = max(1, self.rounds // 2)
-        measured = floor.measure(self.node, rounds, self._ours.conf["linux"]["bridge"])
-        for metric, samples in zip(("add", "del"), measured, strict=True):
-            self.results.add(floor.series(metric, at), *samples)
+        bridge = self._ours.conf["linux"]["bridge"]
+        floor.measure(self.node, _rounds(self), self.results, at, bridge)
 
 
 class OnOvs(Part):
@@ -146,6 +145,11 @@ class OnOvs(Part):
             self.results.add(series(contender, "burst_add", "ms", {**at, "parallel": BURST}), wall)
 
 
+def _rounds(part: Part) -> int:
+    """Where it takes long to get there, half as many."""
+    return max(1, part.rounds // 2)
+
+
 def compare(
     part: Part,
     found: Sequence[Contender],
@@ -153,7 +157,7 @@ def compare(
     settle: Callable[[], object],
 ) -> None:
     """The first is vmlink's; what vmlinkd takes for it alone is measured as well."""
-    rounds = max(1, part.rounds // 2)
+    rounds = _rounds(part)
     in_turns(found, rounds, part.results, at, settle)
     before, more = cpu_ms(part.node), max(1, rounds // 4)
     in_turns(found[:1], more, Results(), at, settle)
@@ -188,7 +192,7 @@ def measure_idle(part: Part, contender: str, at: Mapping[str, int | str]) -> Non
 
 
 def cpu_ms(node: Node) -> float:
-    """vmlinkd's CPU time so far, all threads (proc(5), schedstat)."""
+    """vmlinkd's CPU time so far, all threads, those that are gone too (clock_getcpuclockid(3))."""
     assert node.daemon
-    tasks = Path(f"/proc/{node.daemon.pid}/task").glob("*/schedstat")
-    return sum(int(task.read_text().split()[0]) for task in tasks) / 1e6
+    clock = (~node.daemon.pid << 3) | _CPUCLOCK_SCHED
+    return time.clock_gettime(clock) * 1000

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from cni.netlink import Netlink
 from cni.netns import libc
@@ -14,6 +16,14 @@ from cni.netns import libc
 Snapshot = frozenset[str]
 _PR_SET_CHILD_SUBREAPER = 36
 _PATIENCE = 30.0  # seconds
+
+
+class Process(NamedTuple):
+    """`name` is of 15 characters at most (proc(5), comm)."""
+
+    id: int
+    name: str
+    parent: int
 
 
 def adopt_orphans() -> None:
@@ -70,8 +80,16 @@ def _mounts() -> list[str]:
 
 def _processes() -> list[str]:
     """The living processes that descend from this one."""
-    parents = {}
-    names = {}
+    found = list(living())
+    ours = {os.getpid()}
+    while more := {p.id for p in found if p.parent in ours} - ours:
+        ours |= more
+    ours.remove(os.getpid())
+    return [f"process {p.id} {p.name}" for p in found if p.id in ours]
+
+
+def living() -> Iterator[Process]:
+    """All of the machine but zombies."""
     for process in filter(str.isdigit, os.listdir("/proc")):
         try:
             pid, rest = Path("/proc", process, "stat").read_text().split(" (", 1)
@@ -80,9 +98,4 @@ def _processes() -> list[str]:
         name, fields = rest.rsplit(") ", 1)
         state, parent = fields.split()[:2]
         if state != "Z":
-            parents[int(pid)] = int(parent)
-            names[int(pid)] = name
-    ours = {os.getpid()}
-    while more := {p for p, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return [f"process {p} {names[p]}" for p in ours - {os.getpid()}]
+            yield Process(int(pid), name, int(parent))

@@ -154,7 +154,8 @@ def serve(run_dir: Path, config: Settings) -> None:
     configs = PodConfigs(Pods(config.kubernetes), config.runtime_classes)
     engine = Engine(store, node, pools, configs)
     path = run_dir / "vmlinkd.sock"
-    patched = redirect.keep_patched()  # and what is supported is known: no ADD should pay for it
+    redirect.supported()  # the first try costs milliseconds that no ADD should pay
+    patched = redirect.keep_patched()
     with _queue_locked(run_dir / "queue"):
         engine.recover()
         replay(engine, run_dir / "queue", config.deadline)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -91,8 +90,7 @@ class Pool:
         _replace(self._path(kit.id), kit.to_json())
 
     def forget(self, kit: Kit) -> None:
-        with suppress(FileNotFoundError):
-            self._path(kit.id).unlink()
+        self._path(kit.id).unlink(missing_ok=True)
 
     def has(self, kit: str) -> bool:
         return self._path(kit).exists()

@@ -68,7 +68,7 @@ def _filters_missing() -> dict[str, str]:
 
 @cache
 def mirred_kind() -> Kind:
-    return "u32" if aside(_try_matchall)["matchall"] else "matchall"
+    return "u32" if aside(_try_matchall) else "matchall"
 
 
 def attach(engine: str, netlink: Netlink, a_index: int, b_index: int) -> None:
@@ -278,9 +278,9 @@ def aside(work: Callable[[Netlink], T]) -> T:
     return done.result()
 
 
-def _try_matchall(netlink: Netlink) -> dict[str, str]:
+def _try_matchall(netlink: Netlink) -> str:
     netlink.batch(tcmsg.add_clsact(1))
-    return {"matchall": _why(netlink, _mirred(1, 1, "matchall", IN_OUR_QDISC))}
+    return _why(netlink, _mirred(1, 1, "matchall", IN_OUR_QDISC))
 
 
 def _try_engines(netlink: Netlink) -> dict[str, str]:

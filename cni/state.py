@@ -22,7 +22,7 @@ from cni.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
 
-_FOUND = ("intent", "facts", "result", "device")
+_FOUND = ("facts", "result", "device")
 
 
 @dataclass
@@ -74,13 +74,13 @@ class Store:
 
     def finish(self, record: Record) -> None:
         """The second line: the ADD has succeeded. Raises IOFailure; an intent is left then."""
-        record.intent = False
         path = self._path(record.key)
+        found = {name: getattr(record, name) for name in _FOUND}
         try:
-            files.append(path, b"\n" + _encode({name: getattr(record, name) for name in _FOUND}))
+            files.append(path, b"\n" + _encode({"intent": False, **found}))
         except OSError as e:
-            record.intent = True
             raise IOFailure(f"state: cannot write {path}: {e.strerror}") from e
+        record.intent = False
 
     def load(self, key: AttachmentKey) -> Record | None:
         return self._read(self._path(key))
@@ -114,7 +114,7 @@ class Store:
 
 def _whole(line: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(line)) if line else {}
+        return dict(json.loads(line))
     except ValueError:
         return {}
 

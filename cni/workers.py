@@ -43,21 +43,20 @@ class Workers:
         self._serve = serve
         self._name = name
         self._stop_read, self._stop_write = os.pipe()
-        self._changed = threading.Condition()  # its lock is for what follows
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # for what follows
         self._threads: list[threading.Thread] = []
         self._free = self._served = 0
-        self._watched = self._stopping = False
+        self._watched = False
         listener.setblocking(False)
 
     def start(self) -> None:
-        with self._changed:
+        with self._lock:
             self._more()
 
     def stop(self) -> None:
         """Take no further connection."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+        self._stopping.set()
         os.close(self._stop_write)
 
     def join(self) -> None:
@@ -90,7 +89,7 @@ class Workers:
                     needed = self._end()
 
     def _begin(self) -> None:
-        with self._changed:
+        with self._lock:
             self._free -= 1
             if not self._free and not self._watched:
                 self._watched = True
@@ -99,25 +98,25 @@ class Workers:
 
     def _end(self) -> bool:
         """Whether the thread is needed further."""
-        with self._changed:
+        with self._lock:
             needed = self._free < self._count
             self._free += needed
             self._served += 1
             return needed
 
     def _watch(self) -> None:
-        with self._changed:
-            while not (self._free or self._stopping):
-                before = self._served
-                self._changed.wait_for(lambda: self._stopping, _PATIENCE)
-                if self._are_waiting(self._served - before) and self._has_room():
+        """While all threads are taken: who works has ended after a while, and a few that end do not
+        empty the queue."""
+        before = self._served
+        while not self._stopping.wait(_PATIENCE):
+            with self._lock:
+                if self._free or self._stopping.is_set():
+                    self._watched = False
+                    return
+                if self._served - before < self._count and self._has_room():
                     log.info("no %s has been free for %g s; more come", self._name, _PATIENCE)
                     self._more()
-            self._watched = False
-
-    def _are_waiting(self, ended: int) -> bool:
-        """Who works has ended by now; a few that end do not empty the queue."""
-        return not (self._free or self._stopping) and ended < self._count
+                before = self._served
 
     def _has_room(self) -> bool:
         self._threads = [thread for thread in self._threads if thread.is_alive()]

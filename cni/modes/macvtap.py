@@ -83,14 +83,14 @@ def _require_up(master: str) -> None:
 
 @cache  # but not the exception: the kernel module may come
 def _require_macvtap() -> None:
-    if reason := redirect.aside(_try)["macvtap"]:
+    if reason := redirect.aside(_try):
         raise NotReady(f"the kernel makes no macvtap: {reason}")
 
 
-def _try(netlink: Netlink) -> dict[str, str]:
+def _try(netlink: Netlink) -> str:
     netlink.batch(rtmsg.new_veth("near", "far"))
     near = netlink.index("near") or 0
     # Below the numbers of macvtaps, so that the node is none of theirs.
     made = rtmsg.new_macvtap("tried", index=8191, link=near, mode="bridge")
     (error,) = netlink.attempt(made)
-    return {"macvtap": error.msg if error else ""}
+    return error.msg if error else ""

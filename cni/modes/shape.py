@@ -216,10 +216,10 @@ def _limits(bandwidth: Rates) -> tuple[Limit, Limit]:
 def _missing() -> str:
     """Empty if the kernel can limit."""
 
-    def trial(netlink: Netlink) -> dict[str, str]:
+    def trial(netlink: Netlink) -> str:
         lo, limit = 1, Limit("ingress", 8, _ROOM * 8)
         tried = netlink.attempt(limit.tbf(lo, 0x10000, 0), rtmsg.new_ifb("ifb"))
         tried += netlink.attempt(tcmsg.add_clsact(lo), _through(lo, lo))
-        return {"why": "; ".join(error.msg for error in tried if error)}
+        return "; ".join(error.msg for error in tried if error)
 
-    return redirect.aside(trial)["why"]
+    return redirect.aside(trial)

@@ -7,14 +7,16 @@ import os
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import waits
 
 from cni import wire
 
 CONF = b'{"cniVersion": "1.0.0", "name": "n", "type": "vmlink"}'
+until = partial(waits.until, seconds=5)
 DEL = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0"}
 
 
@@ -97,10 +99,3 @@ def answer(absent: FakeDaemon, raw: bytes) -> wire.Frame:
             os.close(fd)
         conn.sendall(raw)
     return frame
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)

@@ -367,7 +367,7 @@ def test_status(node):
 
 def test_status_where_the_kernel_has_no_macvtap(monkeypatch):
     mode._require_macvtap.cache_clear()
-    monkeypatch.setattr(mode, "_try", lambda _: {"macvtap": "Operation not supported"})
+    monkeypatch.setattr(mode, "_try", lambda _: "Operation not supported")
     with pytest.raises(NotReady, match="no macvtap: Operation not supported"):
         mode._require_macvtap()
     monkeypatch.undo()

@@ -4,11 +4,11 @@ import fcntl
 import json
 import os
 import stat
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waits import until
 from wirelib import chained, mastered
 
 from bench.node import BIN, Node
@@ -42,13 +42,6 @@ def links(node, where):
 def forget(node):
     for path in (node.run_dir / "state").glob("*.json"):
         path.unlink()
-
-
-def until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def dev(node):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 from ovskit import BRIDGE
 from test_attachments import links
+from waits import until
 
 from bench.node import BIN, Node
 
@@ -59,10 +58,3 @@ class Pooled:
 
     def ports(self) -> set[str]:
         return set(self.node.switch.vsctl("list-ports", BRIDGE).split())
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 
 import pytest
+import waits
 from ovskit import BRIDGE
 
 from bench.node import Node
@@ -22,6 +23,7 @@ from cni.settings import Ovs
 from cni.types import AttachmentKey
 
 SECONDS = 30  # ovs-vswitchd waits 8 s at most before it connects again
+until = partial(waits.until, seconds=SECONDS)
 
 
 def key(n: int) -> AttachmentKey:
@@ -162,13 +164,6 @@ def test_a_bridge_that_goes_at_this_moment_leaves_no_rows(node, database):
             pending = add(database, 1, bridge="br1")
         with pytest.raises((BadConfig, SwitchRefused), match=r"no bridge br1|taken away"):
             pending.wait(SECONDS, "late")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_a_server_that_is_away_is_waited_for(fragile):

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from kubeovnkit import MAC, appear, clustered, written
 from ovskit import BRIDGE
-from poolkit import until
 from test_attachments import row
 from test_kubeovn import attached, config, external_ids
+from waits import until
 
+from bench import pooled
 from bench.kubeapi import KubeApi
 from bench.node import Node
-from cni.kits import read_json
 from cni.kubeovn.assignment import MODE
 
 SIZE, WORKERS = 2, 2
@@ -40,7 +40,7 @@ def node(cluster: tuple[Node, KubeApi]) -> Node:
     """With a full pool."""
     node = cluster[0]
     node.call("STATUS", TAP).expect()
-    until(lambda: read_json(node.run_dir / "pool/net@tap/pool.json").get("ready") == SIZE)
+    pooled.settle(node, "net", SIZE)
     return node
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from ovskit import BRIDGE, switched
-from poolkit import SIZE, Pooled, until
+from poolkit import SIZE, Pooled
 from test_attachments import links, row
+from waits import until
 
 from bench import switch
 from bench.node import Node

@@ -45,11 +45,6 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def finished(record=RECORD, **found):
-    """It is not the store's to change what it was not given to change."""
-    return replace(record, intent=False, **found)
-
-
 def path_of(directory, key=KEY):
     return directory / f"{key.digest}.json"
 
@@ -65,7 +60,7 @@ def test_what_the_steps_found_is_behind_it(store, directory):
     store.begin(RECORD)
     found = replace(RECORD, facts={"mtu": 9000}, result={"ips": []}, device={"id": "x"})
     store.finish(found)
-    assert store.load(KEY) == finished(found)
+    assert store.load(KEY) == replace(found, intent=False)
     assert [store.load(KEY)] == list(store.all()) == [found]
     assert len(list(directory.iterdir())) == 1
 

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from waits import until
 
 from cni import workers
 from cni.workers import Workers
@@ -42,7 +43,7 @@ class Served:
     def close(self):
         self.go.set()
         self.one.release(64)
-        if not self.workers._stopping:
+        if not self.workers._stopping.is_set():
             self.workers.stop()
         self.workers.join()
         self.listener.close()
@@ -59,13 +60,6 @@ def served(tmp_path, monkeypatch):
 
 def threads():
     return [t.name for t in threading.enumerate() if t.name.startswith("test-")]
-
-
-def until(condition):
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def test_no_more_threads_than_were_asked_for(served):

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench import snapshot
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)
@@ -20,14 +22,7 @@ def wait_for_orphans(name: str) -> None:
 
 
 def running(name: str) -> bool:
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            state = comm.with_name("stat").read_text().rsplit(") ", 1)[1][0]
-            if comm.read_text().strip() == name[:15] and state != "Z":
-                return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return False
+    return any(process.name == name[:15] for process in snapshot.living())
 
 
 def threads(pid: int) -> int:
