@@ -8,7 +8,7 @@ import threading
 import time
 from typing import TextIO
 
-from bench import words
+from bench.report import words
 
 _WIDTH = 24
 _REFRESH = 1.0  # seconds; what is measured shares the cores with it

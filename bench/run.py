@@ -14,13 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from bench import compare, document, machine, page, runner, snapshot, tables, words
-from bench.document import Document, DocumentError
+from bench import runner
 from bench.progress import Progress
-from bench.results import Options, Results
+from bench.report import compare, document, machine, page, tables, words
+from bench.report.document import Document, DocumentError
+from bench.report.results import Options, Results
 from bench.runner import Interrupted, Interrupts, Outcome
+from bench.testbed import snapshot
 
-SUITES = {"attach": ("attach", "ovn_bench"), "datapath": ("datapath",)}  # with their modules
+SUITES = {"attach": ("attach", "ovn"), "datapath": ("datapath",)}  # with their modules
 OUT = Path("bench-results")
 
 
@@ -109,7 +111,7 @@ def measure(chosen: Sequence[str], options: Options, out: Path) -> int:
 
 def _make(name: str, options: Options, results: Results, stack: ExitStack) -> Any:
     """Raises ValueError for an option that the suite cannot use."""
-    modules = [import_module(f"bench.{module}") for module in SUITES[name]]
+    modules = [import_module(f"bench.suites.{module}") for module in SUITES[name]]
     return [task for module in modules for task in module.tasks(options, results, stack)]
 
 

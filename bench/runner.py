@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from bench.progress import Progress
-from bench.results import Results, Task
+from bench.report.results import Results, Task
 
 Maker = Callable[[ExitStack], list[Task]]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench import snapshot
-from bench.node import Node, give_back_on_sigterm
-from bench.snapshot import Snapshot
-from cni.netns import libc
+from bench.testbed import snapshot
+from bench.testbed.node import Node, give_back_on_sigterm
+from bench.testbed.snapshot import Snapshot
+from cni.kernel.netns import libc
 
 CLONE_NEWNS = 0x20000
 MACHINE_MODES = ("macvtap", "vhostuser")  # with device nodes, with huge pages

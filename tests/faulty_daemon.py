@@ -21,12 +21,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from cni import daemon
-from cni.engine import Engine
+from cni.attach.plan import Step
+from cni.daemon import main as daemon
+from cni.daemon.engine import Engine
+from cni.kernel.netns import CLONE_NEWNET, libc
 from cni.modes import MODES
-from cni.netns import CLONE_NEWNET, libc
-from cni.ovs import idl
-from cni.plan import Step
+from cni.ovs import connection
 
 _PR_SET_PDEATHSIG = 1
 
@@ -63,7 +63,7 @@ def struck(original: Callable[..., Any], step: str, phase: str) -> Callable[...,
 
 def prepare() -> None:
     assert MODES, "importing the modes is what registers their steps"
-    assert idl, "vmlinkd loads it late"
+    assert connection, "vmlinkd loads it late"
     for name, kind in Step.kinds.items():
         for phase in ("do", "bind", "renew", "undo"):
             setattr(kind, phase, struck(getattr(kind, phase), name, phase))

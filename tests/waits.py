@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import snapshot
+from bench.testbed import snapshot
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -1,1 +1,1 @@
-"""kube-ovn: what its controller writes about a pod, and the requests of its plugin."""
+"""kube-ovn: what its controller writes about a pod."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni.context import Cancel
+from cni.attach.context import Cancel
+from cni.config.settings import Kubernetes
 from cni.errors import DeadlineExceeded, NotReady, TryAgain
-from cni.kubeovn import assignment
-from cni.settings import Kubernetes
+from cni.kubeovn import annotations as assignment
 
 log = logging.getLogger("vmlink")
 

@@ -17,9 +17,9 @@ import httpx2 as httpx
 from lightkube.config.client_adapter import Client, ConnectionParams
 from lightkube.config.kubeconfig import KubeConfig
 
+from cni.config.settings import Kubernetes
 from cni.errors import VmlinkError
 from cni.kubeovn.pods import Pod, Pods
-from cni.settings import Kubernetes
 
 log = logging.getLogger("vmlink")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from cni.config import NetConf
-from cni.context import Node
-from cni.device import Device
-from cni.modes import bridge, given, steps, switch
-from cni.plan import Plan, Step
-from cni.types import AttachmentKey, Interface
-from cni.uplinks import LinuxUplink, OvsUplink
+from cni.attach.context import Node
+from cni.attach.plan import Plan, Step
+from cni.config.network import NetConf
+from cni.config.uplinks import LinuxUplink, OvsUplink
+from cni.modes.steps import bridge, common, leased_addresses, switch
+from cni.spec.types import AttachmentKey, Interface
+from cni.vmm.device import Device
 
 
 class Mode(Protocol):
@@ -48,8 +48,8 @@ def port_steps(
     made in the pod's namespace: to move a link there keeps everybody waiting (RTNL) in an RCU
     barrier, 18 to 42 ms."""
     mac, uplink = conf.mac or key.mac(), conf.uplink
-    addresses = given.addresses(conf)
-    configure = steps.Configure(key.ifname, silenced)
+    addresses = leased_addresses.addresses(conf)
+    configure = common.Configure(key.ifname, silenced)
     if isinstance(uplink, OvsUplink):
         before, port, ready = switch.port_steps(uplink, key.host_link, conf)
         veth = bridge.Veth(key.ifname, mac, conf.mtu, 0)

@@ -9,19 +9,20 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from cni import redirect, rtmsg
-from cni.config import NetConf
-from cni.context import Node
-from cni.device import Device
+from cni.attach.context import Node
+from cni.attach.plan import Plan
+from cni.config.network import NetConf
+from cni.config.uplinks import MasterUplink
 from cni.errors import NotReady
-from cni.macvtap import node_path
-from cni.modes import shape, steps
+from cni.kernel import redirect, rtnl_encode
+from cni.kernel.macvtap import node_path
+from cni.kernel.netlink import Netlink
 from cni.modes.base import pod_interface
-from cni.modes.macvtap_steps import Divert, MacvtapLink
-from cni.netlink import Netlink
-from cni.plan import Plan
-from cni.types import AttachmentKey, Interface
-from cni.uplinks import MasterUplink
+from cni.modes.steps import common
+from cni.modes.steps import limits as shape
+from cni.modes.steps.macvtap import Divert, MacvtapLink
+from cni.spec.types import AttachmentKey, Interface
+from cni.vmm.device import Device
 
 
 class Macvtap:
@@ -32,13 +33,13 @@ class Macvtap:
         if not isinstance(conf.uplink, MasterUplink):
             tap = MacvtapLink(key.tap_link, key.ifname, True, "passthru", "", 0, *access)
             limits = shape.alone(conf, tap.name, in_pod=True)
-            return Plan((), (steps.Chain(key.ifname), tap, *limits, Divert(key.ifname, tap.name)))
+            return Plan((), (common.Chain(key.ifname), tap, *limits, Divert(key.ifname, tap.name)))
         mode = conf.macvtap_mode
         mac = conf.mac or ("" if mode == "passthru" else key.mac())
         link = MacvtapLink(key.ifname, conf.uplink.interface, False, mode, mac, conf.mtu, *access)
-        addresses = (steps.Addresses(),) if conf.ipam else ()
+        addresses = (common.Addresses(),) if conf.ipam else ()
         limits = shape.alone(conf, link.name, in_pod=True)
-        return Plan((), (*addresses, link, *limits, steps.Configure(key.ifname, silenced=True)))
+        return Plan((), (*addresses, link, *limits, common.Configure(key.ifname, silenced=True)))
 
     def in_pod(self, conf: NetConf) -> bool:
         return True
@@ -88,9 +89,9 @@ def _require_macvtap() -> None:
 
 
 def _try(netlink: Netlink) -> str:
-    netlink.batch(rtmsg.new_veth("near", "far"))
+    netlink.batch(rtnl_encode.new_veth("near", "far"))
     near = netlink.index("near") or 0
     # Below the numbers of macvtaps, so that the node is none of theirs.
-    made = rtmsg.new_macvtap("tried", index=8191, link=near, mode="bridge")
+    made = rtnl_encode.new_macvtap("tried", index=8191, link=near, mode="bridge")
     (error,) = netlink.attempt(made)
     return error.msg if error else ""

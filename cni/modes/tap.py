@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from cni.config import NetConf
-from cni.context import Node
-from cni.device import Device
+from cni.attach.context import Node
+from cni.attach.plan import Plan, Step
+from cni.config.network import NetConf
+from cni.config.uplinks import LinuxUplink, OvsUplink
 from cni.errors import NotReady
-from cni.modes import bridge, given, kata, shape, steps, switch
-from cni.modes.hosttap import HostTap, Placeholder
-from cni.plan import Plan, Step
-from cni.types import AttachmentKey, Interface
-from cni.uplinks import LinuxUplink, OvsUplink
+from cni.modes.steps import bridge, common, kata, leased_addresses, switch
+from cni.modes.steps import limits as shape
+from cni.modes.steps.host_tap import HostTap, Placeholder
+from cni.spec.types import AttachmentKey, Interface
+from cni.vmm.device import Device
 
 
 class Tap:
@@ -24,11 +25,11 @@ class Tap:
         vlan = uplink.vlan if isinstance(uplink, LinuxUplink) else 0
         mac = conf.mac or key.mac()
         tap = HostTap(name, conf.queues, conf.tap.owner, conf.tap.group, mac, conf.mtu, vlan)
-        bind: list[Step] = [*given.addresses(conf)]
+        bind: list[Step] = [*leased_addresses.addresses(conf)]
         if isinstance(uplink, LinuxUplink) and uplink.gateway:
             bind.append(bridge.Gateway(uplink.bridge, uplink.vlan))
         if conf.placeholder:
-            bind += [Placeholder(key.ifname), steps.Configure(key.ifname, silenced=True)]
+            bind += [Placeholder(key.ifname), common.Configure(key.ifname, silenced=True)]
         bind += kata.gateway_steps(key, conf, conf.placeholder)
         entry = (kata.DanEntry(name, conf.queues),) if conf.runtime == "kata" else ()
         if isinstance(uplink, OvsUplink):

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from cni import redirect
-from cni.config import NetConf
-from cni.context import Node
-from cni.device import Device
+from cni.attach.context import Node
+from cni.attach.plan import Plan
+from cni.config.network import NetConf
+from cni.config.uplinks import Chained, OvsUplink
 from cni.errors import NotReady, VmlinkError
-from cni.modes import shape, steps, switch
+from cni.kernel import redirect
 from cni.modes.base import host_interface, pod_interface, port_steps
+from cni.modes.steps import common, switch
+from cni.modes.steps import limits as shape
 from cni.modes.tap import require_tun
-from cni.plan import Plan
-from cni.types import AttachmentKey, Interface
-from cni.uplinks import Chained, OvsUplink
+from cni.spec.types import AttachmentKey, Interface
+from cni.vmm.device import Device
 
 
 class Tc:
     name = "tc"
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        tap = steps.Tap(tap_name(key, conf), conf.queues, conf.tap.owner, conf.tap.group)
+        tap = common.Tap(tap_name(key, conf), conf.queues, conf.tap.owner, conf.tap.group)
         chained = isinstance(conf.uplink, Chained)
-        redirect = steps.Redirect(key.ifname, tap.name, conf.redirect, chained)
+        redirect = common.Redirect(key.ifname, tap.name, conf.redirect, chained)
         limits = shape.between(conf, key.ifname, tap.name, chained)
         if isinstance(conf.uplink, Chained):
-            return Plan((), (steps.Chain(key.ifname), tap, *limits, redirect))
+            return Plan((), (common.Chain(key.ifname), tap, *limits, redirect))
         prepare, veth, rest = port_steps(key, conf, silenced=True)
         return Plan(prepare, (*veth, tap, *limits, redirect, *rest))
 

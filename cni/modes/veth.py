@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from cni.config import NetConf
-from cni.context import Node
-from cni.modes import kata, shape, switch
+from cni.attach.context import Node
+from cni.attach.plan import Plan
+from cni.config.network import NetConf
+from cni.config.uplinks import OvsUplink
 from cni.modes.base import host_interface, pod_interface, port_steps
-from cni.plan import Plan
-from cni.types import AttachmentKey, Interface
-from cni.uplinks import OvsUplink
+from cni.modes.steps import kata, switch
+from cni.modes.steps import limits as shape
+from cni.spec.types import AttachmentKey, Interface
 
 
 class Veth:

@@ -13,19 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni.config import NetConf
-from cni.context import Context, Node
-from cni.device import Device
-from cni.deviceinfo import DeviceInfo
+from cni.attach.context import Context, Node
+from cni.attach.plan import Plan, Step
+from cni.config.network import NetConf
+from cni.config.readers import SUN_PATH
+from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, CheckFailed
-from cni.fields import SUN_PATH
-from cni.modes import given, kata, steps, switch
-from cni.modes.hosttap import Placeholder
-from cni.modes.links import socket_path
-from cni.ovs.ports import VHOSTUSER, VHOSTUSER_LISTENING
-from cni.plan import Plan, Step
-from cni.types import AttachmentKey, Interface
-from cni.uplinks import OvsUplink
+from cni.modes.steps import common, kata, leased_addresses, switch
+from cni.modes.steps.device_info import DeviceInfo
+from cni.modes.steps.host_tap import Placeholder
+from cni.modes.steps.links import socket_path
+from cni.ovs.port_ops import VHOSTUSER, VHOSTUSER_LISTENING
+from cni.spec.types import AttachmentKey, Interface
+from cni.vmm.device import Device
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ class VhostUser:
         mac, listening = conf.mac or key.mac(), conf.runtime == "kata-go"
         kind = VHOSTUSER_LISTENING if listening else VHOSTUSER
         before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, kind)
-        bind: list[Step] = [*given.addresses(conf)]
+        bind: list[Step] = [*leased_addresses.addresses(conf)]
         if self.in_pod(conf):
-            bind += [Placeholder(key.ifname), steps.Configure(key.ifname, True)]
+            bind += [Placeholder(key.ifname), common.Configure(key.ifname, True)]
         if conf.device_info:
             bind.append(DeviceInfo(conf.device_info, "client" if listening else "server"))
         if listening:

@@ -13,11 +13,11 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cni.config.settings import Ovs
 from cni.errors import BadConfig, DeadlineExceeded, TryAgain
-from cni.settings import Ovs
 
 if TYPE_CHECKING:
-    from cni.ovs.idl import Tables
+    from cni.ovs.connection import Tables
 
 Operations = list[dict[str, Any]]  # RFC 7047, section 5.2
 
@@ -109,7 +109,7 @@ class Database:
         with self._lock:
             if self._thread or self.stopping:
                 return
-            from cni.ovs.idl import Connection
+            from cni.ovs.connection import Connection
 
             name, run = "vmlink-ovsdb", Connection(self).run
             self._thread = threading.Thread(target=run, name=name, daemon=True)

@@ -14,7 +14,7 @@ from cni.errors import CheckFailed, DeadlineExceeded, TryAgain
 from cni.ovs.database import Operations, View
 
 if TYPE_CHECKING:
-    from cni.ovs.idl import Tables
+    from cni.ovs.connection import Tables
 
 IFACE_ID, IFACE_ID_VER = "iface-id", "iface-id-ver"
 INSTALLED, INSTALLED_TS = "ovn-installed", "ovn-installed-ts"

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from cni.types import AttachmentKey
+from cni.spec.types import AttachmentKey
 
 NAME = "Open_vSwitch"
 OWNER, CONTAINER, IFNAME = "vmlink-owner", "vmlink-container", "vmlink-ifname"

@@ -1,0 +1,1 @@
+"""The programs: vmlink, vmlinkctl and vmlink-hook."""

@@ -14,14 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cni import __version__, clh, descriptors, dialects, hotplug
-from cni.device import Device
-from cni.dialects import qemu
+from cni import __version__
+from cni.attach.records import Record, Store
+from cni.daemon.pool_store import read_json
 from cni.errors import UnknownContainer, VmlinkError
-from cni.kits import read_json
 from cni.plugins import doctor, install
-from cni.plugins.columns import columns
-from cni.state import Record, Store
+from cni.plugins.table import columns
+from cni.vmm import cloud_hypervisor, descriptors, formats, qemu_hotplug
+from cni.vmm.device import Device
+from cni.vmm.formats import qemu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (listing, show, pool):
         verb.add_argument("--json", action="store_true", help="for programs")
     tell = verbs.add_parser("device", help="what a VMM needs to know of the NICs")
-    tell.add_argument("--format", choices=dialects.FORMATS, default="json")
+    tell.add_argument("--format", choices=formats.FORMATS, default="json")
     tell.set_defaults(action=_device)
     run = verbs.add_parser("exec", help="open the NICs' descriptors and execute a VMM with them")
     run.set_defaults(action=_exec)
@@ -197,7 +198,7 @@ def _print_field(key: str, value: Any) -> None:
 
 
 def _device(options: argparse.Namespace) -> None:
-    print(dialects.FORMATS[options.format](_devices(options), descriptors.have_vhost()))
+    print(formats.FORMATS[options.format](_devices(options), descriptors.have_vhost()))
 
 
 def _exec(options: argparse.Namespace) -> None:
@@ -217,23 +218,23 @@ def _exec(options: argparse.Namespace) -> None:
 def _plug(options: argparse.Namespace) -> None:
     (one,) = _devices(options)
     if options.qmp:
-        hotplug.plug(options.qmp, one, options.timeout)
+        qemu_hotplug.plug(options.qmp, one, options.timeout)
     else:
-        clh.add(options.api_socket, one, options.timeout)
+        cloud_hypervisor.add(options.api_socket, one, options.timeout)
 
 
 def _unplug(options: argparse.Namespace) -> None:
     (one,) = _devices(options)
     if options.qmp:
-        hotplug.unplug(options.qmp, one, options.timeout)
+        qemu_hotplug.unplug(options.qmp, one, options.timeout)
     else:
-        clh.remove(options.api_socket, one, options.timeout)
+        cloud_hypervisor.remove(options.api_socket, one, options.timeout)
 
 
 def _require_shared_memory(one: Device, command: Sequence[str]) -> None:
     if one.kind == "vhostuser" and not any("share=on" in word for word in command):
         raise VmlinkError(
-            f"{one.id} is vhost-user, and the guest's memory must be shared: {hotplug.SHARED}"
+            f"{one.id} is vhost-user, and the guest's memory must be shared: {qemu_hotplug.SHARED}"
         )
 
 

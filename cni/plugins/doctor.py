@@ -15,18 +15,21 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from cni import config, descriptors, kvm, redirect
-from cni.config import Bandwidth, NetConf
-from cni.context import Node
+from cni.attach.context import Node
+from cni.config import network as config
+from cni.config.network import Bandwidth, NetConf
+from cni.config.settings import Ovs
+from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 from cni.errors import NotReady, VmlinkError
-from cni.modes import MODES, shape
-from cni.netlink import Netlink
-from cni.netns import Namespace
+from cni.kernel import redirect
+from cni.kernel.link_deleter import Reaper
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
+from cni.modes import MODES
+from cni.modes.steps import limits
 from cni.ovs.database import Database
-from cni.plugins.columns import columns
-from cni.reaper import Reaper
-from cni.settings import Ovs
-from cni.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
+from cni.plugins.table import columns
+from cni.vmm import descriptors, kvm
 
 _ALL = Bandwidth(8 << 20, 8 << 20, 8 << 20, 8 << 20)
 _SWITCH_SECONDS = 2
@@ -93,7 +96,7 @@ def _findings(wanted: Sequence[str], run_dir: Path, db: str) -> Iterator[Finding
                 yield _find(name, kind, partial(_mode, name, kind, node, bridges))
     checks: dict[str, Check] = {
         "vmlinkd": partial(_daemon, run_dir / "vmlinkd.sock"),
-        "bandwidth": partial(shape.ready, NetConf("doctor", "tc", Chained(), bandwidth=_ALL)),
+        "bandwidth": partial(limits.ready, NetConf("doctor", "tc", Chained(), bandwidth=_ALL)),
         "vhost-net": _vhost_net,
         "kvm": kvm.ready,
     }

@@ -17,16 +17,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cni import __version__, files, wire
-from cni import result as results
-from cni.config import MODES
+from cni import __version__, files
+from cni.attach.records import Record, Store
+from cni.config.network import MODES
 from cni.errors import VmlinkError
-from cni.netlink import Netlink
-from cni.netns import Namespace
-from cni.plugins import oci, wrap
-from cni.rtdecode import LinkInfo
-from cni.state import Record, Store
-from cni.types import IP, Interface, Result, Route
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
+from cni.kernel.rtnl_decode import LinkInfo
+from cni.plugins import oci, runtime_wrapper
+from cni.spec import protocol
+from cni.spec import result as results
+from cni.spec.types import IP, Interface, Result, Route
 
 NETWORK = "vmlink-hook"
 ANNOTATION = "vmlink."
@@ -86,7 +87,7 @@ def _stop(options: argparse.Namespace) -> None:
 
 def _wrap(options: argparse.Namespace) -> None:
     hook = [os.path.abspath(sys.argv[0]), "--run-dir", str(options.run_dir.absolute())]
-    wrap.execute(options.command, [*hook, "--mode", options.mode])
+    runtime_wrapper.execute(options.command, [*hook, "--mode", options.mode])
 
 
 def _state() -> dict[str, Any]:
@@ -193,7 +194,7 @@ def _call(
     }
     stdin = json.dumps({**_CONF, **conf}).encode()
     fd = namespace.fd if namespace else None
-    code, body = wire.call(str(run_dir / "vmlinkd.sock"), env, stdin, fd)
+    code, body = protocol.call(str(run_dir / "vmlinkd.sock"), env, stdin, fd)
     if code:
         raise VmlinkError(
             f"{verb} of {ifname}: {oci.decode('vmlinkd', body).get('msg')}", code=code

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cni import files
 from cni.errors import IOFailure, VmlinkError
-from cni.plugins.payload import PARTS, File, payload
+from cni.plugins.node_files import PARTS, File, payload
 
 MANIFEST = "/var/lib/vmlink/installed.json"
 

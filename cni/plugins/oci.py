@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cni.errors import BadEnvironment, CannotDecode
-from cni.spec import check_container_id
+from cni.spec.request import check_container_id
 
 CONFIG = "config.json"
 LIMIT = 16 << 20  # bytes

@@ -1,6 +1,6 @@
 /*
  * vmlink, the CNI plugin that a container runtime executes: it hands its environment, its stdin and
- * the opened network namespace to vmlinkd and prints the answer. cni/wire.py is the reference for
+ * the opened network namespace to vmlinkd and prints the answer. cni/spec/protocol.py is the reference for
  * the wire format, the limits and the queue of DELs.
  *
  * VMLINK_SOCKET   where vmlinkd listens, at most 107 bytes

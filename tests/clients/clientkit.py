@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.node import BIN, PLUGINS, Node
+from bench.testbed.node import BIN, PLUGINS, Node
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = "sh sleep ping ip nc cat".split()

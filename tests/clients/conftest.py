@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from clientkit import Machine
 
-from bench.node import Node
+from bench.testbed.node import Node
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.node import CLIENT, PLUGINS, Answer, Node
+from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
 
 
 class Network:

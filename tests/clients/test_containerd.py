@@ -11,7 +11,7 @@ import pytest
 from clientkit import CGROUP, Machine, await_, image, rootfs, veth
 from cri import Containerd
 
-from bench.node import BIN, Node
+from bench.testbed.node import BIN, Node
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from clientkit import veth
 from libcni import Network
 
-from bench.node import Node
+from bench.testbed.node import Node
 
 MAC = "02:00:00:00:09:09"
 

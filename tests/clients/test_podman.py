@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from clientkit import CGROUP, Machine, await_, rootfs, veth
 
-from bench.node import BIN, Node
+from bench.testbed.node import BIN, Node
 
 HOOKS = "/opt/hooks.d"
 PODMAN = [

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from clientkit import CGROUP, Machine, rootfs
 
-from bench import guest as guests
-from bench.guest import Guest
-from bench.node import BIN, PLUGINS, Node
+from bench.testbed import guest as guests
+from bench.testbed.guest import Guest
+from bench.testbed.node import BIN, PLUGINS, Node
 
 pytestmark = pytest.mark.machine  # it has a guest
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.node import CLIENT, PLUGINS, Answer, Node
-from cni.netlink import Netlink
-from cni.netns import Namespace
-from cni.types import AttachmentKey
+from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
+from cni.spec.types import AttachmentKey
 
 ABSENT = object()
 KEY = AttachmentKey("c1", "eth0")

@@ -13,7 +13,7 @@ from typing import Any
 
 import waits
 
-from cni import wire
+from cni.spec import protocol
 
 CONF = b'{"cniVersion": "1.0.0", "name": "n", "type": "vmlink"}'
 until = partial(waits.until, seconds=5)
@@ -91,10 +91,10 @@ def failure(outcome: tuple[int, bytes]) -> dict[str, Any]:
     return error
 
 
-def answer(absent: FakeDaemon, raw: bytes) -> wire.Frame:
+def answer(absent: FakeDaemon, raw: bytes) -> protocol.Frame:
     """Reads a request, then sends `raw` and hangs up."""
     with absent.accept() as conn:
-        frame, fd = wire.receive(conn)
+        frame, fd = protocol.receive(conn)
         if fd is not None:
             os.close(fd)
         conn.sendall(raw)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fakedaemon import CONF, DEL, FakeDaemon, answer, encoded, failure, finish
 
-from cni import wire
+from cni.spec import protocol
 
 VERSIONS = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
@@ -58,7 +58,7 @@ def test_bad_timeout(absent: FakeDaemon, value: str) -> None:
 def test_socket_path_limit(daemon: FakeDaemon) -> None:
     longest = str(daemon.home) + "/" * (107 - len(str(daemon.path))) + "/s"
     process = daemon.start({"CNI_COMMAND": "ADD", "VMLINK_SOCKET": longest})
-    answer(daemon, wire.encode_answer(0, b"ok"))
+    answer(daemon, protocol.encode_answer(0, b"ok"))
     assert finish(process) == (0, b"ok")
     error = daemon.fails({"CNI_COMMAND": "ADD", "VMLINK_SOCKET": "/" + longest})
     assert (error["code"], error["cniVersion"]) == (4, "1.0.0")
@@ -105,7 +105,7 @@ def test_environment_and_stdin_arrive(daemon: FakeDaemon) -> None:
     sent |= {b"TRACEPARENT": b"00-1", b"TRACESTATE": b"s", b"BAGGAGE": b"b"}
     stdin = b"{}\0\0bytes \xff"
     process = daemon.start({**sent, b"TRACEPARENTS": b"x", b"XCNI_A": b"x", b"CNI": b"x"}, stdin)
-    frame = answer(daemon, wire.encode_answer(0, b"{}"))
+    frame = answer(daemon, protocol.encode_answer(0, b"{}"))
     assert encoded(frame.env) == sent
     assert frame.stdin == stdin
     assert finish(process) == (0, b"{}")
@@ -114,8 +114,8 @@ def test_environment_and_stdin_arrive(daemon: FakeDaemon) -> None:
 def test_namespace_is_passed(daemon: FakeDaemon) -> None:
     process = daemon.start({"CNI_COMMAND": "ADD", "CNI_NETNS": "/proc/self/ns/net"})
     with daemon.accept() as conn:
-        _, fd = wire.receive(conn)
-        conn.sendall(wire.encode_answer(0, b""))
+        _, fd = protocol.receive(conn)
+        conn.sendall(protocol.encode_answer(0, b""))
     assert fd is not None
     assert os.fstat(fd).st_ino == os.stat("/proc/self/ns/net").st_ino
     assert not os.get_inheritable(fd)
@@ -127,31 +127,31 @@ def test_namespace_is_passed(daemon: FakeDaemon) -> None:
 def test_namespace_that_does_not_open(daemon: FakeDaemon, netns: str | None) -> None:
     process = daemon.start({**DEL} if netns is None else {**DEL, "CNI_NETNS": netns})
     with daemon.accept() as conn:
-        frame, fd = wire.receive(conn)
-        conn.sendall(wire.encode_answer(0, b""))
+        frame, fd = protocol.receive(conn)
+        conn.sendall(protocol.encode_answer(0, b""))
     assert (frame.env.get("CNI_NETNS"), fd) == (netns, None)
     assert finish(process) == (0, b"")
 
 
 def test_largest_stdin(daemon: FakeDaemon) -> None:
-    stdin = CONF + b" " * (wire.STDIN_MAX - len(CONF))
+    stdin = CONF + b" " * (protocol.STDIN_MAX - len(CONF))
     process = daemon.start({"CNI_COMMAND": "ADD"}, stdin)
-    assert answer(daemon, wire.encode_answer(0, b"")).stdin == stdin
+    assert answer(daemon, protocol.encode_answer(0, b"")).stdin == stdin
     assert finish(process) == (0, b"")
     error = daemon.fails({"CNI_COMMAND": "ADD"}, stdin + b" ")
     assert (error["code"], error["cniVersion"]) == (6, "1.0.0")
-    assert str(wire.STDIN_MAX) in error["msg"]
+    assert str(protocol.STDIN_MAX) in error["msg"]
 
 
 def test_largest_environment(daemon: FakeDaemon) -> None:
-    room = wire.ENV_MAX - len("CNI_COMMAND=ADD\0CNI_ARGS=\0\0")
+    room = protocol.ENV_MAX - len("CNI_COMMAND=ADD\0CNI_ARGS=\0\0")
     process = daemon.start({"CNI_COMMAND": "ADD", "CNI_ARGS": "a" * room}, b"s")
-    frame = answer(daemon, wire.encode_answer(0, b""))
+    frame = answer(daemon, protocol.encode_answer(0, b""))
     assert (len(frame.env["CNI_ARGS"]), frame.stdin) == (room, b"s")
     assert finish(process) == (0, b"")
     error = daemon.fails({"CNI_COMMAND": "ADD", "CNI_ARGS": "a" * (room + 1)})
     assert error["code"] == 4
-    assert str(wire.ENV_MAX) in error["msg"]
+    assert str(protocol.ENV_MAX) in error["msg"]
 
 
 def test_stdin_without_blocking(daemon: FakeDaemon) -> None:
@@ -162,7 +162,7 @@ def test_stdin_without_blocking(daemon: FakeDaemon) -> None:
     time.sleep(0.05)
     os.write(write, CONF)
     os.close(write)
-    assert answer(daemon, wire.encode_answer(0, b"")).stdin == CONF
+    assert answer(daemon, protocol.encode_answer(0, b"")).stdin == CONF
     assert finish(process) == (0, b"")
 
 
@@ -174,15 +174,15 @@ def test_stdin_without_blocking(daemon: FakeDaemon) -> None:
 )
 def test_code_becomes_exit_status(daemon: FakeDaemon, code: int, status: int) -> None:
     process = daemon.start({"CNI_COMMAND": "ADD"})
-    answer(daemon, wire.encode_answer(code, b"body\0body"))
+    answer(daemon, protocol.encode_answer(code, b"body\0body"))
     assert finish(process) == (status, b"body\0body")
 
 
 def test_answer_in_bytes_and_over_a_stop(daemon: FakeDaemon) -> None:
     process = daemon.start({"CNI_COMMAND": "ADD"})
     with daemon.accept() as conn:
-        wire.receive(conn)
-        for n, byte in enumerate(wire.encode_answer(0, b'{"ips": []}')):
+        protocol.receive(conn)
+        for n, byte in enumerate(protocol.encode_answer(0, b'{"ips": []}')):
             if n == 5:
                 process.send_signal(signal.SIGSTOP)
                 process.send_signal(signal.SIGCONT)
@@ -192,9 +192,9 @@ def test_answer_in_bytes_and_over_a_stop(daemon: FakeDaemon) -> None:
 
 
 def test_largest_answer(daemon: FakeDaemon) -> None:
-    body = os.urandom(1 << 10) * (wire.ANSWER_MAX >> 10)
+    body = os.urandom(1 << 10) * (protocol.ANSWER_MAX >> 10)
     process = daemon.start({"CNI_COMMAND": "ADD"})
-    answer(daemon, wire.encode_answer(0, body))
+    answer(daemon, protocol.encode_answer(0, body))
     assert finish(process) == (0, body)
 
 
@@ -202,10 +202,10 @@ def test_largest_answer(daemon: FakeDaemon) -> None:
     "raw",
     [
         b"",
-        wire.encode_answer(0, b"body")[:5],
-        wire.encode_answer(0, b"body")[:-1],
+        protocol.encode_answer(0, b"body")[:5],
+        protocol.encode_answer(0, b"body")[:-1],
         b"HTTP/1.1 400 Bad Request\r\n",
-        wire.ANSWER_HEADER.pack(wire.MAGIC, 0, wire.ANSWER_MAX + 1),
+        protocol.ANSWER_HEADER.pack(protocol.MAGIC, 0, protocol.ANSWER_MAX + 1),
     ],
     ids=["nothing", "half a header", "half a body", "bad magic", "too large"],
 )
@@ -216,7 +216,7 @@ def test_answer_that_is_none(daemon: FakeDaemon, raw: bytes) -> None:
 
 
 def test_peer_that_resets(daemon: FakeDaemon) -> None:
-    process = daemon.start(DEL, b" " * wire.STDIN_MAX)
+    process = daemon.start(DEL, b" " * protocol.STDIN_MAX)
     with daemon.accept() as conn:
         conn.recv(10)
     assert failure(finish(process))["code"] == 11
@@ -224,16 +224,16 @@ def test_peer_that_resets(daemon: FakeDaemon) -> None:
 
 
 def test_answer_before_the_request_was_read(daemon: FakeDaemon) -> None:
-    process = daemon.start({"CNI_COMMAND": "ADD"}, b" " * wire.STDIN_MAX)
+    process = daemon.start({"CNI_COMMAND": "ADD"}, b" " * protocol.STDIN_MAX)
     with daemon.accept() as conn:
-        conn.sendall(wire.encode_answer(7, b"no"))
+        conn.sendall(protocol.encode_answer(7, b"no"))
     assert finish(process) == (7, b"no")
 
 
 def test_connection_stays_whole_until_the_answer(daemon: FakeDaemon) -> None:
     process = daemon.start({"CNI_COMMAND": "ADD"})
     with daemon.accept() as conn:
-        wire.receive(conn)
+        protocol.receive(conn)
         conn.settimeout(0.1)
         with pytest.raises(TimeoutError):
             conn.recv(1)
@@ -246,8 +246,8 @@ def test_peer_that_hangs(daemon: FakeDaemon) -> None:
     start = time.monotonic()
     process = daemon.start({"CNI_COMMAND": "ADD", "VMLINK_TIMEOUT": "1"})
     with daemon.accept() as conn:
-        wire.receive(conn)
-        conn.sendall(wire.encode_answer(0, b"body")[:-1])
+        protocol.receive(conn)
+        conn.sendall(protocol.encode_answer(0, b"body")[:-1])
         error = failure(finish(process))
     assert 0.9 < time.monotonic() - start < 3
     assert (error["code"], error["cniVersion"]) == (11, "1.0.0")
@@ -271,13 +271,13 @@ def test_result_that_cannot_be_printed_is_no_success(daemon: FakeDaemon) -> None
     with open("/dev/full", "wb") as full, open(os.devnull) as null:
         env = {"CNI_COMMAND": "ADD", "VMLINK_SOCKET": str(daemon.path)}
         process = subprocess.Popen([daemon.client], env=env, stdin=null, stdout=full)
-        answer(daemon, wire.encode_answer(0, b"{}"))
+        answer(daemon, protocol.encode_answer(0, b"{}"))
         assert process.wait(5) == 5
 
 
 def test_no_memory_for_the_answer(daemon: FakeDaemon) -> None:
     process = daemon.start({"CNI_COMMAND": "ADD"}, CONF, "prlimit", f"--as={5 << 20}")
-    answer(daemon, wire.ANSWER_HEADER.pack(wire.MAGIC, 0, wire.ANSWER_MAX))
+    answer(daemon, protocol.ANSWER_HEADER.pack(protocol.MAGIC, 0, protocol.ANSWER_MAX))
     error = failure(finish(process))
     assert error["code"] == 11
     assert "memory" in error["msg"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakedaemon import CONF, DEL, FakeDaemon, finish, until
 
-from cni import wire
+from cni.spec import protocol
 
 
 def test_del_is_queued(absent: FakeDaemon) -> None:
@@ -17,8 +17,8 @@ def test_del_is_queued(absent: FakeDaemon) -> None:
     absent.queue = absent.path.parent / "queue"
     for n in range(2):
         assert absent.run({**DEL, "CNI_ARGS": f"N={n}", "HOME": "/"}) == (0, b"")
-    first, second = (wire.decode_payload(path.read_bytes()) for path in absent.queued())
-    assert first == wire.Frame({**DEL, "CNI_ARGS": "N=0"}, CONF)
+    first, second = (protocol.decode_payload(path.read_bytes()) for path in absent.queued())
+    assert first == protocol.Frame({**DEL, "CNI_ARGS": "N=0"}, CONF)
     assert second.env["CNI_ARGS"] == "N=1"
     stamp, _, pid = absent.queued()[0].stem.partition("-")
     assert len(stamp) == 19
@@ -44,14 +44,14 @@ def test_queue_of_a_relative_socket(absent: FakeDaemon) -> None:
 
 def test_queue_is_bounded(absent: FakeDaemon) -> None:
     absent.queue.mkdir()
-    for n in range(wire.QUEUE_MAX - 1):
+    for n in range(protocol.QUEUE_MAX - 1):
         (absent.queue / f"{n}.del").touch()
     (absent.queue / "left.tmp").touch()
     assert absent.run(DEL) == (0, b"")
     error = absent.fails(DEL)
     assert error["code"] == 11
     assert "4096" in error["msg"]
-    assert len(absent.queued()) == wire.QUEUE_MAX
+    assert len(absent.queued()) == protocol.QUEUE_MAX
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_del_during_replay_is_delivered(absent: FakeDaemon) -> None:
         absent.listen()
         fcntl.flock(lock, fcntl.LOCK_UN)
         with absent.accept() as conn:
-            assert wire.receive(conn)[0].env == DEL
+            assert protocol.receive(conn)[0].env == DEL
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            conn.sendall(wire.encode_answer(0, b""))
+            conn.sendall(protocol.encode_answer(0, b""))
         assert finish(process) == (0, b"")
     assert absent.queued() == []
 

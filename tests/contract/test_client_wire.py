@@ -1,4 +1,4 @@
-"""cni.wire by itself, the reference for the client."""
+"""cni.spec.protocol by itself, the reference for the client."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fakedaemon import CONF, DEL, FakeDaemon
 
-from cni import wire
 from cni.errors import BadEnvironment, CannotDecode, DeadlineExceeded, IOFailure, TryAgain
+from cni.spec import protocol
 
 
 def open_fds() -> int:
@@ -31,11 +31,11 @@ Pair = tuple[socket.socket, socket.socket]
 
 def test_surplus_descriptors_are_closed(pair: Pair) -> None:
     before = open_fds()
-    request = wire.encode_request(DEL, CONF)
+    request = protocol.encode_request(DEL, CONF)
     socket.send_fds(pair[1], [request[:3]], [0] * 20)
     socket.send_fds(pair[1], [request[3:]], [0, 0])
-    frame, fd = wire.receive(pair[0])
-    assert frame == wire.Frame(DEL, CONF)
+    frame, fd = protocol.receive(pair[0])
+    assert frame == protocol.Frame(DEL, CONF)
     assert fd is not None
     assert open_fds() == before + 1
     os.close(fd)
@@ -45,10 +45,13 @@ def test_surplus_descriptors_are_closed(pair: Pair) -> None:
     ("raw", "kind"),
     [
         (b"GET / HTTP/1.1\r\n", CannotDecode),
-        (wire.REQUEST_HEADER.pack(wire.MAGIC, wire.ENV_MAX + wire.STDIN_MAX + 1), CannotDecode),
-        (wire.REQUEST_HEADER.pack(wire.MAGIC, 3) + b"A\0\0", CannotDecode),
+        (
+            protocol.REQUEST_HEADER.pack(protocol.MAGIC, protocol.ENV_MAX + protocol.STDIN_MAX + 1),
+            CannotDecode,
+        ),
+        (protocol.REQUEST_HEADER.pack(protocol.MAGIC, 3) + b"A\0\0", CannotDecode),
         (b"V", IOFailure),
-        (wire.encode_request(DEL, CONF)[:-1], IOFailure),
+        (protocol.encode_request(DEL, CONF)[:-1], IOFailure),
     ],
 )
 def test_bad_request_keeps_no_descriptor(pair: Pair, raw: bytes, kind: type[Exception]) -> None:
@@ -56,7 +59,7 @@ def test_bad_request_keeps_no_descriptor(pair: Pair, raw: bytes, kind: type[Exce
     socket.send_fds(pair[1], [raw], [0])
     pair[1].shutdown(socket.SHUT_WR)
     with pytest.raises(kind):
-        wire.receive(pair[0])
+        protocol.receive(pair[0])
     assert open_fds() == before
 
 
@@ -64,54 +67,56 @@ def test_request_that_never_ends(pair: Pair) -> None:
     pair[0].settimeout(0.05)
     socket.send_fds(pair[1], [b"VML1"], [0])
     with pytest.raises(DeadlineExceeded):
-        wire.receive(pair[0])
+        protocol.receive(pair[0])
 
 
 @pytest.mark.parametrize("env", [{}, DEL, {"CNI_ARGS": "\udcff=é"}])
 @pytest.mark.parametrize("stdin", [b"", b"\0\0", CONF])
 def test_payload_round_trip(env: dict[str, str], stdin: bytes) -> None:
-    request = wire.encode_request({**env, "PATH": "/bin"}, stdin)
-    assert wire.decode_payload(request[wire.REQUEST_HEADER.size :]) == wire.Frame(env, stdin)
+    request = protocol.encode_request({**env, "PATH": "/bin"}, stdin)
+    assert protocol.decode_payload(request[protocol.REQUEST_HEADER.size :]) == protocol.Frame(
+        env, stdin
+    )
 
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"A=1", b"A=1\0", b"A\0\0", b"=1\0\0", b"A=" + b"1" * wire.ENV_MAX + b"\0\0"]
-    + [prefix + bytes(wire.STDIN_MAX + 1) for prefix in (b"\0", b"A=1\0\0")],
+    [b"", b"A=1", b"A=1\0", b"A\0\0", b"=1\0\0", b"A=" + b"1" * protocol.ENV_MAX + b"\0\0"]
+    + [prefix + bytes(protocol.STDIN_MAX + 1) for prefix in (b"\0", b"A=1\0\0")],
     ids=lambda payload: f"{len(payload)} bytes",  # pytest puts the id into the environment
 )
 def test_payload_that_is_none(payload: bytes) -> None:
     with pytest.raises(CannotDecode):
-        wire.decode_payload(payload)
+        protocol.decode_payload(payload)
 
 
 def test_first_of_two_counts() -> None:
-    assert wire.decode_payload(b"A=1\0A=2\0\0").env == {"A": "1"}
+    assert protocol.decode_payload(b"A=1\0A=2\0\0").env == {"A": "1"}
 
 
 def test_encoding_has_the_limits_of_the_client() -> None:
     with pytest.raises(BadEnvironment, match="65536"):
-        wire.encode_request({"CNI_A": "a" * wire.ENV_MAX}, b"")
+        protocol.encode_request({"CNI_A": "a" * protocol.ENV_MAX}, b"")
     with pytest.raises(BadEnvironment, match="NUL"):
-        wire.encode_request({"CNI_A": "a\0"}, b"")
+        protocol.encode_request({"CNI_A": "a\0"}, b"")
     with pytest.raises(CannotDecode, match="1048576"):
-        wire.encode_request({}, bytes(wire.STDIN_MAX + 1))
+        protocol.encode_request({}, bytes(protocol.STDIN_MAX + 1))
     with pytest.raises(IOFailure, match="4194304"):
-        wire.encode_answer(0, bytes(wire.ANSWER_MAX + 1))
+        protocol.encode_answer(0, bytes(protocol.ANSWER_MAX + 1))
 
 
 def test_call(daemon: FakeDaemon) -> None:
-    stdin = bytes(wire.STDIN_MAX)
+    stdin = bytes(protocol.STDIN_MAX)
     with ThreadPoolExecutor() as pool, open("/proc/self/ns/net") as netns:
-        reply = pool.submit(wire.call, str(daemon.path), DEL, stdin, netns.fileno())
+        reply = pool.submit(protocol.call, str(daemon.path), DEL, stdin, netns.fileno())
         with daemon.accept() as conn:
-            frame, fd = wire.receive(conn)
+            frame, fd = protocol.receive(conn)
             assert fd is not None
             assert os.path.sameopenfile(fd, netns.fileno())
             os.close(fd)
-            conn.sendall(wire.encode_answer(3, b"body"))
+            conn.sendall(protocol.encode_answer(3, b"body"))
         assert reply.result(5) == (3, b"body")
-    assert frame == wire.Frame(DEL, stdin)
+    assert frame == protocol.Frame(DEL, stdin)
 
 
 def test_call_whose_answer_is_there_before_it_looks(
@@ -121,18 +126,18 @@ def test_call_whose_answer_is_there_before_it_looks(
         """Returns when the daemon has answered and hung up."""
         sent = real(conn, data, fds)
         with daemon.accept() as theirs:
-            wire.receive(theirs)
-            theirs.sendall(wire.encode_answer(7, b"no"))
+            protocol.receive(theirs)
+            theirs.sendall(protocol.encode_answer(7, b"no"))
         return sent
 
     real = socket.send_fds
     monkeypatch.setattr(socket, "send_fds", send)
-    assert wire.call(str(daemon.path), DEL, CONF) == (7, b"no")
+    assert protocol.call(str(daemon.path), DEL, CONF) == (7, b"no")
 
 
 def test_call_without_an_answer(absent: FakeDaemon) -> None:
     with pytest.raises(TryAgain, match="does not listen"):
-        wire.call(str(absent.path), DEL, b"")
+        protocol.call(str(absent.path), DEL, b"")
     absent.listen()
     with pytest.raises(DeadlineExceeded):
-        wire.call(str(absent.path), DEL, b"", timeout=0.05)
+        protocol.call(str(absent.path), DEL, b"", timeout=0.05)

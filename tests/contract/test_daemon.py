@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 from cnikit import config, fails, links, run, script, silent, variables
 
-from bench.node import BIN, CLIENT, Answer, Node
-from cni import wire
+from bench.testbed.node import BIN, CLIENT, Answer, Node
+from cni.spec import protocol
 
 GOOD = 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.2.2/24"}]}\''
 
@@ -226,7 +226,7 @@ with socket.socket(socket.AF_UNIX) as s:
 def test_stranger_is_refused(mortal: Node) -> None:
     mortal.start()
     env = {"CNI_COMMAND": "STATUS", "CNI_PATH": "/"}
-    request = wire.encode_request(env, json.dumps(config(mortal)).encode())
+    request = protocol.encode_request(env, json.dumps(config(mortal)).encode())
     stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3"]
     stranger += ["-c", STRANGER, str(mortal.socket), request.hex()]
     for directory in (mortal.lab.dir, mortal.run_dir):
@@ -269,7 +269,7 @@ def test_socket_activation(mortal: Node, home: Path) -> None:
 
 def status_request(node: Node) -> bytes:
     env = {"CNI_COMMAND": "STATUS", "CNI_PATH": "/"}
-    return wire.encode_request(env, json.dumps(config(node, mode="veth")).encode())
+    return protocol.encode_request(env, json.dumps(config(node, mode="veth")).encode())
 
 
 def test_three_hundred_connections_at_once(mortal: Node) -> None:
@@ -280,7 +280,7 @@ def test_three_hundred_connections_at_once(mortal: Node) -> None:
         for each in reversed(connections):
             each.sendall(status_request(mortal))
         answers = [whole(each) for each in connections]
-    assert answers == [wire.encode_answer(0, b"")] * 300
+    assert answers == [protocol.encode_answer(0, b"")] * 300
 
 
 def connect(stack: ExitStack, node: Node, count: int) -> list[socket.socket]:
@@ -305,7 +305,7 @@ def test_bad_peers_keep_no_worker(mortal: Node, what: str) -> None:
     sent = {"nothing": b"", "a part": request[:-1], "no request": b"GET / HTTP/1.1\r\n\r\n"}
     with ExitStack() as stack:
         for each in connect(stack, mortal, 40):
-            each.sendall(sent.get(what, wire.REQUEST_HEADER.pack(wire.MAGIC, 2**31)))
+            each.sendall(sent.get(what, protocol.REQUEST_HEADER.pack(protocol.MAGIC, 2**31)))
             each.shutdown(socket.SHUT_WR)
     silent(mortal.call("STATUS", config(mortal)))
 
@@ -326,7 +326,7 @@ def test_shortage_of_descriptors_passes(mortal: Node) -> None:
             assert mortal.daemon.poll() is None
             time.sleep(0.01)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-        assert [whole(each) for each in connections] == [wire.encode_answer(0, b"")] * 40
+        assert [whole(each) for each in connections] == [protocol.encode_answer(0, b"")] * 40
 
 
 def descriptors(node: Node) -> int:

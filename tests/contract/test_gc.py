@@ -26,7 +26,7 @@ from cnikit import (
     valid,
 )
 
-from bench.node import Node
+from bench.testbed.node import Node
 
 
 def gc(node: Node, **change: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cni import hostlocal
 from cni.errors import VmlinkError
-from cni.types import AttachmentKey
+from cni.ipam.hostlocal import verbs
+from cni.spec.types import AttachmentKey
 
 REAL = Path("/usr/lib/cni/host-local")
 pytestmark = pytest.mark.skipif(
@@ -56,12 +56,12 @@ def real(verb: str, config: dict[str, Any], pod: str, args: str = "") -> Answer:
 
 def ours(verb: str, config: dict[str, Any], pod: str, args: str = "") -> Answer:
     pairs = dict(pair.split("=") for pair in args.split(";") if pair)
-    request = hostlocal.IpamRequest(AttachmentKey(pod, "eth0"), config["name"], config, pairs)
+    request = verbs.IpamRequest(AttachmentKey(pod, "eth0"), config["name"], config, pairs)
     try:
         if verb == "ADD":
-            ips = hostlocal.add(request).ips
+            ips = verbs.add(request).ips
             return [f"{ip.address} {ip.gateway}" for ip in ips]
-        {"DEL": hostlocal.delete, "CHECK": hostlocal.check}[verb](request)
+        {"DEL": verbs.delete, "CHECK": verbs.check}[verb](request)
     except VmlinkError:
         return "error"
     return []

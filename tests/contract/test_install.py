@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.node import BIN
+from bench.testbed.node import BIN
 from cni.plugins import ctl as command
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cnikit import attached, config, fails, links, run, script, shown, silent
 
-from bench.node import PLUGINS, Node
+from bench.testbed.node import PLUGINS, Node
 
 STATIC = {
     "type": "static",

@@ -28,7 +28,7 @@ from cnikit import (
     valid,
 )
 
-from bench.node import CLIENT, Node
+from bench.testbed.node import CLIENT, Node
 
 VERBS = list(NEEDS)
 ON_POD = [verb for verb in VERBS if "CNI_IFNAME" in NEEDS[verb]]

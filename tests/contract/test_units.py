@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.node import BIN, Node
+from bench.testbed.node import BIN, Node
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -26,10 +26,10 @@ from cnikit import (
     silent,
 )
 
-from bench.node import Node
-from cni import redirect
-from cni.netlink import Netlink
-from cni.netns import Namespace
+from bench.testbed.node import Node
+from cni.kernel import redirect
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
 
 TAP = KEY.tap_link
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.kubeapi import KubeApi
-from cni.context import Cancel
+from bench.testbed.kubeapi import KubeApi
+from cni.attach.context import Cancel
+from cni.config.settings import Kubernetes
 from cni.errors import ClientGone, DeadlineExceeded, NotReady, TryAgain
-from cni.kubeovn.assignment import MODE
+from cni.kubeovn.annotations import MODE
 from cni.kubeovn.pods import Pod, Pods
-from cni.settings import Kubernetes
 
 WEB = ("shop", "web")
 READY = {"ovn.kubernetes.io/allocated": "true"}

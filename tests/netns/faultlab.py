@@ -18,15 +18,18 @@ from typing import IO, Any
 
 from waits import until, wait_for_orphans
 
-from bench.node import CLIENT, PLUGINS, Answer, Node
-from cni import bpf, config, macvtap, redirect, spec, uplinks
+from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
+from cni.attach.plan import Plan
+from cni.config import network as config
+from cni.config import uplinks
+from cni.daemon.pool_store import read_json
 from cni.errors import BadConfig
-from cni.kits import read_json
+from cni.kernel import bpf, macvtap, redirect
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
 from cni.modes import MODES
-from cni.netlink import Netlink
-from cni.netns import Namespace
-from cni.plan import Plan
-from cni.types import AttachmentKey
+from cni.spec import request as spec
+from cni.spec.types import AttachmentKey
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
 KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too

@@ -6,8 +6,8 @@ import socket
 import threading
 from contextlib import contextmanager
 
-from cni.netlink import Netlink
-from cni.netns import CLONE_NEWNET, Namespace, libc
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import CLONE_NEWNET, Namespace, libc
 
 ETH_P_ALL = 0x0003
 

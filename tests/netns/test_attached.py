@@ -24,8 +24,8 @@ from wirelib import (
     unfinished,
 )
 
-from cni.netlink import Busy, NetlinkError
-from cni.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF, open_tap
+from cni.kernel.netlink import Busy, NetlinkError
+from cni.kernel.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF, open_tap
 
 ETHER = Ether(src="02:00:00:00:0f:01", dst=POD_MAC)
 TUNSETOFFLOAD, TUN_F_CSUM, TUN_F_TSO4 = 0x400454D0, 1, 2

@@ -11,8 +11,8 @@ from scapy.packet import Raw
 from test_frames import ADDRESSES, PROBES, answers
 from wirelib import POD_MAC, Port, bridged, chained, mastered, rebuilt, unfinished
 
-from cni import ethtool, redirect
-from cni.types import AttachmentKey
+from cni.kernel import ethtool, redirect
+from cni.spec.types import AttachmentKey
 
 OUTSIDE_MAC = "02:00:00:00:0f:01"
 RATE = 50_000_000

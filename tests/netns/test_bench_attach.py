@@ -4,9 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench import attach, growth
-from bench.results import Options, Results
-from bench.ways import WAYS
+from bench.report.results import Options, Results
+from bench.suites import attach, growth
+from bench.testbed.ways import WAYS
 
 pytestmark = pytest.mark.machine  # macvtaps among the ways
 ONE = Options(quick=True, rounds=1, peers=("other=/usr/lib/cni/bridge", "mute=/bin/true"))

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import pytest
 from nslib import namespaces, next_frame, packet_socket
 
-from cni import bpf, redirect, rtmsg, tcmsg
 from cni.errors import CheckFailed, NotReady
-from cni.netlink import Exists, Netlink, NetlinkError, NotFound
-from cni.netns import Namespace, libc
+from cni.kernel import bpf, redirect, rtnl_encode, tc_encode
+from cni.kernel.netlink import Exists, Netlink, NetlinkError, NotFound
+from cni.kernel.netns import Namespace, libc
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -37,12 +37,12 @@ class Wire:
         self.ns, self.netlink = pod
         self.outside_ns, outside_netlink = outside
         self.netlink.batch(
-            rtmsg.new_veth("near", "far", peer_ns_fd=self.outside_ns.fd, up=True),
-            rtmsg.new_veth("guest", "vm", peer_ns_fd=self.outside_ns.fd, up=True),
+            rtnl_encode.new_veth("near", "far", peer_ns_fd=self.outside_ns.fd, up=True),
+            rtnl_encode.new_veth("guest", "vm", peer_ns_fd=self.outside_ns.fd, up=True),
         )
         self.near, self.guest = self.netlink.index("near"), self.netlink.index("guest")
         outside_netlink.batch(
-            *(rtmsg.set_link(outside_netlink.index(x), up=True) for x in ("far", "vm"))
+            *(rtnl_encode.set_link(outside_netlink.index(x), up=True) for x in ("far", "vm"))
         )
 
     @contextmanager
@@ -174,7 +174,7 @@ def test_check_sees_one_direction_missing_and_a_wrong_target(wire, engine):
 
 def test_redirect_goes_with_its_link(wire, engine):
     wire.attach(engine)
-    wire.netlink.batch(rtmsg.del_link(wire.guest))
+    wire.netlink.batch(rtnl_encode.del_link(wire.guest))
     with pytest.raises(CheckFailed):
         wire.check(engine)
     wire.detach(engine)
@@ -225,7 +225,7 @@ def filter_engine(request):
 def test_foreign_filter_survives(wire, foreign, filter_engine, ingress):
     wire.attach(filter_engine)
     wire.netlink.batch(
-        tcmsg.add_bpf_filter(wire.near, foreign, "else", ingress=ingress, priority=1, handle=1)
+        tc_encode.add_bpf_filter(wire.near, foreign, "else", ingress=ingress, priority=1, handle=1)
     )
     assert wire.passes() == [0, 0]
     wire.detach(filter_engine)
@@ -236,7 +236,7 @@ def test_foreign_filter_survives(wire, foreign, filter_engine, ingress):
 
 
 def test_foreign_qdisc_survives_even_when_empty(wire, filter_engine):
-    wire.netlink.batch(tcmsg.add_clsact(wire.near))
+    wire.netlink.batch(tc_encode.add_clsact(wire.near))
     wire.attach(filter_engine)
     assert wire.passes() == [0, 0]
     wire.detach(filter_engine)
@@ -247,8 +247,10 @@ def test_foreign_qdisc_survives_even_when_empty(wire, filter_engine):
 
 def test_filter_of_our_priority_by_somebody_else_survives(wire, foreign, filter_engine):
     wire.netlink.batch(
-        tcmsg.add_clsact(wire.near),
-        tcmsg.add_bpf_filter(wire.near, foreign, "else", priority=redirect.PRIORITY, handle=0x10),
+        tc_encode.add_clsact(wire.near),
+        tc_encode.add_bpf_filter(
+            wire.near, foreign, "else", priority=redirect.PRIORITY, handle=0x10
+        ),
     )
     wire.detach(filter_engine)
     assert [x.name for x in wire.netlink.filters(wire.near)] == ["else"]

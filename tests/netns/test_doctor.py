@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from bench import guest as guests
-from bench.node import Node
-from cni import kvm
-from cni.config import MODES
+from bench.testbed import guest as guests
+from bench.testbed.node import Node
+from cni.config.network import MODES
 from cni.errors import NotReady
+from cni.vmm import kvm
 
 
 def doctor(node: Node, *what: str) -> tuple[int, list[dict[str, Any]], str]:

@@ -24,10 +24,10 @@ from faultlab import (
 )
 from waits import threads, until
 
-from bench import switch
-from bench.node import Node
+from bench.testbed import switch
+from bench.testbed.node import Node
+from cni.attach.plan import Step
 from cni.modes import MODES
-from cni.plan import Step
 
 
 @cache

@@ -7,7 +7,7 @@ from scapy.layers.l2 import ARP, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Raw
 from wirelib import MTU, POD4, POD6, POD_MAC, TOPOLOGIES, bridged, chained
 
-from cni import redirect
+from cni.kernel import redirect
 
 SRC, DST = "02:00:00:00:0f:01", POD_MAC
 _FLOW = {"src": "10.77.0.99", "dst": POD4}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench.node import BIN, PLUGINS, Node
-from cni.types import AttachmentKey
+from bench.testbed.node import BIN, PLUGINS, Node
+from cni.spec.types import AttachmentKey
 
 
 def hook(node: Node, stage: str, state: object) -> subprocess.CompletedProcess[str]:

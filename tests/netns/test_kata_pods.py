@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bench.node import BIN, Node
-from cni.netlink import Busy
-from cni.tuntap import (
+from bench.testbed.node import BIN, Node
+from cni.kernel.netlink import Busy
+from cni.kernel.tuntap import (
     IFF_MULTI_QUEUE,
     IFF_NO_PI,
     IFF_PERSIST,

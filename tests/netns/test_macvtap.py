@@ -13,13 +13,13 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from wirelib import MTU, POD4, POD_MAC, chained, mastered
 
-from bench.node import Node
-from cni import macvtap
+from bench.testbed.node import Node
 from cni.errors import NotReady
+from cni.kernel import macvtap
+from cni.kernel.netlink import NotFound
+from cni.kernel.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF
 from cni.modes import macvtap as mode
-from cni.netlink import NotFound
-from cni.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF
-from cni.types import AttachmentKey
+from cni.spec.types import AttachmentKey
 
 OWNER, GROUP = 4711, 4712
 OTHER_MAC = "02:00:00:00:00:99"

@@ -9,7 +9,7 @@ from scapy.packet import Raw
 from test_frames import ADDRESSES, FRAMES, FROM_GUEST, PROBES, SRC, answers, heard
 from wirelib import POD4, POD6, POD_MAC, chained, mastered
 
-from cni.rtmsg import mac_bytes
+from cni.kernel.rtnl_encode import mac_bytes
 
 FORMS = {
     mode: partial(mastered, macvtap={"mode": mode}, mac=POD_MAC)

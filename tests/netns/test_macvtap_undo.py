@@ -11,10 +11,10 @@ import pytest
 from waits import until
 from wirelib import chained, mastered
 
-from bench.node import BIN, Node
-from cni import macvtap
-from cni.tuntap import IFREQ, TUNGETIFF
-from cni.types import AttachmentKey
+from bench.testbed.node import BIN, Node
+from cni.kernel import macvtap
+from cni.kernel.tuntap import IFREQ, TUNGETIFF
+from cni.spec.types import AttachmentKey
 
 FORMS = {"master": mastered, "chained": lambda node, **conf: chained(node, mode="macvtap", **conf)}
 BARE_DEV = r"""

@@ -9,7 +9,7 @@ import pytest
 from nslib import new_namespace
 
 from cni.errors import BadEnvironment
-from cni.netns import Namespace
+from cni.kernel.netns import Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -61,7 +61,7 @@ def test_what_is_no_network_namespace(path):
 
 def test_no_way_back_ends_the_process():
     code = (
-        "from cni import netns\n"
+        "from cni.kernel import netns\n"
         "ns = netns.Namespace.own()\n"
         "with ns.entered():\n"
         "    class Refuses:\n"

@@ -10,9 +10,9 @@ import threading
 import pytest
 from nslib import namespaces
 
-from cni import rtmsg, tcmsg, tuntap
-from cni.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
-from cni.rtdecode import QdiscInfo, TapInfo
+from cni.kernel import rtnl_encode, tc_encode, tuntap
+from cni.kernel.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
+from cni.kernel.rtnl_decode import QdiscInfo, TapInfo
 
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
@@ -36,10 +36,10 @@ def two():
 
 def test_veth_into_another_namespace(two):
     (_, host), (pod, inside) = two
-    host.batch(rtmsg.new_bridge("br0", up=True))
+    host.batch(rtnl_encode.new_bridge("br0", up=True))
     bridge = host.index("br0")
     host.batch(
-        rtmsg.new_veth(
+        rtnl_encode.new_veth(
             "vlh1",
             "eth0",
             mac=MAC,
@@ -68,11 +68,11 @@ def test_errors_name_the_request_and_the_rest_is_done(pod):
     _, netlink = pod
     with pytest.raises(Exists) as caught:
         netlink.batch(
-            rtmsg.new_veth("a", "b"),
-            rtmsg.add_address(1, "10.0.0.2/24", on="lo"),
-            rtmsg.add_address(1, "10.0.0.2/24", on="lo"),
-            rtmsg.set_link(999, up=True),
-            rtmsg.add_address(1, "10.0.0.3/24", on="lo"),
+            rtnl_encode.new_veth("a", "b"),
+            rtnl_encode.add_address(1, "10.0.0.2/24", on="lo"),
+            rtnl_encode.add_address(1, "10.0.0.2/24", on="lo"),
+            rtnl_encode.set_link(999, up=True),
+            rtnl_encode.add_address(1, "10.0.0.3/24", on="lo"),
         )
     error = caught.value
     assert (error.position, error.errno) == (2, errno.EEXIST)
@@ -86,7 +86,9 @@ def test_errors_name_the_request_and_the_rest_is_done(pod):
 def test_attempt_tells_of_each(pod):
     _, netlink = pod
     outcome = netlink.attempt(
-        rtmsg.set_link(999, up=True), rtmsg.new_veth("a", "b"), rtmsg.new_veth("a", "c")
+        rtnl_encode.set_link(999, up=True),
+        rtnl_encode.new_veth("a", "b"),
+        rtnl_encode.new_veth("a", "c"),
     )
     assert isinstance(outcome[0], NotFound)
     assert outcome[1] is None
@@ -97,9 +99,9 @@ def test_attempt_tells_of_each(pod):
 def test_the_kernels_own_words(pod):
     _, netlink = pod
     with pytest.raises(NetlinkError, match=r"gateway.*: .* \(Nexthop has invalid gateway\)|via"):
-        netlink.batch(rtmsg.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
-    netlink.batch(rtmsg.set_link(1, up=True))
-    error = netlink.attempt(rtmsg.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))[0]
+        netlink.batch(rtnl_encode.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
+    netlink.batch(rtnl_encode.set_link(1, up=True))
+    error = netlink.attempt(rtnl_encode.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))[0]
     assert error.reason
     assert error.reason in error.msg
 
@@ -132,9 +134,9 @@ def test_a_full_bridge_is_named():
 
 def test_kinds_of_refusal_from_the_kernel(pod):
     _, netlink = pod
-    assert isinstance(netlink.attempt(rtmsg.del_address(1, "10.0.0.9/32"))[0], NotFound)
-    assert isinstance(netlink.attempt(rtmsg.del_link(group=12345))[0], NotFound)
-    assert isinstance(netlink.attempt(rtmsg.del_link(index=1))[0], Unsupported)
+    assert isinstance(netlink.attempt(rtnl_encode.del_address(1, "10.0.0.9/32"))[0], NotFound)
+    assert isinstance(netlink.attempt(rtnl_encode.del_link(group=12345))[0], NotFound)
+    assert isinstance(netlink.attempt(rtnl_encode.del_link(index=1))[0], Unsupported)
 
 
 def test_no_answer(pod):
@@ -142,25 +144,25 @@ def test_no_answer(pod):
     netlink.set_timeout(0.05)
     netlink._send = lambda *_: None
     with pytest.raises(NetlinkError) as caught:
-        netlink.batch(rtmsg.set_link(1, up=True))
+        netlink.batch(rtnl_encode.set_link(1, up=True))
     assert caught.value.errno == errno.ETIMEDOUT
 
 
 def test_late_answers_of_another_request_are_passed_over(pod):
     _, netlink = pod
-    refusal = rtmsg.set_link(999, up=True)
-    netlink.socket.send(encode(refusal, 0x50000000, rtmsg.NLM_F_ACK))
-    netlink.socket.send(encode(rtmsg.get_link(index=1), 0x50000001))
-    netlink.batch(rtmsg.set_link(1, up=True))
-    netlink.socket.send(encode(rtmsg.get_link(index=999), 0x50000002))
+    refusal = rtnl_encode.set_link(999, up=True)
+    netlink.socket.send(encode(refusal, 0x50000000, rtnl_encode.NLM_F_ACK))
+    netlink.socket.send(encode(rtnl_encode.get_link(index=1), 0x50000001))
+    netlink.batch(rtnl_encode.set_link(1, up=True))
+    netlink.socket.send(encode(rtnl_encode.get_link(index=999), 0x50000002))
     assert netlink.link("lo").up
-    netlink.socket.send(encode(refusal, 0x50000003, rtmsg.NLM_F_ACK))
+    netlink.socket.send(encode(refusal, 0x50000003, rtnl_encode.NLM_F_ACK))
     assert "127.0.0.1/8" in netlink.addresses(1)
 
 
 def test_shared_by_threads(pod):
     _, netlink = pod
-    netlink.batch(*(rtmsg.new_veth(f"a{i}", f"b{i}") for i in range(8)))
+    netlink.batch(*(rtnl_encode.new_veth(f"a{i}", f"b{i}") for i in range(8)))
     wrong = []
 
     def work(i):
@@ -181,13 +183,13 @@ def test_shared_by_threads(pod):
 
 
 def wired(netlink):
-    netlink.batch(rtmsg.new_veth("a", "b", up=True))
-    netlink.batch(rtmsg.set_link(netlink.index("b"), up=True))
+    netlink.batch(rtnl_encode.new_veth("a", "b", up=True))
+    netlink.batch(rtnl_encode.set_link(netlink.index("b"), up=True))
 
 
 def test_index_is_of_the_sockets_namespace(pod):
     _, netlink = pod
-    netlink.batch(rtmsg.new_veth("vmlinkonly", "b"))
+    netlink.batch(rtnl_encode.new_veth("vmlinkonly", "b"))
     assert netlink.index("vmlinkonly") == netlink.link("vmlinkonly").index
     assert netlink.index("none") is None
     assert netlink.link("none") is None
@@ -201,17 +203,17 @@ def test_addresses_routes_neighbours(pod):
     wired(netlink)
     a, b = netlink.index("a"), netlink.index("b")
     netlink.batch(
-        rtmsg.set_link(1, up=True),
-        rtmsg.add_address(a, "10.1.2.3/24"),
-        rtmsg.add_address(a, "fd00::3/64"),
-        rtmsg.add_address(b, "10.7.7.7/32"),
-        rtmsg.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
-        rtmsg.add_route("::/0", gateway="fd00::1", index=a, priority=7),
-        rtmsg.add_route("10.50.0.0/16", gateway="10.6.6.6", index=a, onlink=True, table=1000),
-        rtmsg.add_route("10.60.0.0/16", index=b),
-        rtmsg.add_neighbour(a, "10.1.2.1", MAC),
-        rtmsg.add_neighbour(a, "10.1.2.1", MAC2),
-        rtmsg.add_neighbour(b, "10.1.2.1", MAC),
+        rtnl_encode.set_link(1, up=True),
+        rtnl_encode.add_address(a, "10.1.2.3/24"),
+        rtnl_encode.add_address(a, "fd00::3/64"),
+        rtnl_encode.add_address(b, "10.7.7.7/32"),
+        rtnl_encode.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
+        rtnl_encode.add_route("::/0", gateway="fd00::1", index=a, priority=7),
+        rtnl_encode.add_route("10.50.0.0/16", gateway="10.6.6.6", index=a, onlink=True, table=1000),
+        rtnl_encode.add_route("10.60.0.0/16", index=b),
+        rtnl_encode.add_neighbour(a, "10.1.2.1", MAC),
+        rtnl_encode.add_neighbour(a, "10.1.2.1", MAC2),
+        rtnl_encode.add_neighbour(b, "10.1.2.1", MAC),
     )
     found = netlink.addresses(a)
     assert {"10.1.2.3/24", "fd00::3/64"} <= set(found)
@@ -226,7 +228,7 @@ def test_addresses_routes_neighbours(pod):
     assert ("10.60.0.0/16", 254) in {(r.dst, r.table) for r in netlink.routes()}
     [entry] = netlink.neighbours(a)
     assert (entry.ip, entry.mac, entry.state) == ("10.1.2.1", MAC2, 0x80)
-    netlink.batch(rtmsg.del_address(a, "10.1.2.3/24"))
+    netlink.batch(rtnl_encode.del_address(a, "10.1.2.3/24"))
     assert "10.1.2.3/24" not in netlink.addresses(a)
     assert netlink.addresses(9999) == []
 
@@ -234,19 +236,19 @@ def test_addresses_routes_neighbours(pod):
 def test_addresses_are_ready_at_once(pod):
     _, netlink = pod
     wired(netlink)
-    netlink.batch(rtmsg.add_address(netlink.index("a"), "fd00::3/64"))
+    netlink.batch(rtnl_encode.add_address(netlink.index("a"), "fd00::3/64"))
     with pod[0].entered(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
         sock.bind(("fd00::3", 0))  # EADDRNOTAVAIL while duplicate detection runs
 
 
 def test_addrgenmode_none_leaves_no_link_local(pod):
     _, netlink = pod
-    netlink.batch(rtmsg.new_veth("a", "b"))
+    netlink.batch(rtnl_encode.new_veth("a", "b"))
     a, b = netlink.index("a"), netlink.index("b")
     netlink.batch(
-        rtmsg.set_link(a, addrgenmode_none=True),
-        rtmsg.set_link(a, up=True),
-        rtmsg.set_link(b, up=True),
+        rtnl_encode.set_link(a, addrgenmode_none=True),
+        rtnl_encode.set_link(a, up=True),
+        rtnl_encode.set_link(b, up=True),
     )
     assert netlink.addresses(a) == []
     assert [x[:4] for x in netlink.addresses(b)] == ["fe80"]
@@ -254,49 +256,51 @@ def test_addrgenmode_none_leaves_no_link_local(pod):
 
 def test_set_link(pod):
     _, netlink = pod
-    netlink.batch(rtmsg.new_bridge("br0"), rtmsg.new_veth("a", "b"))
+    netlink.batch(rtnl_encode.new_bridge("br0"), rtnl_encode.new_veth("a", "b"))
     a, bridge = netlink.index("a"), netlink.index("br0")
     netlink.batch(
-        rtmsg.set_link(
+        rtnl_encode.set_link(
             a, up=True, mtu=1300, mac=MAC, master=bridge, group=9, name="renamed", promisc=True
         )
     )
     found = netlink.link(index=a)
     assert (found.name, found.mac, found.mtu, found.master) == ("renamed", MAC, 1300, bridge)
     assert (found.group, found.up, found.promisc) == (9, True, True)
-    netlink.batch(rtmsg.set_link(a, master=0, up=False, promisc=False))
+    netlink.batch(rtnl_encode.set_link(a, master=0, up=False, promisc=False))
     found = netlink.link(index=a)
     assert (found.master, found.up, found.promisc) == (0, False, False)
 
 
 def test_bridge_vlans(pod):
     _, netlink = pod
-    netlink.batch(rtmsg.new_bridge("br0", MAC, 1400), rtmsg.new_veth("a", "b"))
+    netlink.batch(rtnl_encode.new_bridge("br0", MAC, 1400), rtnl_encode.new_veth("a", "b"))
     bridge = netlink.link("br0")
     assert (bridge.kind, bridge.mac, bridge.vlan_filtering) == ("bridge", MAC, False)
     a = netlink.index("a")
-    if isinstance(netlink.attempt(rtmsg.set_vlan_filtering(bridge.index))[0], Unsupported):
+    if isinstance(netlink.attempt(rtnl_encode.set_vlan_filtering(bridge.index))[0], Unsupported):
         pytest.skip("this kernel has no CONFIG_BRIDGE_VLAN_FILTERING")
     netlink.batch(
-        rtmsg.set_link(a, master=bridge.index),
-        rtmsg.bridge_vlan(a, 1, untagged_pvid=True, delete=True),
-        rtmsg.bridge_vlan(a, 42, untagged_pvid=True),
-        rtmsg.bridge_vlan(a, 100, last=199, untagged_pvid=False),
-        rtmsg.bridge_vlan(bridge.index, 42, untagged_pvid=False, on_bridge_itself=True),
+        rtnl_encode.set_link(a, master=bridge.index),
+        rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True),
+        rtnl_encode.bridge_vlan(a, 42, untagged_pvid=True),
+        rtnl_encode.bridge_vlan(a, 100, last=199, untagged_pvid=False),
+        rtnl_encode.bridge_vlan(bridge.index, 42, untagged_pvid=False, on_bridge_itself=True),
     )
     assert netlink.link("br0").vlan_filtering is True
-    gone = netlink.attempt(rtmsg.bridge_vlan(a, 1, untagged_pvid=True, delete=True))[0]
+    gone = netlink.attempt(rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True))[0]
     assert isinstance(gone, NotFound)
     for index, vid in ((a, 42), (a, 100), (a, 199), (bridge.index, 42)):
         itself = index == bridge.index
         netlink.batch(
-            rtmsg.bridge_vlan(index, vid, untagged_pvid=False, on_bridge_itself=itself, delete=True)
+            rtnl_encode.bridge_vlan(
+                index, vid, untagged_pvid=False, on_bridge_itself=itself, delete=True
+            )
         )
 
 
 def test_links(pod):
     _, netlink = pod
-    netlink.batch(*(rtmsg.new_veth(f"a{i}", f"b{i}") for i in range(40)))
+    netlink.batch(*(rtnl_encode.new_veth(f"a{i}", f"b{i}") for i in range(40)))
     found = netlink.links()
     assert {f"a{i}" for i in range(40)} | {f"b{i}" for i in range(40)} <= {x.name for x in found}
     assert netlink.link("a7") in found
@@ -304,12 +308,12 @@ def test_links(pod):
 
 def test_qdiscs(pod):
     _, netlink = pod
-    netlink.batch(rtmsg.new_veth("a", "b"))
+    netlink.batch(rtnl_encode.new_veth("a", "b"))
     a, b = netlink.index("a"), netlink.index("b")
-    netlink.batch(tcmsg.add_clsact(a))
-    assert [x.kind for x in netlink.qdiscs(a) if x.parent == tcmsg.CLSACT_PARENT] == ["clsact"]
+    netlink.batch(tc_encode.add_clsact(a))
+    assert [x.kind for x in netlink.qdiscs(a) if x.parent == tc_encode.CLSACT_PARENT] == ["clsact"]
     assert "clsact" not in [x.kind for x in netlink.qdiscs(b)]
-    netlink.batch(tcmsg.del_clsact(a))
+    netlink.batch(tc_encode.del_clsact(a))
     assert "clsact" not in [x.kind for x in netlink.qdiscs(a)]
 
 
@@ -319,18 +323,18 @@ def test_qdiscs(pod):
 def test_the_root_qdisc(pod):
     _, netlink = pod
     ours, other = 0x47610000, 0x47620000
-    netlink.batch(rtmsg.new_veth("v0", "v1"))
+    netlink.batch(rtnl_encode.new_veth("v0", "v1"))
     index = netlink.index("v0")
-    bucket = tcmsg.add_tbf(index, ours, rate=6_250_000, burst=1518, limit=160_000)
+    bucket = tc_encode.add_tbf(index, ours, rate=6_250_000, burst=1518, limit=160_000)
     assert netlink.root_qdisc(index) is None
     assert netlink.root_qdisc(99) is None
     netlink.batch(bucket)
-    assert netlink.root_qdisc(index) == QdiscInfo("tbf", ours, tcmsg.ROOT, 6_250_000)
+    assert netlink.root_qdisc(index) == QdiscInfo("tbf", ours, tc_encode.ROOT, 6_250_000)
     with pytest.raises(Exists):
-        netlink.batch(tcmsg.add_tbf(index, other, rate=1, burst=1518, limit=1))
+        netlink.batch(tc_encode.add_tbf(index, other, rate=1, burst=1518, limit=1))
     with pytest.raises(NetlinkError, match="Invalid handle"):
-        netlink.batch(tcmsg.del_tbf(index, other))
-    netlink.batch(tcmsg.del_tbf(index, ours))
+        netlink.batch(tc_encode.del_tbf(index, other))
+    netlink.batch(tc_encode.del_tbf(index, ours))
     assert netlink.root_qdisc(index) is None
     assert netlink.link("v0").index == index
 
@@ -348,7 +352,7 @@ def test_tap(pod):
         fds = tuntap.open_tap("tap0", 2)
         try:
             assert not any(os.get_inheritable(fd) for fd in fds)
-            netlink.batch(rtmsg.set_link(index, up=True))
+            netlink.batch(rtnl_encode.set_link(index, up=True))
             assert netlink.link("tap0").carrier
         finally:
             for fd in fds:
@@ -417,5 +421,5 @@ def test_a_tap_is_reset(pod, queues):
 
 def test_layouts():
     """The sizes that the kernel's headers give for what is packed by hand."""
-    assert len(tcmsg.tc(1, 2, 3)) == 20
+    assert len(tc_encode.tc(1, 2, 3)) == 20
     assert tuntap.IFREQ.size == 40

@@ -19,8 +19,8 @@ from test_frames import (
 )
 from wirelib import POD4, POD6, POD_MAC, bridged, switched
 
-from bench import switch
-from bench.node import Node
+from bench.testbed import switch
+from bench.testbed.node import Node
 
 FORMS = {
     "tap, linux": partial(bridged, mode="tap"),

@@ -8,10 +8,10 @@ import time
 import pytest
 from nslib import namespaces
 
-from cni import reaper as reaper_module
-from cni import rtmsg
-from cni.netlink import NetlinkError, Unsupported
-from cni.reaper import Reaper
+from cni.kernel import link_deleter as reaper_module
+from cni.kernel import rtnl_encode
+from cni.kernel.link_deleter import Reaper
+from cni.kernel.netlink import NetlinkError, Unsupported
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -31,7 +31,7 @@ def reaper():
 
 def veths(netlink, count, group=0):
     names = [f"v{i}" for i in range(count)]
-    netlink.batch(*(rtmsg.new_veth(x, f"p{x}", group=group) for x in names))
+    netlink.batch(*(rtnl_encode.new_veth(x, f"p{x}", group=group) for x in names))
     return [netlink.index(x) for x in names]
 
 
@@ -42,14 +42,17 @@ def test_names_are_free_when_delete_returns(pod, reaper, group):
         indexes = veths(netlink, 3, group or 0)
         reaper.delete(ns, group, indexes, 5)
         assert not any(netlink.link(index=i) for i in indexes)
-        assert netlink.attempt(*(rtmsg.new_veth(f"v{i}", f"w{i}") for i in range(3))) == [None] * 3
+        assert (
+            netlink.attempt(*(rtnl_encode.new_veth(f"v{i}", f"w{i}") for i in range(3)))
+            == [None] * 3
+        )
         reaper.delete(ns, None, [netlink.index(f"v{i}") for i in range(3)], 5)
 
 
 def test_group_takes_its_links_only(pod, reaper):
     ns, netlink = pod
     [other] = veths(netlink, 1)
-    netlink.batch(rtmsg.new_veth("x", "y", group=8), rtmsg.new_veth("z", "zz"))
+    netlink.batch(rtnl_encode.new_veth("x", "y", group=8), rtnl_encode.new_veth("z", "zz"))
     reaper.delete(ns, 8, [netlink.index("x"), netlink.index("z")], 5)
     assert netlink.link(index=other)
     assert not netlink.link("x")
@@ -74,13 +77,13 @@ def test_refusal_is_raised(pod, reaper):
 
 def test_a_port_that_leaves_its_bridge_is_not_yet_gone(pod, monkeypatch):
     ns, netlink = pod
-    netlink.batch(rtmsg.new_bridge("br0", up=True))
-    netlink.batch(rtmsg.new_veth("a", "b", master=netlink.index("br0"), up=True))
+    netlink.batch(rtnl_encode.new_bridge("br0", up=True))
+    netlink.batch(rtnl_encode.new_veth("a", "b", master=netlink.index("br0"), up=True))
     index = netlink.index("a")
     send = reaper_module._Deletion.send
 
     def late(self, data):
-        netlink.batch(rtmsg.set_link(index, master=0))
+        netlink.batch(rtnl_encode.set_link(index, master=0))
         time.sleep(0.2)
         send(self, data)
 
@@ -158,7 +161,7 @@ def test_sooner_than_the_request(pod, reaper, told):
             [index] = veths(netlink, 1)
             start = time.perf_counter()
             if times is direct:
-                netlink.batch(rtmsg.del_link(index))
+                netlink.batch(rtnl_encode.del_link(index))
             else:
                 reaper.delete(ns, None, [index], 5)
             times.append(time.perf_counter() - start)

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench import traffic
-from bench.guest import GuestError
-from bench.node import Node
-from bench.pairs import Pair, Plain, Wired
-from cni import redirect
+from bench.contenders.pairs import Pair, Plain, Wired
+from bench.testbed import traffic
+from bench.testbed.guest import GuestError
+from bench.testbed.node import Node
+from cni.kernel import redirect
 
 OVERHEAD = 42  # bytes of Ethernet, IPv4 and UDP around the payload
 SLOW = 8_000_000  # bit/s

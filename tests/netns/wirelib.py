@@ -12,10 +12,10 @@ from scapy.layers.inet import IP, TCP
 from scapy.packet import Raw
 from scapy.utils import checksum
 
-from cni.macvtap import open_macvtap
-from cni.netlink import Netlink
-from cni.netns import Namespace
-from cni.tuntap import open_tap
+from cni.kernel.macvtap import open_macvtap
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
+from cni.kernel.tuntap import open_tap
 
 MTU = 9000
 POD_MAC = "02:00:00:00:00:0a"

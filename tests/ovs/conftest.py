@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from ovskit import switched
 
-from bench.node import Node
+from bench.testbed.node import Node
+from cni.config.settings import Ovs
 from cni.ovs.database import Database
-from cni.settings import Ovs
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any
 
 from ovskit import switched
 
-from bench.kubeapi import KubeApi
-from bench.node import BIN, Node
+from bench.testbed.kubeapi import KubeApi
+from bench.testbed.node import BIN, Node
 
 MAC = "00:00:00:0a:0b:0c"
 PROVIDER_FIELDS = {

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench import switch
-from bench.node import Node
+from bench.testbed import switch
+from bench.testbed.node import Node
 
 BRIDGE = "br0"
 

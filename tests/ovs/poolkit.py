@@ -9,7 +9,7 @@ from ovskit import BRIDGE
 from test_attachments import links
 from waits import until
 
-from bench.node import BIN, Node
+from bench.testbed.node import BIN, Node
 
 SIZE = 3
 KUBELET = "IgnoreUnknown=1;K8S_POD_NAME=web;K8S_POD_NAMESPACE=shop"

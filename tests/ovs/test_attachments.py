@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ovskit import BRIDGE
 
-from bench.node import BIN, Node
+from bench.testbed.node import BIN, Node
 from cni.ovs import schema
-from cni.types import AttachmentKey
+from cni.spec.types import AttachmentKey
 
 KEY = AttachmentKey("c1", "eth0")
 PORTS = {"tc": KEY.host_link, "veth": KEY.host_link, "tap": KEY.tap_link}

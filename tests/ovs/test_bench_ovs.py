@@ -4,8 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench import attach, growth, switch
-from bench.results import Options, Results
+from bench.report.results import Options, Results
+from bench.suites import attach, growth
+from bench.testbed import switch
 
 
 @pytest.mark.skipif(bool(switch.missing()), reason=switch.missing())

@@ -14,13 +14,13 @@ import pytest
 import waits
 from ovskit import BRIDGE
 
-from bench.node import Node
+from bench.testbed.node import Node
+from cni.config.settings import Ovs
 from cni.errors import BadConfig, DeadlineExceeded, SwitchRefused, TryAgain
-from cni.ovs import idl
+from cni.ovs import connection
 from cni.ovs.database import Database, Pending
-from cni.ovs.ports import Add, Check, Collect, Port, Remove
-from cni.settings import Ovs
-from cni.types import AttachmentKey
+from cni.ovs.port_ops import Add, Check, Collect, Port, Remove
+from cni.spec.types import AttachmentKey
 
 SECONDS = 30  # ovs-vswitchd waits 8 s at most before it connects again
 until = partial(waits.until, seconds=SECONDS)
@@ -68,7 +68,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many operations each transaction had, as they are sent."""
     sent: list[int] = []
 
-    class Counted(idl.Transaction):
+    class Counted(connection.Transaction):
         def commit(self):
             before = self._status
             status = super().commit()
@@ -76,7 +76,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
                 sent.append(len(self._operations))
             return status
 
-    monkeypatch.setattr(idl, "Transaction", Counted)
+    monkeypatch.setattr(connection, "Transaction", Counted)
     return sent
 
 

@@ -13,11 +13,11 @@ import pytest
 from kubeovnkit import DUAL, MAC, appear, clustered, pod_args, start, written
 from ovskit import BRIDGE
 
-from bench.kubeapi import KubeApi
-from bench.node import Node
-from cni.kubeovn.assignment import MODE
-from cni.kubeovn.podconf import TOLD
-from cni.types import AttachmentKey
+from bench.testbed.kubeapi import KubeApi
+from bench.testbed.node import Node
+from cni.kubeovn.annotations import MODE
+from cni.kubeovn.pod_network import TOLD
+from cni.spec.types import AttachmentKey
 
 KEY = AttachmentKey("c1", "eth0")
 PORTS = {"tc": KEY.host_link, "veth": KEY.host_link, "tap": KEY.tap_link}

@@ -14,10 +14,10 @@ import pytest
 from kubeovnkit import DUAL, MAC, KubeOvnDaemon, clustered, plugin_request, send, written
 from ovskit import BRIDGE
 
-from bench.kubeapi import KubeApi
-from bench.node import BIN, Node
-from cni.kubeovn.assignment import MODE
-from cni.types import AttachmentKey
+from bench.testbed.kubeapi import KubeApi
+from bench.testbed.node import BIN, Node
+from cni.kubeovn.annotations import MODE
+from cni.spec.types import AttachmentKey
 
 KEY = AttachmentKey("c1", "eth0")
 VM, PLAIN = ("shop", "web"), ("shop", "plain")

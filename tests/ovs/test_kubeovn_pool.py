@@ -14,10 +14,10 @@ from test_attachments import row
 from test_kubeovn import attached, config, external_ids
 from waits import until
 
-from bench import pooled
-from bench.kubeapi import KubeApi
-from bench.node import Node
-from cni.kubeovn.assignment import MODE
+from bench.testbed import pooled
+from bench.testbed.kubeapi import KubeApi
+from bench.testbed.node import Node
+from cni.kubeovn.annotations import MODE
 
 SIZE, WORKERS = 2, 2
 TAP = config("tap")

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from test_attachments import row
 
-from bench import guest as guests
-from bench import ovn as ovns
-from bench.node import BIN, Answer, Node
-from bench.ovn import BRIDGE, Ovn
-from cni.kits import read_json
+from bench.testbed import guest as guests
+from bench.testbed import ovn as ovns
+from bench.testbed.node import BIN, Answer, Node
+from bench.testbed.ovn import BRIDGE, Ovn
+from cni.config.settings import Ovs
+from cni.daemon.pool_store import read_json
 from cni.ovs.database import Database
-from cni.ovs.ports import Add, Bind, Port, Remove
-from cni.settings import Ovs
-from cni.types import AttachmentKey
+from cni.ovs.port_ops import Add, Bind, Port, Remove
+from cni.spec.types import AttachmentKey
 
 SECONDS = 20
 DEADLINE = 2  # of vmlinkd

@@ -15,11 +15,11 @@ from poolkit import SIZE, Pooled
 from test_attachments import links, row
 from waits import until
 
-from bench import switch
-from bench.node import Node
-from cni import tuntap
+from bench.testbed import switch
+from bench.testbed.node import Node
+from cni.kernel import tuntap
 from cni.ovs import schema
-from cni.types import POOL, AttachmentKey
+from cni.spec.types import POOL, AttachmentKey
 
 GUEST = bytes.fromhex("020000000777")
 

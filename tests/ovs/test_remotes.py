@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.node import Node
-from cni import settings
+from bench.testbed.node import Node
+from cni.config import settings
+from cni.config.settings import Ovs, Settings
 from cni.errors import BadConfig, TryAgain
 from cni.ovs.database import Database
-from cni.settings import Ovs, Settings
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 REMOTES = {"tcp": "tcp:127.0.0.1:6640", "ssl": "ssl:127.0.0.1:6640"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from ovskit import BRIDGE
 from test_attachments import config
 
-from bench.node import Node
+from bench.testbed.node import Node
 
 LOOPS, SECONDS, OUTAGES = 20, 8.0, 2
 

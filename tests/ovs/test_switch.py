@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import guest as guests
-from bench import snapshot
-from bench.daemons import SwitchError
-from bench.guest import GuestError
-from bench.node import Node
-from bench.switch import Switch, missing
+from bench.testbed import guest as guests
+from bench.testbed import snapshot
+from bench.testbed.daemons import SwitchError
+from bench.testbed.guest import GuestError
+from bench.testbed.node import Node
+from bench.testbed.switch import Switch, missing
 
 
 @pytest.fixture(scope="module")

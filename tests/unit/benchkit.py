@@ -2,8 +2,8 @@
 
 import random
 
-from bench.document import Document
-from bench.results import Series
+from bench.report.document import Document
+from bench.report.results import Series
 
 ABOUT = {
     "started": "2000-01-01T00:00:00Z",

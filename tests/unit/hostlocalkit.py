@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cni import hostlocal
-from cni.types import AttachmentKey, Result
+from cni.ipam.hostlocal import verbs
+from cni.spec.types import AttachmentKey, Result
 
 
 class Net:
@@ -17,17 +17,17 @@ class Net:
         self.config = {"cniVersion": "1.0.0", "name": "net", **top}
         self.config["ipam"] = {"type": "host-local", "dataDir": str(root), **ipam}
 
-    def request(self, pod: str, ifname: str = "eth0", **args: str) -> hostlocal.IpamRequest:
-        return hostlocal.IpamRequest(AttachmentKey(pod, ifname), "net", self.config, args)
+    def request(self, pod: str, ifname: str = "eth0", **args: str) -> verbs.IpamRequest:
+        return verbs.IpamRequest(AttachmentKey(pod, ifname), "net", self.config, args)
 
     def add(self, pod: str, ifname: str = "eth0", **args: str) -> Result:
-        return hostlocal.add(self.request(pod, ifname, **args))
+        return verbs.add(self.request(pod, ifname, **args))
 
     def ips(self, pod: str, ifname: str = "eth0", **args: str) -> list[str]:
         return [ip.address for ip in self.add(pod, ifname, **args).ips]
 
     def delete(self, pod: str, ifname: str = "eth0") -> None:
-        hostlocal.delete(self.request(pod, ifname))
+        verbs.delete(self.request(pod, ifname))
 
     def files(self) -> dict[str, bytes]:
         skip = ("lock", "last_reserved_ip.")

@@ -1,8 +1,9 @@
 """What pure tests start from: a context whose kernel is never asked, pyroute2's encoding."""
 
-from cni import config, spec
-from cni.context import Cancel, Context, Node
-from cni.types import AttachmentKey, Result
+from cni.attach.context import Cancel, Context, Node
+from cni.config import network as config
+from cni.spec import request as spec
+from cni.spec.types import AttachmentKey, Result
 
 KEY = AttachmentKey("c1", "eth0")
 NETNS = "/run/netns/x"

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from cni.config import Bandwidth
+from cni.config.network import Bandwidth
 from cni.errors import TryAgain
-from cni.kubeovn import assignment
-from cni.kubeovn.assignment import MODE, Wanted
-from cni.types import IP, Route
+from cni.kubeovn import annotations
+from cni.kubeovn.annotations import MODE, Wanted
+from cni.spec.types import IP, Route
 
 ETH0 = Wanted("ovn", "eth0")
 NET1 = Wanted("net1.shop.ovn", "net1")
@@ -36,7 +36,7 @@ def written(provider="ovn", **change):
 
 
 def parse(wanted=ETH0, provider=None, **change):
-    return assignment.parse(written(provider or wanted.provider, **change), wanted)
+    return annotations.parse(written(provider or wanted.provider, **change), wanted)
 
 
 def test_one_address():
@@ -113,8 +113,8 @@ def test_the_logical_port(provider, vm, expected):
 
 def test_a_network_that_a_pod_has_twice():
     both = written(NET1.provider) | written(NET1.provider + ".net2", ip_address="10.16.0.6")
-    first = assignment.parse(both, NET1)
-    second = assignment.parse(both, Wanted(NET1.provider, "net2"))
+    first = annotations.parse(both, NET1)
+    second = annotations.parse(both, Wanted(NET1.provider, "net2"))
     assert [f.ips[0].address for f in (first, second)] == ["10.16.0.5/16", "10.16.0.6/16"]
     assert second.port("web", "shop") == "web.shop.net1.shop.ovn.net2"
 
@@ -160,17 +160,17 @@ def test_a_wrong_vlan_is_named():
     ],
 )
 def test_what_is_still_to_come(wanted, change, lacks):
-    found = assignment.missing(written(wanted.provider, **change), wanted)
+    found = annotations.missing(written(wanted.provider, **change), wanted)
     assert found.startswith(f"annotation {wanted.provider}.kubernetes.io/{lacks} " if lacks else "")
     assert bool(found) == bool(lacks)
 
 
 def test_what_is_still_to_come_says_what_is_there():
-    found = assignment.missing(written(allocated=None, routed=None), ETH0)
+    found = annotations.missing(written(allocated=None, routed=None), ETH0)
     assert "there is: ip_address, mac_address, cidr, gateway, logical_switch" in found
-    assert "none of kube-ovn's" in assignment.missing({}, ETH0)
+    assert "none of kube-ovn's" in annotations.missing({}, ETH0)
 
 
 def test_only_what_is_needed_is_kept():
     ours = {**written(**DUAL), MODE: "tc"}
-    assert assignment.needed({**ours, "a.kubernetes.io/b": "c", "d": "e"}) == ours
+    assert annotations.needed({**ours, "a.kubernetes.io/b": "c", "d": "e"}) == ours

@@ -7,10 +7,11 @@ from copy import deepcopy
 import benchkit
 import pytest
 
-from bench import compare, document, page, run, stats, tables
-from bench.charts import charts
-from bench.document import Document, DocumentError
-from bench.results import Series
+from bench import run
+from bench.report import compare, document, page, stats, tables
+from bench.report.charts import charts
+from bench.report.document import Document, DocumentError
+from bench.report.results import Series
 
 EVIL = "<script>alert(1)</script> & co"
 

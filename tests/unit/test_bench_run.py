@@ -10,9 +10,11 @@ from types import ModuleType
 
 import pytest
 
-from bench import document, guest, machine, run, snapshot
+from bench import run
 from bench.progress import Progress
-from bench.results import Series, Task
+from bench.report import document, machine
+from bench.report.results import Series, Task
+from bench.testbed import guest, snapshot
 
 ADD = Series("attach", "add", "ms", "tc-linux", "vmlink")
 TCP = Series("datapath", "tcp_in", "Gbit/s", "tc-linux", "vmlink")
@@ -35,9 +37,9 @@ def suites(monkeypatch):
     def give(**tasks):
         for suite, names in run.SUITES.items():
             for name in names:
-                module = ModuleType(f"bench.{name}")
+                module = ModuleType(f"bench.suites.{name}")
                 module.tasks = tasks_of(tasks.get(suite, {}) if name == suite else {})
-                monkeypatch.setitem(sys.modules, f"bench.{name}", module)
+                monkeypatch.setitem(sys.modules, f"bench.suites.{name}", module)
 
     return give
 
@@ -63,8 +65,8 @@ def fails(results, _):
 
 def test_two_tasks_may_have_one_name(suites, monkeypatch):
     suites(attach={"one": adds(ADD, 2.0)})
-    twice = sys.modules["bench.attach"].tasks
-    monkeypatch.setattr(sys.modules["bench.attach"], "tasks", lambda *a: twice(*a) * 2)
+    twice = sys.modules["bench.suites.attach"].tasks
+    monkeypatch.setattr(sys.modules["bench.suites.attach"], "tasks", lambda *a: twice(*a) * 2)
     assert run.main(["attach"]) == 0
     assert written().series[0].samples == [2.0, 2.0]
     assert written().about["not_run"] == []
@@ -170,13 +172,13 @@ def test_what_is_left_behind_is_told(suites, monkeypatch, capsys):
 
 
 def test_an_option_that_a_suite_cannot_use_ends_it_before_anything_runs(monkeypatch, capsys):
-    module = ModuleType("bench.attach")
+    module = ModuleType("bench.suites.attach")
 
     def tasks(options, results, stack: ExitStack):
         raise ValueError(f"--peer {options.peers[0]}: no such program")
 
     module.tasks = tasks
-    monkeypatch.setitem(sys.modules, "bench.attach", module)
+    monkeypatch.setitem(sys.modules, "bench.suites.attach", module)
     assert run.main(["attach", "--peer", "x=/nowhere"]) == 2
     assert "--peer x=/nowhere: no such program" in capsys.readouterr().err
     assert not run.Path("bench-results/results.json").exists()
@@ -201,7 +203,7 @@ def test_bad_arguments_are_named(arguments, told, capsys):
 
 
 def test_the_document_tells_no_path_of_this_machine(suites, tmp_path):
-    here = run.Path(machine.__file__).parent
+    here = run.Path(machine.__file__).parents[2]
 
     def bad(results, _):
         adds(replace(ADD, note=f"see {here}/x"), 1.0)(results, _)

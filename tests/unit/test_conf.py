@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from test_config import PREV
 
-from cni import config
+from cni.config import network as config
 from cni.modes import MODES
-from cni.types import Request
+from cni.spec.types import Request
 
 CONF = Path(__file__).parents[2] / "conf"
 LISTS = {path.name: json.loads(path.read_text()) for path in CONF.glob("*.conflist")}

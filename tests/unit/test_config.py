@@ -2,11 +2,11 @@
 
 import pytest
 
-from cni import config
-from cni.config import Chosen, KubeOvn, NetConf, TapConf
+from cni.config import network as config
+from cni.config.network import Chosen, KubeOvn, NetConf, TapConf
+from cni.config.uplinks import Chained, LinuxUplink
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
-from cni.types import AttachmentKey, Interface, Request, Result
-from cni.uplinks import Chained, LinuxUplink
+from cni.spec.types import AttachmentKey, Interface, Request, Result
 
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink"}
 PREV = {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from cni import __version__
+from cni.attach.records import Record, Store
 from cni.plugins import ctl
-from cni.state import Record, Store
 
 DEVICE = {
     "id": "vlt1",

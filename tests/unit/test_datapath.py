@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from bench import datapath, traffic
-from bench.contest import Contest
-from bench.cputime import vcpu_seconds
-from bench.guest import GuestError
-from bench.pairs import Bridged, Pair, Vmlink, Wired
-from bench.results import ROLES, Options, Results
-from bench.visit import UNITS, Effort, Entry
-from bench.ways import WAYS
+from bench.contenders.pairs import Bridged, Pair, Vmlink, Wired
+from bench.report.results import ROLES, Options, Results
+from bench.suites import datapath
+from bench.suites.contest import Contest
+from bench.suites.cputime import vcpu_seconds
+from bench.suites.visit import UNITS, Effort, Entry
+from bench.testbed import traffic
+from bench.testbed.guest import GuestError
+from bench.testbed.ways import WAYS
 
 EFFORT = Effort(passes=3, flow=0.5, flood=0.1, asked=4)
 
@@ -152,7 +153,7 @@ def test_the_suite_has_every_way_the_baselines_and_the_ceilings(
 ) -> None:
     for kind in (Vmlink, Bridged, Wired):
         monkeypatch.setattr(kind, "missing", lambda _: "")
-    monkeypatch.setattr("bench.switch.missing", lambda dpdk=False: "")
+    monkeypatch.setattr("bench.testbed.switch.missing", lambda dpdk=False: "")
     with ExitStack() as stack:
         tasks = datapath.tasks(Options(quick=True, rounds=3), Results(), stack)
     entries = [*datapath._engines(), *datapath._without_dpdk(), *datapath._with_dpdk()]

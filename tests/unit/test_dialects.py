@@ -7,9 +7,9 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from cni.device import Device
-from cni.dialects import FORMATS, cloud_hypervisor, firecracker, guest, libvirt, qemu
 from cni.errors import BadDevice
+from cni.vmm.device import Device
+from cni.vmm.formats import FORMATS, cloud_hypervisor, firecracker, guest, libvirt, qemu
 
 GOLDEN = Path(__file__).parent / "golden"
 TC = Device(

@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 from hostlocalkit import Net, one
 
-from cni import hostlocal
-from cni.errors import (
-    AttachmentExists,
-    BadConfig,
-    IpamFailed,
-    VmlinkError,
-)
-from cni.types import AttachmentKey
+from cni.errors import AttachmentExists, BadConfig, IpamFailed, VmlinkError
+from cni.ipam.hostlocal import verbs
+from cni.spec.types import AttachmentKey
 
 
 def test_order_skips_gateway_and_broadcast_and_wraps(tmp_path: Path) -> None:
@@ -131,7 +126,7 @@ def test_delete_and_check_need_no_valid_range(tmp_path: Path) -> None:
     net = Net(tmp_path, one("10.1.0.0/24"))
     net.add("a")
     net.config["ipam"]["ranges"] = "gone"
-    hostlocal.check(net.request("a"))
+    verbs.check(net.request("a"))
     net.delete("a")
     assert net.files() == {}
 
@@ -203,7 +198,7 @@ def test_bad_config_names_its_key(tmp_path: Path, ipam: dict[str, Any], message:
     with pytest.raises(BadConfig, match=message):
         net.add("a")
     with pytest.raises(BadConfig, match=message):
-        hostlocal.status("net", net.config)
+        verbs.status("net", net.config)
     assert not net.directory.exists()
 
 
@@ -229,8 +224,8 @@ def test_bad_request_names_its_key(
 @pytest.mark.parametrize("network", ["../up", "a/b", "", ".", "..", "a\n", "-x"])
 def test_network_name_cannot_leave_the_data_directory(tmp_path: Path, network: str) -> None:
     net = Net(tmp_path / "data", one("10.0.0.0/24"))
-    request = hostlocal.IpamRequest(AttachmentKey("a", "eth0"), network, net.config, {})
-    for verb in (hostlocal.add, hostlocal.delete, hostlocal.check):
+    request = verbs.IpamRequest(AttachmentKey("a", "eth0"), network, net.config, {})
+    for verb in (verbs.add, verbs.delete, verbs.check):
         with pytest.raises(BadConfig, match=r"^name: "):
             verb(request)
     assert list(tmp_path.iterdir()) == []

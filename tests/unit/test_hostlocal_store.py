@@ -16,14 +16,9 @@ from typing import Any
 import pytest
 from hostlocalkit import Net, one
 
-from cni import hostlocal, hostlocal_store
-from cni.errors import (
-    AttachmentExists,
-    CheckFailed,
-    IOFailure,
-    NotReady,
-)
-from cni.types import AttachmentKey, Route
+from cni.errors import AttachmentExists, CheckFailed, IOFailure, NotReady
+from cni.ipam.hostlocal import store, verbs
+from cni.spec.types import AttachmentKey, Route
 
 
 def test_dual_stack_files_modes_and_result(tmp_path: Path) -> None:
@@ -57,11 +52,11 @@ def test_delete_knows_the_old_format_only_when_the_new_one_finds_nothing(tmp_pat
     net.put("10.1.0.51", b"a\r\neth0")
     net.delete("a")
     assert set(net.files()) == {"10.1.0.50"}
-    hostlocal.check(net.request("a"))
+    verbs.check(net.request("a"))
     net.delete("a")
     assert net.files() == {}
     with pytest.raises(CheckFailed, match="holds no address of a/eth0"):
-        hostlocal.check(net.request("a"))
+        verbs.check(net.request("a"))
     net.delete("a")
 
 
@@ -74,7 +69,7 @@ def test_collect_keeps_valid_and_old_format_and_bookkeeping(tmp_path: Path) -> N
     net.put("10.1.0.52", b"")
     (net.directory / "10.1.0.53").mkdir()
     net.put("notes.txt", b"gone")
-    hostlocal.collect("net", net.config, [AttachmentKey("keep", "eth0")])
+    verbs.collect("net", net.config, [AttachmentKey("keep", "eth0")])
     assert {p.name for p in net.directory.iterdir()} == {
         *("10.1.0.2", "10.1.0.50", "10.1.0.53", "notes.txt", "lock", "last_reserved_ip.0")
     }
@@ -86,7 +81,7 @@ def test_changes_by_others_are_seen(
     tmp_path: Path, inotify: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not inotify:
-        monkeypatch.setattr(hostlocal_store, "_watch", lambda _directory: -1)
+        monkeypatch.setattr(store, "_watch", lambda _directory: -1)
     net = Net(tmp_path, one("10.1.0.0/24"))
     net.add("a")
     net.put("10.1.0.3", b"other\r\neth0")
@@ -113,7 +108,7 @@ def test_more_changes_than_inotify_holds(tmp_path: Path) -> None:
 def test_address_taken_unseen_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(tmp_path, one("10.1.0.0/24"))
     net.add("a")
-    monkeypatch.setattr(hostlocal_store.Store, "_changed", lambda _self: set())
+    monkeypatch.setattr(store.Store, "_changed", lambda _self: set())
     net.put("10.1.0.3", b"other\r\neth0")
     assert net.ips("b") == ["10.1.0.4/24"]
     (net.directory / "10.1.0.2").write_bytes(b"c\r\neth0")
@@ -132,7 +127,7 @@ def test_directory_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
 def test_what_a_crash_leaves_harms_nothing(tmp_path: Path) -> None:
     net = Net(tmp_path, one("10.1.0.0/24"))
     net.add("a")
-    os.link(net.directory / "10.1.0.2", net.directory / hostlocal_store._TEMPORARY)
+    os.link(net.directory / "10.1.0.2", net.directory / store._TEMPORARY)
     (net.directory / "last_reserved_ip.0").write_bytes(b"")
     assert net.ips("b") == ["10.1.0.3/24"]
     assert net.files() == {"10.1.0.2": b"a\r\neth0", "10.1.0.3": b"b\r\neth0"}
@@ -141,7 +136,8 @@ def test_what_a_crash_leaves_harms_nothing(tmp_path: Path) -> None:
 def test_killed_at_any_moment_it_leaves_no_file_without_owner(tmp_path: Path) -> None:
     net = Net(tmp_path, {"ranges": [[{"subnet": "10.1.0.0/16"}], [{"subnet": "fd00::/64"}]]})
     body = (
-        "import json, sys; from cni import hostlocal as h; from cni.types import AttachmentKey\n"
+        "import json, sys; from cni.ipam.hostlocal import verbs as h\n"
+        "from cni.spec.types import AttachmentKey\n"
         "conf = json.loads(sys.argv[1])\n"
         "for n in range(100000):\n"
         "    key = AttachmentKey(f'{sys.argv[2]}-{n}', 'eth0')\n"
@@ -160,7 +156,7 @@ def test_killed_at_any_moment_it_leaves_no_file_without_owner(tmp_path: Path) ->
     assert all(owner.endswith(b"\r\neth0") for owner in owned.values())
     for pod in {owner.split(b"\r\n")[0].decode() for owner in owned.values()}:
         net.delete(pod)
-    assert set(net.files()) <= {hostlocal_store._TEMPORARY}
+    assert set(net.files()) <= {store._TEMPORARY}
 
 
 def test_failure_after_the_reservation_takes_it_back(tmp_path: Path) -> None:
@@ -188,16 +184,16 @@ def test_threads_never_share_an_address(tmp_path: Path) -> None:
 def test_many_networks_do_not_exhaust_descriptors(tmp_path: Path) -> None:
     net = Net(tmp_path, one("10.1.0.0/24"))
     for n in range(150):
-        request = hostlocal.IpamRequest(AttachmentKey("a", "eth0"), f"n{n}", net.config, {})
-        assert hostlocal.add(request).ips[0].address == "10.1.0.2/24"
-    assert len(hostlocal_store._stores) == hostlocal_store._STORES
+        request = verbs.IpamRequest(AttachmentKey("a", "eth0"), f"n{n}", net.config, {})
+        assert verbs.add(request).ips[0].address == "10.1.0.2/24"
+    assert len(store._stores) == store._STORES
 
 
 def test_status_tells_of_an_unusable_store_but_not_of_a_full_one(tmp_path: Path) -> None:
     net = Net(tmp_path, one("10.1.0.0/30"))
     net.add("a")
-    hostlocal.status("net", net.config)
+    verbs.status("net", net.config)
     (tmp_path / "file").write_text("")
     net.config["ipam"]["dataDir"] = str(tmp_path / "file")
     with pytest.raises(NotReady, match="host-local store"):
-        hostlocal.status("net", net.config)
+        verbs.status("net", net.config)

@@ -5,9 +5,10 @@ import os
 import pytest
 from fakevmm import cloud_hypervisor, qemu
 
-from cni import clh, descriptors, hotplug
-from cni.device import Device
 from cni.errors import VmmRefused
+from cni.vmm import cloud_hypervisor as clh
+from cni.vmm import descriptors, qemu_hotplug
+from cni.vmm.device import Device
 
 TAP = Device("vlt1", "tap", "02:00:00:00:00:01", 1400, 2, tap="vlt1")
 SOCKET = Device("vlu1", "vhostuser", "02:00:00:00:00:01", 1400, 2, path="/run/x/sock")
@@ -45,7 +46,7 @@ def event(name, device):
 
 def test_plug_names_the_descriptors_that_it_passes(tmp_path, files):
     with qemu(tmp_path / "qmp") as heard:
-        hotplug.plug(str(tmp_path / "qmp"), TAP, 5)
+        qemu_hotplug.plug(str(tmp_path / "qmp"), TAP, 5)
     assert names(heard) == ["getfd", "getfd", "netdev_add", "device_add"]
     assert heard.fds == files[:2]
     assert [r["arguments"]["fdname"] for r in heard.requests[1:3]] == ["vlt1-0", "vlt1-1"]
@@ -65,14 +66,14 @@ def test_what_was_done_is_undone_when_qemu_refuses(tmp_path, files, refused, und
         qemu(tmp_path / "qmp", {refused: NO}) as heard,
         pytest.raises(VmmRefused, match=f"QEMU refused {refused}: PCI: no slot is available"),
     ):
-        hotplug.plug(str(tmp_path / "qmp"), TAP, 5)
+        qemu_hotplug.plug(str(tmp_path / "qmp"), TAP, 5)
     assert names(heard)[names(heard).index(refused) + 1 :] == undone
 
 
 def test_vhost_user_is_a_chardev_first(tmp_path):
     memory = {"query-memdev": {"return": [{"id": "mem", "share": True}]}}
     with qemu(tmp_path / "qmp", {**memory, "device_add": NO}) as heard, pytest.raises(VmmRefused):
-        hotplug.plug(str(tmp_path / "qmp"), SOCKET, 5)
+        qemu_hotplug.plug(str(tmp_path / "qmp"), SOCKET, 5)
     assert names(heard) == [
         *("query-memdev", "chardev-add", "netdev_add", "device_add"),
         *("netdev_del", "chardev-remove"),
@@ -83,7 +84,7 @@ def test_vhost_user_is_a_chardev_first(tmp_path):
 def test_vhost_user_needs_shared_memory(tmp_path):
     memory = {"query-memdev": {"return": [{"id": "ram", "share": False}]}}
     with qemu(tmp_path / "qmp", memory) as heard, pytest.raises(VmmRefused, match="share=on"):
-        hotplug.plug(str(tmp_path / "qmp"), SOCKET, 5)
+        qemu_hotplug.plug(str(tmp_path / "qmp"), SOCKET, 5)
     assert names(heard) == ["query-memdev"]
 
 
@@ -91,7 +92,7 @@ def test_vhost_user_needs_shared_memory(tmp_path):
 def test_unplug_waits_for_the_event_of_its_own_device(tmp_path, when):
     mine = {when: event("DEVICE_DELETED", "vlt1n")}
     with qemu(tmp_path / "qmp", events=mine) as heard:
-        hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
     assert ids(heard, "device_del", "netdev_del") == ["vlt1n", "vlt1"]
 
 
@@ -101,7 +102,7 @@ def test_the_event_of_another_device_does_not_count(tmp_path):
         qemu(tmp_path / "qmp", events=other) as heard,
         pytest.raises(VmmRefused, match=r"waited 0.2 s for the guest to let go of vlt1n"),
     ):
-        hotplug.unplug(str(tmp_path / "qmp"), TAP, 0.2)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 0.2)
     assert names(heard) == ["device_del"]
 
 
@@ -111,20 +112,20 @@ def test_a_guest_that_keeps_it(tmp_path):
         qemu(tmp_path / "qmp", events=kept) as heard,
         pytest.raises(VmmRefused, match="does not let go"),
     ):
-        hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
     assert names(heard) == ["device_del"]
 
 
 def test_unplug_takes_what_a_former_try_has_left(tmp_path):
     with qemu(tmp_path / "qmp", {"device_del": GONE}) as heard:
-        hotplug.unplug(str(tmp_path / "qmp"), SOCKET, 5)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), SOCKET, 5)
     assert names(heard) == ["device_del", "netdev_del", "chardev-remove"]
 
 
 def test_unplug_of_what_is_not_there(tmp_path):
     both = {"device_del": GONE, "netdev_del": GONE}
     with qemu(tmp_path / "qmp", both), pytest.raises(VmmRefused, match="Device 'x' not found"):
-        hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
 
 
 def test_a_monitor_that_another_client_holds(tmp_path):
@@ -132,7 +133,7 @@ def test_a_monitor_that_another_client_holds(tmp_path):
         qemu(tmp_path / "qmp", greeting=b""),
         pytest.raises(VmmRefused, match="does another client hold the monitor"),
     ):
-        hotplug.unplug(str(tmp_path / "qmp"), TAP, 0.2)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 0.2)
 
 
 def test_what_is_no_monitor(tmp_path):
@@ -140,7 +141,7 @@ def test_what_is_no_monitor(tmp_path):
         qemu(tmp_path / "qmp", greeting=b"220 smtp\r\n"),
         pytest.raises(VmmRefused, match="is not a QMP monitor"),
     ):
-        hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
+        qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
 
 
 def test_cloud_hypervisor_gets_the_descriptors_with_the_request(tmp_path, files):

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from cni import ipam
 from cni.errors import BadConfig, DeadlineExceeded, IpamFailed, NotReady
-from cni.types import IP, AttachmentKey, Result, Route
+from cni.ipam import delegate
+from cni.spec.types import IP, AttachmentKey, Result, Route
 
 ANSWER = {
     "cniVersion": "1.0.0",
@@ -25,20 +25,20 @@ ANSWER = {
     "routes": [{"dst": "0.0.0.0/0"}],
     "dns": {"nameservers": ["192.0.2.3"]},
 }
-Script = Callable[..., ipam.Call]
+Script = Callable[..., delegate.Call]
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
     """A plugin `fake` with the given Python body, and a call of it."""
 
-    def make(body: str, stdin: bytes = b"{}", version: str = "1.0.0", **env: str) -> ipam.Call:
+    def make(body: str, stdin: bytes = b"{}", version: str = "1.0.0", **env: str) -> delegate.Call:
         path = tmp_path / "fake"
         path.write_text(f"#!{sys.executable} -IS\nimport json, os, sys\n{body}\n")
         path.chmod(0o755)
         config: dict[str, Any] = {"cniVersion": version, "ipam": {"type": "fake"}}
         env = {"CNI_PATH": f"/none:{tmp_path}", "CNI_NETNS": "/ns", "HOME": "/secret", **env}
-        return ipam.Call("net", config, env, stdin, AttachmentKey("pod", "eth0"))
+        return delegate.Call("net", config, env, stdin, AttachmentKey("pod", "eth0"))
 
     return make
 
@@ -56,7 +56,7 @@ def gone(pid: int) -> bool:
 
 
 def test_result_is_passed_on_without_interfaces(script: Script) -> None:
-    wait = ipam.begin_add(script(says(ANSWER)))
+    wait = delegate.begin_add(script(says(ANSWER)))
     expected = Result(
         ips=(IP("10.1.0.9/24", "10.1.0.1"),),
         routes=(Route("0.0.0.0/0"),),
@@ -77,7 +77,7 @@ def test_it_gets_cni_variables_path_and_all_of_a_large_stdin(
         f"open({str(out)!r}, 'w').write(json.dumps(seen))\n"
         f"sys.stderr.write('y' * {1 << 20})"
     )
-    ipam.delete(script(body, stdin, CNI_COMMAND="ADD", CNI_ARGS="A=b"))
+    delegate.delete(script(body, stdin, CNI_COMMAND="ADD", CNI_ARGS="A=b"))
     env, length, fds, own_session = json.loads(out.read_text())
     env.pop("LC_CTYPE", None)
     assert env == {
@@ -94,7 +94,7 @@ def test_it_gets_cni_variables_path_and_all_of_a_large_stdin(
 
 def test_add_runs_while_the_caller_works(script: Script, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    wait = ipam.begin_add(script(f"open({str(mark)!r}, 'w').close()\n{says(ANSWER)}"))
+    wait = delegate.begin_add(script(f"open({str(mark)!r}, 'w').close()\n{says(ANSWER)}"))
     limit = time.monotonic() + 20
     while not mark.exists():
         assert time.monotonic() < limit
@@ -109,7 +109,7 @@ def test_a_plugin_that_hangs_is_killed_with_its_children(script: Script, tmp_pat
         f"if other:\n    open({str(pids)!r} + '.new', 'w').write(f'{{os.getpid()}} {{other}}')\n"
         f"    os.rename({str(pids)!r} + '.new', {str(pids)!r})\ntime.sleep(600)"
     )
-    wait = ipam.begin_add(script(body))
+    wait = delegate.begin_add(script(body))
     limit = time.monotonic() + 20
     while not pids.exists():
         assert time.monotonic() < limit
@@ -131,12 +131,12 @@ def test_delete_ends_an_add_that_nobody_waited_for(script: Script, tmp_path: Pat
         "import time\ntime.sleep(600 if verb == 'ADD' else 0)"
     )
     call = script(body)
-    wait = ipam.begin_add(call)
+    wait = delegate.begin_add(call)
     limit = time.monotonic() + 20
     while not log.exists() or log.read_text() != "ADD ":
         assert time.monotonic() < limit
         time.sleep(0.005)
-    ipam.delete(call)
+    delegate.delete(call)
     assert log.read_text() == "ADD DEL "
     with pytest.raises(IpamFailed, match="was ended before it answered"):
         wait(1)
@@ -146,7 +146,7 @@ def test_delete_ends_an_add_that_nobody_waited_for(script: Script, tmp_path: Pat
 def test_its_error_keeps_code_and_message(script: Script, code: int) -> None:
     error = {"cniVersion": "1.0.0", "code": code, "msg": "no lease", "details": "eth9"}
     with pytest.raises(IpamFailed, match=r"^no lease$") as e:
-        ipam.delete(script(f"{says(error)}\nsys.exit(1)"))
+        delegate.delete(script(f"{says(error)}\nsys.exit(1)"))
     assert e.value.code == code
     assert e.value.details == "eth9; from the IPAM plugin fake, DEL"
 
@@ -168,29 +168,29 @@ def test_its_error_keeps_code_and_message(script: Script, code: int) -> None:
 )
 def test_bad_answers_are_ipam_failed(script: Script, body: str, message: str, details: str) -> None:
     with pytest.raises(IpamFailed, match=message) as e:
-        ipam.begin_add(script(body))(20)
+        delegate.begin_add(script(body))(20)
     assert e.value.code == 103
     assert details in e.value.details
 
 
 def test_nothing_is_left_open(script: Script) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
-    ipam.begin_add(script(says(ANSWER)))(20)
+    delegate.begin_add(script(says(ANSWER)))(20)
     for body in ("sys.exit(1)", "import time\ntime.sleep(600)"):
         with pytest.raises((IpamFailed, DeadlineExceeded)):
-            ipam.check(script(body), seconds=0.3)
+            delegate.check(script(body), seconds=0.3)
     call = script("")
     Path(call.env["CNI_PATH"].split(":")[1], "fake").write_text("no program")
     with pytest.raises(IpamFailed, match="cannot execute"):
-        ipam.check(call)
+        delegate.check(call)
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert ipam._pending == {}
+    assert delegate._pending == {}
 
 
 @pytest.mark.parametrize("kind", [".", "..", "a/b", "/bin/true", "\0"])
 def test_type_is_a_file_name(kind: str) -> None:
     with pytest.raises(BadConfig, match=r"ipam.type: .* is no file name"):
-        ipam.find(kind, "/bin")
+        delegate.find(kind, "/bin")
 
 
 def test_missing_plugin_names_the_directories(tmp_path: Path) -> None:
@@ -199,17 +199,17 @@ def test_missing_plugin_names_the_directories(tmp_path: Path) -> None:
     where = f"{tmp_path}:relative:/none"
     for kind in "abc":
         with pytest.raises(BadConfig, match=f"no executable '{kind}' in {tmp_path}:/none;"):
-            ipam.find(kind, where)
+            delegate.find(kind, where)
     with pytest.raises(BadConfig, match="names no absolute directory"):
-        ipam.find("c", "")
+        delegate.find("c", "")
     (tmp_path / "b").chmod(0o644 | stat.S_IXUSR)
-    assert ipam.find("b", where) == str(tmp_path / "b")
+    assert delegate.find("b", where) == str(tmp_path / "b")
 
 
 @pytest.mark.parametrize("config", [{}, {"ipam": {}}, {"ipam": {"type": 7}}, {"ipam": []}])
 def test_type_is_required(config: dict[str, Any]) -> None:
     with pytest.raises(BadConfig, match=r"^ipam.type: required"):
-        ipam.begin_add(ipam.Call("net", config, key=AttachmentKey("a", "eth0")))
+        delegate.begin_add(delegate.Call("net", config, key=AttachmentKey("a", "eth0")))
 
 
 OLD = (
@@ -223,18 +223,18 @@ OLD = (
 
 
 def test_old_plugin_that_knows_no_gc_and_status(script: Script) -> None:
-    ipam.collect(script(OLD), [])
-    ipam.status(script(OLD))
+    delegate.collect(script(OLD), [])
+    delegate.status(script(OLD))
     with pytest.raises(NotReady, match=r"cniVersion: .* fake does not serve 1.1.0"):
-        ipam.status(script(OLD, version="1.1.0"))
+        delegate.status(script(OLD, version="1.1.0"))
     with pytest.raises(IpamFailed, match="unknown CNI_COMMAND: CHECK"):
-        ipam.check(script(OLD))
+        delegate.check(script(OLD))
 
 
 def test_other_refusals_of_gc_and_status_are_errors(script: Script) -> None:
     for code, msg in ((4, "CNI_PATH is missing"), (50, "no daemon; CNI_COMMAND"), (1, "version")):
         body = f"{says({'code': code, 'msg': msg})}\nsys.exit(1)"
-        for verb in (lambda c: ipam.collect(c, []), ipam.status):
+        for verb in (lambda c: delegate.collect(c, []), delegate.status):
             with pytest.raises(IpamFailed, match=msg) as e:
                 verb(script(body))
             assert e.value.code == code
@@ -243,11 +243,11 @@ def test_other_refusals_of_gc_and_status_are_errors(script: Script) -> None:
 def test_host_local_is_served_here(tmp_path: Path) -> None:
     section = {"type": "host-local", "dataDir": str(tmp_path), "subnet": "10.1.0.0/24"}
     key = AttachmentKey("pod", "eth0")
-    call = ipam.Call("net", {"ipam": section}, {"CNI_PATH": "/none"}, key=key)
-    assert ipam.begin_add(call)(0) == Result(ips=(IP("10.1.0.2/24", "10.1.0.1"),))
-    ipam.check(call)
-    ipam.status(ipam.Call("net", {"ipam": section}))
-    ipam.collect(ipam.Call("net", {"ipam": section}), [key])
+    call = delegate.Call("net", {"ipam": section}, {"CNI_PATH": "/none"}, key=key)
+    assert delegate.begin_add(call)(0) == Result(ips=(IP("10.1.0.2/24", "10.1.0.1"),))
+    delegate.check(call)
+    delegate.status(delegate.Call("net", {"ipam": section}))
+    delegate.collect(delegate.Call("net", {"ipam": section}), [key])
     assert (tmp_path / "net" / "10.1.0.2").read_bytes() == b"pod\r\neth0"
-    ipam.delete(call)
+    delegate.delete(call)
     assert not (tmp_path / "net" / "10.1.0.2").exists()

@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 from purekit import KEY, NETNS, context, netconf
 
-from cni import config, dan, ipam
+from cni.config import network as config
 from cni.errors import AttachmentExists, BadConfig, BadEnvironment, CheckFailed, IOFailure
-from cni.modes import kata
-from cni.types import IP, AttachmentKey, Request, Result, Route
+from cni.ipam import delegate
+from cni.modes.steps import kata
+from cni.spec.types import IP, AttachmentKey, Request, Result, Route
+from cni.vmm import dan
 
 IPAM = {"ipam": {"type": "host-local"}}
 LINUX, OVS = {"linux": {"bridge": "br0"}, **IPAM}, {"ovs": {"bridge": "br0"}, **IPAM}
@@ -70,7 +72,7 @@ def test_without_addresses_there_is_the_file():
 def cx(tmp_path):
     made = context(dict(FACTS), GIVEN)
     made.node = replace(made.node, dan_dir=tmp_path / "dans", run_dir=tmp_path)
-    made.ipam_call = ipam.Call("net", {}, {"CNI_NETNS": NETNS})
+    made.ipam_call = delegate.Call("net", {}, {"CNI_NETNS": NETNS})
     return made
 
 

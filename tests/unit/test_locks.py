@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from cni.context import Cancel
+from cni.attach.context import Cancel
+from cni.attach.locks import KeyLocks
 from cni.errors import DeadlineExceeded
-from cni.locks import KeyLocks
-from cni.types import AttachmentKey
+from cni.spec.types import AttachmentKey
 
 ONE, OTHER = AttachmentKey("c1", "eth0"), AttachmentKey("c1", "eth1")
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 from purekit import KEY, NETNS, context, netconf
 
-from cni import result as results
+from cni.daemon.result_builder import describe, result_of
 from cni.errors import BadConfig
-from cni.modes.bridge import host_mac
-from cni.outcome import describe, result_of
-from cni.types import IP, Interface, Result, Route
+from cni.modes.steps.bridge import host_mac
+from cni.spec import result as results
+from cni.spec.types import IP, Interface, Result, Route
 
 MAC, TAP_MAC = "02:00:00:00:00:01", KEY.mac("tap")
 FACTS = {"mac": MAC, "mtu": 1400, "tap_mac": TAP_MAC}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cni.ovs.parser import Parser
+from cni.ovs.json_parser import Parser
 
 MESSAGES = [
     {"id": 1, "result": [{"uuid": ["uuid", "x"]}, {}], "error": None},

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.peers import Peer, PeerError, parse
+from bench.contenders.peers import Peer, PeerError, parse
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from typing import ClassVar
 import pytest
 from purekit import KEY, context, netconf
 
-from cni import plan
+from cni.attach import plan
+from cni.attach.plan import Plan, Step
 from cni.errors import CheckFailed, ClientGone, DeadlineExceeded
-from cni.modes import MODES, bridge, steps
-from cni.plan import Plan, Step
-from cni.types import AttachmentKey
+from cni.modes import MODES
+from cni.modes.steps import bridge, common
+from cni.spec.types import AttachmentKey
 
 
 @dataclass(frozen=True)
@@ -259,8 +260,8 @@ def test_links_of_the_pod(name, links):
 
 def test_prepare_needs_no_address():
     made = real("tc, all")
-    assert steps.Addresses() in made.bind
-    assert made.steps[0] == steps.Addresses()
+    assert common.Addresses() in made.bind
+    assert made.steps[0] == common.Addresses()
     assert {type(s) for s in made.prepare} == {bridge.Bridge}
 
 

@@ -3,12 +3,12 @@
 import pytest
 from test_assignment import MAC, written
 
-from cni.config import Bandwidth
-from cni.context import Cancel
+from cni.attach.context import Cancel
+from cni.config.network import Bandwidth
 from cni.errors import BadConfig, BadEnvironment, TryAgain
-from cni.kubeovn.assignment import MODE
-from cni.kubeovn.podconf import TOLD, PodConfigs
-from cni.types import AttachmentKey, Lease, Request
+from cni.kubeovn.annotations import MODE
+from cni.kubeovn.pod_network import TOLD, PodConfigs
+from cni.spec.types import AttachmentKey, Lease, Request
 
 ARGS = {"K8S_POD_NAME": "web", "K8S_POD_NAMESPACE": "shop"}
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink", "ovs": {"bridge": "br-int"}}

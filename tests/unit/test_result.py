@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from cni import result
 from cni.errors import BadConfig
-from cni.types import IP, Interface, Result, Route
+from cni.spec import result
+from cni.spec.types import IP, Interface, Result, Route
 
 FULL = Result(
     interfaces=(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.results import Options, Results
-from bench.rounds import Part, able, in_turns, nothing, once, turns
+from bench.report.results import Options, Results
+from bench.suites.rounds import Part, able, in_turns, nothing, once, turns
 
 
 @dataclass

@@ -10,9 +10,9 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg as routemsg
 
-from cni import rtmsg
-from cni.netlink import encode
-from cni.rtdecode import decode_link
+from cni.kernel import rtnl_encode
+from cni.kernel.netlink import encode
+from cni.kernel.rtnl_decode import decode_link
 
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -46,11 +46,11 @@ def macvtap(attrs, mode):
 
 LINKS = {
     "veth, plain": (
-        rtmsg.new_veth("a", "b"),
+        rtnl_encode.new_veth("a", "b"),
         veth([("IFLA_IFNAME", "b")], [("IFLA_IFNAME", "a")]),
     ),
     "veth, everything": (
-        rtmsg.new_veth(
+        rtnl_encode.new_veth(
             "vlh0123456789ab",
             "eth0",
             mac=MAC,
@@ -86,14 +86,19 @@ LINKS = {
             change=1,
         ),
     ),
-    "set, up": (rtmsg.set_link(5, up=True), link(SETLINK, REQUEST, [], index=5, flags=1, change=1)),
-    "set, down": (rtmsg.set_link(5, up=False), link(SETLINK, REQUEST, [], index=5, change=1)),
+    "set, up": (
+        rtnl_encode.set_link(5, up=True),
+        link(SETLINK, REQUEST, [], index=5, flags=1, change=1),
+    ),
+    "set, down": (rtnl_encode.set_link(5, up=False), link(SETLINK, REQUEST, [], index=5, change=1)),
     "set, promiscuous": (
-        rtmsg.set_link(5, promisc=True),
+        rtnl_encode.set_link(5, promisc=True),
         link(SETLINK, REQUEST, [], index=5, flags=0x100, change=0x100),
     ),
     "set, everything": (
-        rtmsg.set_link(5, mtu=9000, mac=MAC, master=0, group=7, name="x", addrgenmode_none=True),
+        rtnl_encode.set_link(
+            5, mtu=9000, mac=MAC, master=0, group=7, name="x", addrgenmode_none=True
+        ),
         link(
             SETLINK,
             REQUEST,
@@ -112,7 +117,7 @@ LINKS = {
         ),
     ),
     "bridge": (
-        rtmsg.new_bridge("br0", MAC, 1500, True, True),
+        rtnl_encode.new_bridge("br0", MAC, 1500, True, True),
         link(
             NEWLINK,
             CREATE_EXCL,
@@ -127,11 +132,11 @@ LINKS = {
         ),
     ),
     "bridge, plain": (
-        rtmsg.new_bridge("br0"),
+        rtnl_encode.new_bridge("br0"),
         link(NEWLINK, CREATE_EXCL, [("IFLA_IFNAME", "br0"), info("bridge")]),
     ),
     "ifb": (
-        rtmsg.new_ifb("vli1", 1450, 7),
+        rtnl_encode.new_ifb("vli1", 1450, 7),
         link(
             NEWLINK,
             CREATE_EXCL,
@@ -144,11 +149,11 @@ LINKS = {
         ),
     ),
     "VLAN filtering": (
-        rtmsg.set_vlan_filtering(6),
+        rtnl_encode.set_vlan_filtering(6),
         link(NEWLINK, REQUEST, [info("bridge", ("IFLA_BR_VLAN_FILTERING", 1))], index=6),
     ),
     "vlan": (
-        rtmsg.new_vlan("br0.42", 3, 42, up=True),
+        rtnl_encode.new_vlan("br0.42", 3, 42, up=True),
         link(
             NEWLINK,
             CREATE_EXCL,
@@ -158,7 +163,7 @@ LINKS = {
         ),
     ),
     "dummy": (
-        rtmsg.new_dummy("d0", MAC, 1280),
+        rtnl_encode.new_dummy("d0", MAC, 1280),
         link(
             NEWLINK,
             CREATE_EXCL,
@@ -166,11 +171,11 @@ LINKS = {
         ),
     ),
     "macvtap": (
-        rtmsg.new_macvtap("eth0", index=140000, link=3, mode="passthru"),
+        rtnl_encode.new_macvtap("eth0", index=140000, link=3, mode="passthru"),
         macvtap([("IFLA_IFNAME", "eth0"), ("IFLA_LINK", 3)], "passthru"),
     ),
     "macvtap, everything": (
-        rtmsg.new_macvtap(
+        rtnl_encode.new_macvtap(
             "eth0",
             index=140000,
             link=3,
@@ -195,21 +200,21 @@ LINKS = {
             "bridge",
         ),
     ),
-    "delete by index": (rtmsg.del_link(8), link(DELLINK, REQUEST, [], index=8)),
+    "delete by index": (rtnl_encode.del_link(8), link(DELLINK, REQUEST, [], index=8)),
     "delete by group": (
-        rtmsg.del_link(group=0x40000001),
+        rtnl_encode.del_link(group=0x40000001),
         link(DELLINK, REQUEST, [("IFLA_GROUP", 0x40000001)]),
     ),
     "delete by group elsewhere": (
-        rtmsg.del_link(group=0x40000001, netnsid=3),
+        rtnl_encode.del_link(group=0x40000001, netnsid=3),
         link(DELLINK, REQUEST, [("IFLA_GROUP", 0x40000001), ("IFLA_IF_NETNSID", 3)]),
     ),
     "get by name": (
-        rtmsg.get_link(name="eth0"),
+        rtnl_encode.get_link(name="eth0"),
         link(GETLINK, REQUEST, [("IFLA_IFNAME", "eth0"), ("IFLA_EXT_MASK", 8)]),
     ),
     "get by index": (
-        rtmsg.get_link(index=2),
+        rtnl_encode.get_link(index=2),
         link(GETLINK, REQUEST, [("IFLA_EXT_MASK", 8)], index=2),
     ),
 }
@@ -226,19 +231,19 @@ def vlan_info(flags, vid):
 
 VLANS = {
     "untagged": (
-        rtmsg.bridge_vlan(9, 42, untagged_pvid=True),
+        rtnl_encode.bridge_vlan(9, 42, untagged_pvid=True),
         bridge_vlan(SETLINK, vlan_info(6, 42)),
     ),
     "trunk": (
-        rtmsg.bridge_vlan(9, 100, last=199, untagged_pvid=False),
+        rtnl_encode.bridge_vlan(9, 100, last=199, untagged_pvid=False),
         bridge_vlan(SETLINK, vlan_info(8, 100), vlan_info(16, 199)),
     ),
     "the bridge's own": (
-        rtmsg.bridge_vlan(9, 42, untagged_pvid=False, on_bridge_itself=True),
+        rtnl_encode.bridge_vlan(9, 42, untagged_pvid=False, on_bridge_itself=True),
         bridge_vlan(SETLINK, ("IFLA_BRIDGE_FLAGS", 2), vlan_info(0, 42)),
     ),
     "delete": (
-        rtmsg.bridge_vlan(9, 1, untagged_pvid=True, delete=True),
+        rtnl_encode.bridge_vlan(9, 1, untagged_pvid=True, delete=True),
         bridge_vlan(DELLINK, vlan_info(6, 1)),
     ),
 }
@@ -256,27 +261,27 @@ def both(ip):
 V4, V6 = socket.AF_INET, socket.AF_INET6
 ADDRESSES = {
     "IPv4": (
-        rtmsg.add_address(3, "10.1.2.3/24"),
+        rtnl_encode.add_address(3, "10.1.2.3/24"),
         address(20, CREATE_EXCL, V4, 24, [*both("10.1.2.3"), ("IFA_BROADCAST", "10.1.2.255")]),
     ),
     "IPv4 /31": (
-        rtmsg.add_address(3, "10.1.2.3/31"),
+        rtnl_encode.add_address(3, "10.1.2.3/31"),
         address(20, CREATE_EXCL, V4, 31, both("10.1.2.3")),
     ),
     "IPv4 /32, link scope": (
-        rtmsg.add_address(3, "169.254.1.1/32", scope=253),
+        rtnl_encode.add_address(3, "169.254.1.1/32", scope=253),
         address(20, CREATE_EXCL, V4, 32, both("169.254.1.1"), scope=253),
     ),
     "IPv6": (
-        rtmsg.add_address(3, "fd00::3/64"),
+        rtnl_encode.add_address(3, "fd00::3/64"),
         address(20, CREATE_EXCL, V6, 64, both("fd00::3"), flags=2),
     ),
     "IPv6 with DAD": (
-        rtmsg.add_address(3, "fd00::3/64", nodad=False),
+        rtnl_encode.add_address(3, "fd00::3/64", nodad=False),
         address(20, CREATE_EXCL, V6, 64, both("fd00::3")),
     ),
     "delete": (
-        rtmsg.del_address(3, "10.1.2.3/32"),
+        rtnl_encode.del_address(3, "10.1.2.3/32"),
         address(21, REQUEST, V4, 32, both("10.1.2.3")),
     ),
 }
@@ -289,23 +294,23 @@ def route(family, prefix, attrs, **head):
 
 ROUTES = {
     "default": (
-        rtmsg.add_route("0.0.0.0/0", gateway="10.0.0.1", index=3),
+        rtnl_encode.add_route("0.0.0.0/0", gateway="10.0.0.1", index=3),
         route(V4, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "10.0.0.1")]),
     ),
     "IPv6 default": (
-        rtmsg.add_route("::/0", gateway="fd00::1", index=3),
+        rtnl_encode.add_route("::/0", gateway="fd00::1", index=3),
         route(V6, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "fd00::1")]),
     ),
     "on the link": (
-        rtmsg.add_route("10.9.0.0/16", index=3),
+        rtnl_encode.add_route("10.9.0.0/16", index=3),
         route(V4, 16, [("RTA_DST", "10.9.0.0"), ("RTA_OIF", 3)], scope=253),
     ),
     "IPv6 on the link": (
-        rtmsg.add_route("fd01::/48", index=3),
+        rtnl_encode.add_route("fd01::/48", index=3),
         route(V6, 48, [("RTA_DST", "fd01::"), ("RTA_OIF", 3)]),
     ),
     "everything": (
-        rtmsg.add_route(
+        rtnl_encode.add_route(
             "10.9.0.0/16",
             gateway="169.254.1.1",
             index=3,
@@ -335,7 +340,7 @@ ROUTES = {
         ),
     ),
     "neighbour": (
-        rtmsg.add_neighbour(3, "10.0.0.1", MAC),
+        rtnl_encode.add_neighbour(3, "10.0.0.1", MAC),
         pyroute(
             ndmsg,
             28,
@@ -367,14 +372,17 @@ def test_as_pyroute2(message, expected):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: rtmsg.set_link(3, up=True, addrgenmode_none=True), "before"),
-        (lambda: rtmsg.del_link(), "either"),
-        (lambda: rtmsg.del_link(3, 4), "either"),
-        (lambda: rtmsg.del_link(group=0), "not 0"),
-        (lambda: rtmsg.del_link(0), "not 0"),
-        (lambda: rtmsg.add_route("10.0.0.0/8", gateway="fd00::1", index=3), "gateway fd00::1"),
-        (lambda: rtmsg.add_route("10.0.0.1/8", index=3), "host bits"),
-        (lambda: rtmsg.new_veth("a", "b", mac="02:00:00:00:00"), "not a MAC"),
+        (lambda: rtnl_encode.set_link(3, up=True, addrgenmode_none=True), "before"),
+        (lambda: rtnl_encode.del_link(), "either"),
+        (lambda: rtnl_encode.del_link(3, 4), "either"),
+        (lambda: rtnl_encode.del_link(group=0), "not 0"),
+        (lambda: rtnl_encode.del_link(0), "not 0"),
+        (
+            lambda: rtnl_encode.add_route("10.0.0.0/8", gateway="fd00::1", index=3),
+            "gateway fd00::1",
+        ),
+        (lambda: rtnl_encode.add_route("10.0.0.1/8", index=3), "host bits"),
+        (lambda: rtnl_encode.new_veth("a", "b", mac="02:00:00:00:00"), "not a MAC"),
     ],
 )
 def test_refused_before_the_kernel_sees_it(call, words):
@@ -383,13 +391,16 @@ def test_refused_before_the_kernel_sees_it(call, words):
 
 
 def test_what_names_the_link():
-    assert rtmsg.add_address(3, "10.0.0.2/24", on="eth0").what == "add address 10.0.0.2/24 to eth0"
-    assert rtmsg.add_address(3, "10.0.0.2/24").what == "add address 10.0.0.2/24 to link 3"
-    assert rtmsg.set_link(3, mtu=1400, up=True).what == "set link 3 up=True mtu=1400"
+    assert (
+        rtnl_encode.add_address(3, "10.0.0.2/24", on="eth0").what
+        == "add address 10.0.0.2/24 to eth0"
+    )
+    assert rtnl_encode.add_address(3, "10.0.0.2/24").what == "add address 10.0.0.2/24 to link 3"
+    assert rtnl_encode.set_link(3, mtu=1400, up=True).what == "set link 3 up=True mtu=1400"
 
 
 @pytest.mark.parametrize(("raw", "known"), [(0, 0), (3, 3), (-1, None)])
 def test_a_namespace_without_an_id_is_not_one(raw, known):
     """The kernel says -1 for the far end in a namespace that is about to end."""
-    body = rtmsg._ifinfo(7) + struct.pack("=HHi", 8, rtmsg.IFLA_LINK_NETNSID, raw)
+    body = rtnl_encode._ifinfo(7) + struct.pack("=HHi", 8, rtnl_encode.IFLA_LINK_NETNSID, raw)
     assert decode_link(body).link_netnsid == known

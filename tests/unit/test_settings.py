@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cni import settings
+from cni.config import settings
+from cni.config.settings import KubeOvnSocket, Kubernetes, Ovs, PoolSize, Settings
 from cni.errors import BadConfig
-from cni.settings import KubeOvnSocket, Kubernetes, Ovs, PoolSize, Settings
 
 NUMBER = "(workers|deadline): expected a number"
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"

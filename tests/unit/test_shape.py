@@ -4,9 +4,9 @@ import pytest
 from purekit import KEY, netconf
 
 from cni.errors import BadConfig
+from cni.kernel.rtnl_decode import attributes, decode_qdisc
 from cni.modes import MODES
-from cni.modes.shape import Limit, Shape, ShapeLink
-from cni.rtdecode import attributes, decode_qdisc
+from cni.modes.steps.limits import Limit, Shape, ShapeLink
 
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
 LINUX = {"linux": {"bridge": "br0"}}

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from cni import spec
 from cni.errors import (
     BadConfig,
     BadEnvironment,
@@ -13,8 +12,9 @@ from cni.errors import (
     UnknownContainer,
     VmlinkError,
 )
-from cni.result import VERSIONS
-from cni.types import AttachmentKey
+from cni.spec import request as spec
+from cni.spec.result import VERSIONS
+from cni.spec.types import AttachmentKey
 
 ENV = {
     "CNI_CONTAINERID": "c1",

@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from cni import files
+from cni.attach.records import Record, Store
 from cni.errors import AttachmentExists, IOFailure
-from cni.state import Record, Store
-from cni.types import AttachmentKey
+from cni.spec.types import AttachmentKey
 
 KEY = AttachmentKey("c1", "eth0")
 RECORD = Record(

@@ -8,9 +8,9 @@ from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl.tcmsg import cls_matchall, cls_u32, sched_bpf, sched_tbf
 from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
 
-from cni import tcmsg
-from cni.netlink import encode
-from cni.rtdecode import QdiscInfo, decode_qdisc
+from cni.kernel import tc_encode
+from cni.kernel.netlink import encode
+from cni.kernel.rtnl_decode import QdiscInfo, decode_qdisc
 
 
 def tc(kind, flags, head, attrs):
@@ -72,33 +72,33 @@ def tbf(rate, low32):
 ROOT = {"handle": 0x47610000, "parent": 0xFFFFFFFF}
 SIZES = {"burst": 65536, "limit": 221_786}
 CASES = {
-    "tbf": (tcmsg.add_tbf(3, 0x47610000, rate=6_250_000, **SIZES), tbf(6_250_000, 6_250_000)),
-    "tbf, 64 bits": (tcmsg.add_tbf(3, 0x47610000, rate=2**33, **SIZES), tbf(2**33, 2**32 - 1)),
-    "delete tbf": (tcmsg.del_tbf(3, 0x47610000), tc(37, REQUEST, ROOT, [("TCA_KIND", "tbf")])),
-    "read the root": (tcmsg.get_root(3), tc(38, REQUEST | 0xC, {"parent": 0xFFFFFFFF}, [])),
+    "tbf": (tc_encode.add_tbf(3, 0x47610000, rate=6_250_000, **SIZES), tbf(6_250_000, 6_250_000)),
+    "tbf, 64 bits": (tc_encode.add_tbf(3, 0x47610000, rate=2**33, **SIZES), tbf(2**33, 2**32 - 1)),
+    "delete tbf": (tc_encode.del_tbf(3, 0x47610000), tc(37, REQUEST, ROOT, [("TCA_KIND", "tbf")])),
+    "read the root": (tc_encode.get_root(3), tc(38, REQUEST | 0xC, {"parent": 0xFFFFFFFF}, [])),
     "add clsact": (
-        tcmsg.add_clsact(3),
+        tc_encode.add_clsact(3),
         tc(36, CREATE_EXCL, CLSACT, [("TCA_KIND", "clsact")]),
     ),
-    "delete clsact": (tcmsg.del_clsact(3), tc(37, REQUEST, CLSACT, [("TCA_KIND", "clsact")])),
+    "delete clsact": (tc_encode.del_clsact(3), tc(37, REQUEST, CLSACT, [("TCA_KIND", "clsact")])),
     "bpf": (
-        tcmsg.add_bpf_filter(3, 11, "redir", priority=77, handle=5),
+        tc_encode.add_bpf_filter(3, 11, "redir", priority=77, handle=5),
         filter_("bpf", 0xFFFFFFF2, bpf_options()),
     ),
     "bpf, egress": (
-        tcmsg.add_bpf_filter(3, 11, "redir", ingress=False, priority=77, handle=5),
+        tc_encode.add_bpf_filter(3, 11, "redir", ingress=False, priority=77, handle=5),
         filter_("bpf", 0xFFFFFFF3, bpf_options()),
     ),
     "matchall": (
-        tcmsg.add_mirred_filter(3, 8, kind="matchall", priority=77, handle=5),
+        tc_encode.add_mirred_filter(3, 8, kind="matchall", priority=77, handle=5),
         filter_("matchall", 0xFFFFFFF2, cls_matchall.get_parameters({"action": ACTION})),
     ),
     "u32": (
-        tcmsg.add_mirred_filter(3, 8, kind="u32", priority=77, handle=5),
+        tc_encode.add_mirred_filter(3, 8, kind="u32", priority=77, handle=5),
         filter_("u32", 0xFFFFFFF2, u32_options()),
     ),
     "delete filter": (
-        tcmsg.del_filter(3, kind="bpf", priority=77, handle=5),
+        tc_encode.del_filter(3, kind="bpf", priority=77, handle=5),
         tc(
             45,
             REQUEST,
@@ -116,11 +116,11 @@ def test_as_pyroute2(message, expected):
 
 def test_a_handle_of_0_would_be_all():
     with pytest.raises(ValueError, match="every filter"):
-        tcmsg.del_filter(3, kind="bpf", priority=1, handle=0)
+        tc_encode.del_filter(3, kind="bpf", priority=1, handle=0)
 
 
 @pytest.mark.parametrize("rate", [6_250_000, 2**33])
 def test_a_bucket_is_read_as_it_was_written(rate):
-    message = tcmsg.add_tbf(3, 0x47610000, rate=rate, **SIZES)
+    message = tc_encode.add_tbf(3, 0x47610000, rate=rate, **SIZES)
     found = decode_qdisc(message.body)
     assert found == QdiscInfo("tbf", 0x47610000, 0xFFFFFFFF, rate)

@@ -3,11 +3,11 @@
 import pytest
 from test_config import BASE, IPAM, PREV, parse
 
-from cni import config
-from cni.config import Bandwidth, TapConf
+from cni.config import network as config
+from cni.config.network import Bandwidth, TapConf
+from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink
 from cni.errors import BadConfig, UnsupportedField
-from cni.types import Request
-from cni.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink
+from cni.spec.types import Request
 
 UPLINKS = {
     "linux": {"linux": {"bridge": "br0"}},

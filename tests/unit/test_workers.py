@@ -8,8 +8,8 @@ from contextlib import suppress
 import pytest
 from waits import until
 
-from cni import workers
-from cni.workers import Workers
+from cni.daemon import workers
+from cni.daemon.workers import Workers
 
 COUNT = 2
 

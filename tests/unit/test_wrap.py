@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cni.errors import VmlinkError
-from cni.plugins import oci, wrap
+from cni.plugins import oci, runtime_wrapper
 
 HOOK = ["/opt/vmlink-hook", "--mode", "tc"]
 
@@ -32,7 +32,7 @@ HOOK = ["/opt/vmlink-hook", "--mode", "tc"]
     ],
 )
 def test_the_bundle_of_a_command_line(arguments, bundle):
-    found = wrap.bundle_of(arguments.split())
+    found = runtime_wrapper.bundle_of(arguments.split())
     assert found == (None if bundle is None else Path(bundle))
 
 
@@ -46,14 +46,14 @@ def test_the_hook_is_added_beside_others_and_once(config):
     first = {"ociVersion": "1.0.2", "hooks": {"poststop": [other], "poststart": [other]}}
     config.write_text(json.dumps(first))
     config.chmod(0o640)
-    wrap.add_hooks(config, HOOK)
+    runtime_wrapper.add_hooks(config, HOOK)
     once = config.read_bytes()
-    wrap.add_hooks(config, HOOK)
+    runtime_wrapper.add_hooks(config, HOOK)
     assert config.read_bytes() == once
     assert config.stat().st_mode & 0o777 == 0o640
     assert [p.name for p in config.parent.iterdir()] == ["config.json"]
     hooks = json.loads(once)["hooks"]
-    ours = {s: {"path": HOOK[0], "args": [*HOOK, s], "timeout": 60} for s in wrap.STAGES}
+    ours = {s: {"path": HOOK[0], "args": [*HOOK, s], "timeout": 60} for s in runtime_wrapper.STAGES}
     assert hooks == {
         "createRuntime": [ours["createRuntime"]],
         "poststop": [other, ours["poststop"]],
@@ -74,18 +74,18 @@ def test_the_hook_is_added_beside_others_and_once(config):
 )
 def test_what_the_runtime_will_refuse_and_containers_of_a_pod_are_passed_on(config, text):
     config.write_text(text)
-    wrap.add_hooks(config, HOOK)
+    runtime_wrapper.add_hooks(config, HOOK)
     assert config.read_text() == text
 
 
 def test_no_bundle_is_the_runtimes_error(config):
-    wrap.add_hooks(config, HOOK)
+    runtime_wrapper.add_hooks(config, HOOK)
     assert not config.exists()
 
 
 def test_a_runtime_that_is_not_there():
     with pytest.raises(VmlinkError, match="cannot execute /no/runc: No such file"):
-        wrap.execute(["/no/runc", "--version"], HOOK)
+        runtime_wrapper.execute(["/no/runc", "--version"], HOOK)
 
 
 def bundle(config, namespaces, **rest):

@@ -6,11 +6,11 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.contest import Contest
-from bench.cputime import vcpu_seconds
-from bench.pairs import Bridged, Pair
-from bench.results import Results
-from bench.visit import UNITS, Effort, Entry
+from bench.contenders.pairs import Bridged, Pair
+from bench.report.results import Results
+from bench.suites.contest import Contest
+from bench.suites.cputime import vcpu_seconds
+from bench.suites.visit import UNITS, Effort, Entry
 
 EFFORT = Effort(passes=1, flow=0.1, flood=0.1, asked=50)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.guest import (
+from bench.testbed.guest import (
     Guest,
     GuestError,
     _acceleration,
@@ -21,7 +21,7 @@ from bench.guest import (
     iperf_udp,
     ping,
 )
-from bench.node import Lab
+from bench.testbed.node import Lab
 
 MAC = "02:00:5e:10:00:02"
 MTU = 1400
@@ -128,5 +128,5 @@ def test_guest_dies_with_its_owner(tmp_path: Path) -> None:
 def test_accelerator_is_found_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = accelerator(), accelerator_reason()
     _acceleration.cache_clear()
-    monkeypatch.setattr("bench.guest._probe", lambda: pytest.fail("probed again"))
+    monkeypatch.setattr("bench.testbed.guest._probe", lambda: pytest.fail("probed again"))
     assert (accelerator(), accelerator_reason()) == first

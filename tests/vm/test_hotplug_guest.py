@@ -6,10 +6,10 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import guest as guests
-from bench.guest import Guest
-from bench.node import Node
-from cni.qmp import Qmp
+from bench.testbed import guest as guests
+from bench.testbed.guest import Guest
+from bench.testbed.node import Node
+from cni.vmm.qmp import Qmp
 
 CONTAINER = "hot"
 

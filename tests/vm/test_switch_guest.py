@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bench import guest as guests
-from bench import switch
-from bench.guest import Guest
-from bench.node import Node
+from bench.testbed import guest as guests
+from bench.testbed import switch
+from bench.testbed.guest import Guest
+from bench.testbed.node import Node
 
 HEADERS = 28  # bytes that ping's size does not count: IPv4 and ICMP headers
 GATEWAYS = ("10.9.0.1/24", "fd00:9::1/64")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench import guest as guests
-from bench.guest import Guest
-from bench.node import Node
+from bench.testbed import guest as guests
+from bench.testbed.guest import Guest
+from bench.testbed.node import Node
 
 HEADERS = 28  # bytes that ping's size does not count: IPv4 and ICMP headers
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bench import switch
-from bench.guest import Guest
-from bench.node import Node
-from cni.types import AttachmentKey
+from bench.testbed import switch
+from bench.testbed.guest import Guest
+from bench.testbed.node import Node
+from cni.spec.types import AttachmentKey
 
 BRIDGE = "br0"
 PATIENCE = 30

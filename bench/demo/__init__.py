@@ -1,0 +1,1 @@
+"""./run demo: a guest behind every mode."""

@@ -1,0 +1,1 @@
+"""What was measured: the document, its statistics, tables, charts and page."""

@@ -1,0 +1,1 @@
+"""What is measured: the tasks of ./run bench."""

@@ -1,0 +1,126 @@
+"""What the steps of one request share: namespaces, their netlink sockets, facts, patience."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cni.config.settings import DAN_DIR
+from cni.errors import ClientGone, DeadlineExceeded
+from cni.ipam import delegate
+from cni.ipam.reservations import Claims
+from cni.kernel.link_deleter import Reaper
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
+from cni.ovs.database import Database, Pending
+from cni.spec.types import AttachmentKey, Result
+
+
+class Cancel:
+    """When to give up: a deadline in seconds from now, and a caller who may hang up."""
+
+    def __init__(self, seconds: float, gone: Callable[[], bool] = lambda: False) -> None:
+        self._limit = seconds
+        self._deadline = time.monotonic() + seconds
+        self._gone = gone
+
+    def check(self) -> None:
+        if self._gone():
+            raise ClientGone("the caller hung up; what was made has been undone")
+        if self.remaining() <= 0:
+            raise DeadlineExceeded(f"not done within {self._limit:g} s; what was made is undone")
+
+    def remaining(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def disarm(self, seconds: float = 30) -> None:
+        """Undoing has its own time and goes on whoever listens."""
+        self._gone = lambda: False
+        self._limit = seconds
+        self._deadline = time.monotonic() + seconds
+
+
+@dataclass(frozen=True)
+class Node:
+    """What all requests share: the namespace `host` is where bridges and switches are; what
+    attachments leave in the file system is below `run_dir`, and Kata's files in `dan_dir`."""
+
+    host: Namespace
+    reaper: Reaper
+    run_dir: Path
+    ovs: Database
+    dan_dir: Path = Path(DAN_DIR)
+    claims: Claims = field(default_factory=Claims)
+
+
+class Context:
+    """`facts` are what a step found or chose while it was done; they go into the record."""
+
+    log = logging.getLogger("vmlink")
+
+    def __init__(
+        self,
+        *,
+        key: AttachmentKey,
+        node: Node,
+        host_netlink: Netlink,
+        pod: Namespace | None,
+        cancel: Cancel,
+        ipam_call: delegate.Call,
+        pod_links: tuple[str, ...] = (),
+        facts: dict[str, Any] | None = None,
+        timings: dict[str, float] | None = None,
+    ) -> None:
+        self.key = key
+        self.node = node
+        self.host = node.host
+        self.reaper = node.reaper
+        self.host_netlink = host_netlink
+        self.pod_or_none = pod
+        self.cancel = cancel
+        self.ipam_call = ipam_call
+        self.pod_links = pod_links
+        self.facts = {} if facts is None else facts
+        self.timings = {} if timings is None else timings
+        self.clean = True
+        self.pending_port: Pending | None = None
+        self.pending_ipam: Callable[[float], Result] | None = None
+        self._addresses = Result()
+
+    @property
+    def netns_path(self) -> str:
+        return self.ipam_call.env.get("CNI_NETNS", "")
+
+    @property
+    def pod(self) -> Namespace:
+        assert self.pod_or_none is not None, "the engine gives do and check a namespace"
+        return self.pod_or_none
+
+    def in_pod(self) -> AbstractContextManager[None]:
+        """The calling thread, whose home is the host's namespace, is in the pod's."""
+        return self.pod.entered_from(self.host.fd)
+
+    @cached_property
+    def pod_netlink(self) -> Netlink:
+        with self.in_pod():
+            return Netlink()
+
+    def ipam(self) -> Result:
+        """The addresses; waits for the IPAM plugin that a step before has started."""
+        if self.pending_ipam:
+            self._addresses = self.pending_ipam(self.cancel.remaining())
+            self.pending_ipam = None
+        return self._addresses
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if opened := self.__dict__.pop("pod_netlink", None):
+            opened.close()

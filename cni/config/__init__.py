@@ -1,0 +1,1 @@
+"""Configuration: a network's, as CNI passes it, and vmlinkd's own. Pure."""

@@ -1,0 +1,1 @@
+"""vmlinkd: the CNI verbs, the pool of prepared ports, the sockets, the life of the process."""

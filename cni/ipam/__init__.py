@@ -1,0 +1,1 @@
+"""Addresses: host-local in this process, any other IPAM plugin executed."""

@@ -1,0 +1,1 @@
+"""The kernel's interfaces: netlink, tc, eBPF, taps, macvtaps and network namespaces."""

@@ -1,0 +1,247 @@
+"""What kube-ovn's controller has written about an attachment: annotations -> Assignment. Pure.
+
+Source: kube-ovn, pkg/util/const.go (the names), pkg/daemon/handler.go (what they mean). With P the
+provider, each is called `P.kubernetes.io/<field>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from cni.config.network import Bandwidth, least_burst
+from cni.config.readers import MAX_VLAN, is_unicast_mac
+from cni.errors import BadConfig, TryAgain
+from cni.spec.types import IP, Route
+
+MODE = "vmlink.dev/mode"
+OVN = "ovn"  # the provider of the cluster's own network
+
+_READ = (
+    "allocated routed ip_address mac_address cidr gateway logical_switch vlan_id default_route "
+    "routes ingress_rate egress_rate ingress_burst egress_burst virtualmachine"
+).split()
+_NETEM = ("latency", "limit", "loss", "jitter")
+_NO_NETEM = (
+    "none, since vmlink delays and drops no packets; take it away, or leave the pod to kube-ovn"
+)
+_FIELDS = frozenset((*_READ, *_NETEM))
+_DOMAIN = ".kubernetes.io/"
+_NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
+_DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which attachment it is. `provider` is the network's, as in `net1.default.ovn`."""
+
+    provider: str
+    ifname: str
+
+    def prefix(self, annotations: Mapping[str, str]) -> str:
+        """P: a network that one pod has twice is told apart by the interface's name."""
+        own = f"{self.provider}.{self.ifname}"
+        return own if own + _DOMAIN + "allocated" in annotations else self.provider
+
+    @property
+    def logical(self) -> bool:
+        """Whether it is a logical port of OVN; else kube-ovn only gives the addresses."""
+        return self.provider == OVN or self.provider.endswith("." + OVN)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """`ips` is empty for a port that has a MAC alone. `vlan` is 0 where OVN does the tagging. `vm`,
+    if there is one, stands for the pod in the port's name."""
+
+    provider: str
+    mac: str
+    ips: tuple[IP, ...]
+    routes: tuple[Route, ...]
+    logical_switch: str
+    vlan: int
+    bandwidth: Bandwidth | None
+    vm: str
+
+    def port(self, pod: str, namespace: str) -> str:
+        """The logical port, `iface-id` in Open vSwitch."""
+        name = f"{self.vm or pod}.{namespace}"
+        return name if self.provider == OVN else f"{name}.{self.provider}"
+
+
+def needed(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Those that vmlink reads, of all that a pod has."""
+    return {k: v for k, v in annotations.items() if k == MODE or _field(k) in _FIELDS}
+
+
+def missing(annotations: Mapping[str, str], wanted: Wanted) -> str:
+    """What the controller has yet to write, in words; "" when nothing."""
+    reader = _Reader(annotations, wanted.prefix(annotations))
+    for field in ("allocated", *(("routed",) if _is_routed(reader, wanted) else ())):
+        if reader.text(field) != "true":
+            shown = ", ".join(f for f in _READ if reader.text(f)) or "none of kube-ovn's for it"
+            return f'annotation {reader.name(field)} is not "true" yet (there is: {shown})'
+    return ""
+
+
+def parse(annotations: Mapping[str, str], wanted: Wanted) -> Assignment:
+    """Raises TryAgain, which names the annotation: it may be corrected while the pod waits."""
+    reader = _Reader(annotations, wanted.prefix(annotations))
+    for field in _NETEM:
+        if reader.text(field) not in ("", "0"):
+            raise reader.error(field, _NO_NETEM)
+    ips = _ips(reader)
+    return Assignment(
+        provider=reader.prefix,
+        mac=_mac(reader),
+        ips=ips,
+        routes=_routes(reader, ips, _is_default(reader, wanted)),
+        logical_switch=reader.text("logical_switch"),
+        vlan=0 if wanted.logical else _vlan(reader),
+        bandwidth=_bandwidth(reader),
+        vm=reader.text("virtualmachine"),
+    )
+
+
+def routes_of(where: str, items: Any, ips: tuple[IP, ...]) -> tuple[Route, ...]:
+    """kube-ovn's list of `{"dst", "gw"}`: a missing dst is the default, a missing gw the subnet's.
+
+    Raises BadConfig.
+    """
+    if not isinstance(items, list):
+        raise BadConfig(f'{where}: expected a list of {{"dst", "gw"}}, found {items!r}')
+    return tuple(_route(f"{where}[{n}]", item, ips) for n, item in enumerate(items))
+
+
+class _Reader:
+    """The annotations of one provider."""
+
+    def __init__(self, annotations: Mapping[str, str], prefix: str) -> None:
+        self._annotations = annotations
+        self.prefix = prefix
+
+    def name(self, field: str) -> str:
+        return self.prefix + _DOMAIN + field
+
+    def text(self, field: str) -> str:
+        return self._annotations.get(self.name(field), "")
+
+    def items(self, field: str) -> list[str]:
+        """Dual stack is joined by commas."""
+        return [item.strip() for item in self.text(field).split(",") if item.strip()]
+
+    def error(self, field: str, expected: str) -> TryAgain:
+        return TryAgain(
+            f"annotation {self.name(field)}: expected {expected}; found {self.text(field)!r}"
+        )
+
+
+def _field(key: str) -> str:
+    return key.partition(_DOMAIN)[2]
+
+
+def _is_default(reader: _Reader, wanted: Wanted) -> bool:
+    return {"true": True, "false": False}.get(reader.text("default_route"), wanted.ifname == "eth0")
+
+
+def _is_routed(reader: _Reader, wanted: Wanted) -> bool:
+    """Whether the controller has a route to make as well."""
+    return wanted.logical and _is_default(reader, wanted)
+
+
+def _mac(reader: _Reader) -> str:
+    text = reader.text("mac_address").lower()
+    if not is_unicast_mac(text):
+        raise reader.error("mac_address", "a unicast MAC, which kube-ovn's controller writes")
+    return text
+
+
+def _ips(reader: _Reader) -> tuple[IP, ...]:
+    gateways = {ip.version: str(ip) for ip in _addresses(reader, "gateway")}
+    networks = {}
+    for item in reader.items("cidr"):
+        try:
+            subnet = ip_network(item)
+        except ValueError:
+            raise reader.error("cidr", "subnets like 10.16.0.0/16, one of a family") from None
+        networks[subnet.version] = subnet
+    found = []
+    for ip in _addresses(reader, "ip_address"):
+        network = networks.get(ip.version)
+        if network is None or ip not in network:
+            subnets = f"{reader.name('cidr')}, which is {reader.text('cidr')!r}"
+            raise reader.error("ip_address", f"addresses in {subnets}; correct one")
+        found.append(IP(f"{ip}/{network.prefixlen}", gateways.get(ip.version, "")))
+    return tuple(found)
+
+
+def _addresses(reader: _Reader, field: str) -> list[Any]:
+    try:
+        return [ip_address(item) for item in reader.items(field)]
+    except ValueError:
+        raise reader.error(field, "IP addresses, joined by a comma; correct it") from None
+
+
+def _routes(reader: _Reader, ips: tuple[IP, ...], default: bool) -> tuple[Route, ...]:
+    made = tuple(Route(_DEFAULTS[_version(ip.gateway)], ip.gateway) for ip in ips if ip.gateway)
+    text = reader.text("routes")
+    try:
+        given = routes_of(reader.name("routes"), json.loads(text), ips) if text else ()
+    except BadConfig as e:
+        raise TryAgain(f"annotation {e.msg}") from e
+    except (ValueError, RecursionError):
+        raise reader.error("routes", 'JSON, a list of {"dst", "gw"}') from None
+    taken = {route.dst for route in given}
+    return (*(r for r in made if default and r.dst not in taken), *given)
+
+
+def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
+    wrong = BadConfig(
+        f'{where}: expected {{"dst": "10.1.0.0/16", "gw": "10.16.0.1"}}, found {item!r}; a gw may '
+        "be left out where the subnet has a gateway"
+    )
+    if not isinstance(item, dict) or set(item) - {"dst", "gw"}:
+        raise wrong
+    try:
+        gateway = item.get("gw") and ip_address(item["gw"])
+        version = gateway.version if gateway else None
+        network = ip_network(item.get("dst") or _DEFAULTS[version or 4])
+    except (ValueError, TypeError):
+        raise wrong from None
+    ours = [ip.gateway for ip in ips if ip.gateway and _version(ip.gateway) == network.version]
+    gw = str(gateway) if gateway else next(iter(ours), "")
+    if not gw or version not in (None, network.version):
+        raise wrong
+    return Route(str(network), gw)
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
+
+
+def _vlan(reader: _Reader) -> int:
+    text = reader.text("vlan_id") or "0"
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and int(text) <= MAX_VLAN):
+        raise reader.error("vlan_id", f"a number from 0 (none) to {MAX_VLAN}")
+    return int(text)
+
+
+def _bandwidth(reader: _Reader) -> Bandwidth | None:
+    """Megabits are 10**6 bits; 0 is no limit."""
+    bits: dict[str, int] = {}
+    for way in ("ingress", "egress"):
+        for what in ("rate", "burst"):
+            field = f"{way}_{what}"
+            text = reader.text(field) or "0"
+            if not _NUMBER.fullmatch(text):
+                raise reader.error(field, "a number of megabits")
+            bits[field] = round(float(text) * 1_000_000)
+        if bits[f"{way}_rate"]:
+            bits[f"{way}_burst"] = bits[f"{way}_burst"] or least_burst(bits[f"{way}_rate"])
+        else:
+            bits[f"{way}_burst"] = 0
+    return Bandwidth(**bits) if any(bits.values()) else None

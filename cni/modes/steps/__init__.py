@@ -1,0 +1,1 @@
+"""The steps that modes are made of: one file for each resource."""

@@ -1,0 +1,154 @@
+"""Result <-> JSON: the only place where CNI versions differ.
+
+Source: CNI specification 0.3.1 to 1.1.0, section "Result Types".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address, ip_interface
+from typing import Any
+
+from cni.errors import BadConfig
+from cni.spec.types import IP, Interface, Result, Route
+
+VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+
+_INTERFACE_1_1 = {"mtu": "mtu", "socketPath": "socket_path", "pciID": "pci_id"}
+_ROUTE_1_1 = ("mtu", "advmss", "priority", "table", "scope")
+
+
+def dump(result: Result, version: str) -> dict[str, Any]:
+    """The result as the CNI `version` writes it."""
+    return {
+        "cniVersion": version,
+        "interfaces": [_dump_interface(i, version) for i in result.interfaces],
+        "ips": [_dump_ip(ip, version) for ip in result.ips],
+        "routes": [_dump_route(r, version) for r in result.routes],
+        "dns": result.dns,
+    }
+
+
+def load(data: Mapping[str, Any], where: str = "result") -> Result:
+    """Read a result of any served version.
+
+    Raises BadConfig which names the field, under `where`, that is not as the specification has it.
+    """
+    reader = _Reader(where)
+    if not isinstance(data, Mapping):
+        raise BadConfig(f"{where}: expected an object, found {data!r}")
+    interfaces = tuple(reader.interface(i, d) for i, d in reader.objects(data, "interfaces"))
+    ips = tuple(reader.ip(i, d, len(interfaces)) for i, d in reader.objects(data, "ips"))
+    routes = tuple(reader.route(i, d) for i, d in reader.objects(data, "routes"))
+    dns = data.get("dns") or {}
+    if not isinstance(dns, dict):
+        raise BadConfig(f"{where}.dns: expected an object, found {dns!r}")
+    return Result(interfaces, ips, routes, dns)
+
+
+def _dump_interface(interface: Interface, version: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": interface.name}
+    if interface.mac:
+        out["mac"] = interface.mac
+    if interface.sandbox:
+        out["sandbox"] = interface.sandbox
+    if version == "1.1.0":
+        for key, name in _INTERFACE_1_1.items():
+            if value := getattr(interface, name):
+                out[key] = value
+    return out
+
+
+def _dump_ip(ip: IP, version: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"address": ip.address}
+    if version in ("0.3.1", "0.4.0"):
+        out["version"] = str(ip_interface(ip.address).version)
+    if ip.gateway:
+        out["gateway"] = ip.gateway
+    if ip.interface is not None:
+        out["interface"] = ip.interface
+    return out
+
+
+def _dump_route(route: Route, version: str) -> dict[str, Any]:
+    out: dict[str, Any] = {"dst": route.dst}
+    if route.gw:
+        out["gw"] = route.gw
+    if version == "1.1.0":
+        for name in _ROUTE_1_1:
+            value = getattr(route, name)
+            if value or (value is not None and name in ("table", "scope")):
+                out[name] = value
+    return out
+
+
+class _Reader:
+    """Reads fields and says by their path what is wrong with them."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def objects(self, data: Mapping[str, Any], key: str) -> list[tuple[str, Mapping[str, Any]]]:
+        items = data.get(key) or []
+        if not isinstance(items, list):
+            raise BadConfig(f"{self.where}.{key}: expected a list, found {items!r}")
+        for n, item in enumerate(items):
+            if not isinstance(item, dict):
+                raise BadConfig(f"{self.where}.{key}[{n}]: expected an object, found {item!r}")
+        return [(f"{self.where}.{key}[{n}]", item) for n, item in enumerate(items)]
+
+    def interface(self, path: str, data: Mapping[str, Any]) -> Interface:
+        return Interface(
+            name=_typed(data, "name", str, path, ""),
+            mac=_typed(data, "mac", str, path, ""),
+            sandbox=_typed(data, "sandbox", str, path, ""),
+            mtu=_typed(data, "mtu", int, path, 0),
+            socket_path=_typed(data, "socketPath", str, path, ""),
+            pci_id=_typed(data, "pciID", str, path, ""),
+        )
+
+    def ip(self, path: str, data: Mapping[str, Any], interfaces: int) -> IP:
+        address = _cidr(data, "address", path)
+        index = _typed(data, "interface", int, path, None)
+        if index is not None and not -1 <= index < max(interfaces, 1):
+            raise BadConfig(f"{path}.interface: {index} is not an index into interfaces")
+        return IP(address, _address(data, "gateway", path), None if index == -1 else index)
+
+    def route(self, path: str, data: Mapping[str, Any]) -> Route:
+        return Route(
+            dst=_cidr(data, "dst", path),
+            gw=_address(data, "gw", path),
+            mtu=_typed(data, "mtu", int, path, 0),
+            advmss=_typed(data, "advmss", int, path, 0),
+            priority=_typed(data, "priority", int, path, 0),
+            table=_typed(data, "table", int, path, None),
+            scope=_typed(data, "scope", int, path, None),
+        )
+
+
+def _cidr(data: Mapping[str, Any], key: str, path: str) -> str:
+    text: str = _typed(data, key, str, path, "")
+    try:
+        ip_interface(text)
+    except ValueError as e:
+        raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}") from e
+    if not text.partition("/")[2].isdecimal():  # Python takes a bare IP and a netmask as well
+        raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}")
+    return text
+
+
+def _address(data: Mapping[str, Any], key: str, path: str) -> str:
+    text: str = _typed(data, key, str, path, "")
+    try:
+        return text and str(ip_address(text))
+    except ValueError as e:
+        raise BadConfig(f"{path}.{key}: expected an IP address, found {text!r}") from e
+
+
+def _typed(data: Mapping[str, Any], key: str, kind: type, path: str, default: Any) -> Any:
+    value = data.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise BadConfig(f"{path}.{key}: expected {kind.__name__}, found {value!r}")
+    return value

@@ -1,0 +1,78 @@
+"""What the guest itself is told: cloud-init's network-config, the kernel's ip=.
+
+Sources: cloud-init, "Networking config Version 2"; Linux, admin-guide/nfs/nfsroot.rst.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from cni.errors import BadDevice
+from cni.vmm.device import Device
+
+_DEFAULT_V4 = "0.0.0.0/0"
+
+
+def cloud_init(devices: Sequence[Device]) -> str:
+    """Version 2, YAML, as a file `network-config`. Raises BadDevice."""
+    ethernets = {one.ifname: _ethernet(one) for one in devices}
+    config = {"version": 2, "ethernets": ethernets}
+    text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
+    return text.rstrip()
+
+
+def _ethernet(device: Device) -> dict[str, Any]:
+    _require_addresses(device, "cloud-init", device.addresses)
+    config: dict[str, Any] = {
+        "match": {"macaddress": device.mac},
+        "set-name": device.ifname,
+        "mtu": device.mtu,
+        "addresses": list(device.addresses),
+    }
+    if device.routes:
+        config["routes"] = [_route(device, *route) for route in device.routes]
+    resolver = {"addresses": list(device.nameservers), "search": list(device.search)}
+    if found := {key: value for key, value in resolver.items() if value}:
+        config["nameservers"] = found
+    return config
+
+
+def _route(device: Device, dst: str, gateway: str) -> dict[str, Any]:
+    if not gateway:
+        raise BadDevice(f"{device.id}: cloud-init's routes have a gateway, and {dst} has none")
+    networks = [ipaddress.ip_interface(cidr).network for cidr in device.addresses]
+    near = any(ipaddress.ip_address(gateway) in network for network in networks)
+    return {"to": dst, "via": gateway} | ({} if near else {"on-link": True})
+
+
+def kernel_ip(devices: Sequence[Device]) -> str:
+    """IPv4 alone, which is all that the parameter knows. Raises BadDevice."""
+    if len(devices) > 1:
+        raise BadDevice(
+            f"ip= is for one interface, and there are {len(devices)}; choose by --ifname"
+        )
+    (device,) = devices
+    cidrs = [cidr for cidr in device.addresses if ":" not in cidr]
+    _require_addresses(device, "ip=", cidrs)
+    routes = [(dst, gateway) for dst, gateway in device.routes if ":" not in dst]
+    if len(cidrs) > 1 or any(dst != _DEFAULT_V4 for dst, _ in routes):
+        raise BadDevice(
+            f"{device.id}: ip= knows one address and a default route; use cloud-init for more"
+        )
+    address = ipaddress.ip_interface(cidrs[0])
+    gateway = routes[0][1] if routes else ""
+    servers = [server for server in device.nameservers if ":" not in server][:2]
+    fields = [str(address.ip), "", gateway, str(address.netmask), "", device.ifname, "off"]
+    return "ip=" + ":".join([*fields, *servers])
+
+
+def _require_addresses(device: Device, who: str, addresses: Sequence[str]) -> None:
+    if not addresses:
+        raise BadDevice(
+            f"{device.id}: {who} needs an address that it can set, and there is none; add ipam to "
+            "the network, or let the guest ask by DHCP"
+        )

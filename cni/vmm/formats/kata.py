@@ -1,0 +1,65 @@
+"""Kata Containers' runtime in Rust: the file of a directly attachable network.
+
+Source: kata-containers, src/runtime-rs/crates/resource/src/network/dan.rs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cni.errors import BadDevice
+from cni.kernel.rtnl_encode import NUD_PERMANENT
+from cni.vmm.device import Device
+
+_DEFAULTS = ("0.0.0.0/0", "::/0")
+
+
+def dan(netns: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A sandbox's file; the runtime enters `netns`, if it is not "", while it opens devices."""
+    return {"netns": netns or None, "devices": list(entries)}
+
+
+def entry(device: Device) -> dict[str, Any]:
+    """One NIC. The runtime counts `queue_num` in pairs. Raises BadDevice."""
+    return {
+        "name": device.ifname,
+        "guest_mac": device.mac,
+        "device": {**_device(device), "queue_num": device.queues, "queue_size": 0},
+        "network_info": {
+            "interface": {
+                "ip_addresses": list(device.addresses),
+                "mtu": device.mtu,
+                "ntype": "tuntap",
+                "flags": 0,
+            },
+            "routes": [_route(dst, gateway) for dst, gateway in device.routes],
+            "neighbors": [_neighbour(ip, mac) for ip, mac in device.neighbours],
+        },
+    }
+
+
+def _device(device: Device) -> dict[str, Any]:
+    if device.kind == "vhostuser":
+        return {"type": "vhost-user", "path": device.path}
+    if device.kind == "macvtap":
+        raise BadDevice(f"{device.id}: Kata's DAN file has no macvtap; use mode tap or vhostuser")
+    if device.netns:
+        raise BadDevice(
+            f"{device.id}: Kata opens the tap of a DAN file in the host's namespace, and this one "
+            "is in the pod's; use mode tap or vhostuser"
+        )
+    return {"type": "host-tap", "tap_name": device.tap}
+
+
+def _route(dst: str, gateway: str) -> dict[str, Any]:
+    # The guest's agent knows a default route by its empty destination.
+    dest = "" if dst in _DEFAULTS and gateway else dst
+    numbers = {"scope": 0 if gateway else 253, "flags": 0, "mtu": 0}  # 253 is RT_SCOPE_LINK
+    return {"dest": dest, "gateway": gateway, "source": "", **numbers}
+
+
+def _neighbour(ip: str, mac: str) -> dict[str, Any]:
+    whole = f"{ip}/{128 if ':' in ip else 32}"
+    state = {"state": NUD_PERMANENT, "flags": 0}
+    return {"ip_address": whole, "hardware_addr": mac, **state}
