@@ -48,7 +48,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def lane(item: pytest.Item) -> str:
     """The tests that one worker gets: all that are marked `machine`, else those of a module, or of
-    one of the ways that it goes through."""
+    one of the ways that it goes through.
+    """
     if item.get_closest_marker("machine"):
         return "machine"
     assert isinstance(item, pytest.Function)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from clientkit import Machine
 
 from bench.testbed.node import Node
+from tests.clients.clientkit import Machine
 
 
 @pytest.fixture(scope="module")

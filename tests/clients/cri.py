@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from clientkit import CGROUP, IMAGE, Machine, await_
+
+from tests.clients.clientkit import CGROUP, IMAGE, Machine, await_
 
 CONFIG = """\
 version = 2

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from clientkit import CGROUP, Machine, await_, image, rootfs, veth
-from cri import Containerd
 
 from bench.testbed.node import BIN, Node
+from tests.clients.clientkit import CGROUP, Machine, await_, image, rootfs, veth
+from tests.clients.cri import Containerd
 
 
 @pytest.fixture(scope="module")

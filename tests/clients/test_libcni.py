@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clientkit import veth
-from libcni import Network
 
 from bench.testbed.node import Node
+from tests.clients.clientkit import veth
+from tests.clients.libcni import Network
 
 MAC = "02:00:00:00:09:09"
 

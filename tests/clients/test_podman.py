@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from clientkit import CGROUP, Machine, await_, rootfs, veth
 
 from bench.testbed.node import BIN, Node
+from tests.clients.clientkit import CGROUP, Machine, await_, rootfs, veth
 
 HOOKS = "/opt/hooks.d"
 PODMAN = [
@@ -50,7 +50,7 @@ def container(machine: Machine, name: str, *options: str) -> Iterator[dict[str, 
 
 
 def cleaned_up(machine: Machine) -> None:
-    """conmon has podman clean up once more, in its own time."""
+    """Conmon has podman clean up once more, in its own time."""
     await_(lambda: not machine.processes(), "podman has cleaned up")
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clientkit import CGROUP, Machine, rootfs
 
 from bench.testbed import guest as guests
 from bench.testbed.guest import Guest
 from bench.testbed.node import BIN, PLUGINS, Node
+from tests.clients.clientkit import CGROUP, Machine, rootfs
 
 pytestmark = pytest.mark.machine  # it has a guest
 

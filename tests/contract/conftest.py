@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakedaemon import FakeDaemon
+
+from tests.contract.fakedaemon import FakeDaemon
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import waits
-
 from cni.spec import protocol
+from tests import waits
 
 CONF = b'{"cniVersion": "1.0.0", "name": "n", "type": "vmlink"}'
 until = partial(waits.until, seconds=5)

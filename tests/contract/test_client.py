@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fakedaemon import CONF, DEL, FakeDaemon, answer, encoded, failure, finish
 
 from cni.spec import protocol
+from tests.contract.fakedaemon import CONF, DEL, FakeDaemon, answer, encoded, failure, finish
 
 VERSIONS = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 

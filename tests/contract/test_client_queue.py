@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from fakedaemon import CONF, DEL, FakeDaemon, finish, until
 
 from cni.spec import protocol
+from tests.contract.fakedaemon import CONF, DEL, FakeDaemon, finish, until
 
 
 def test_del_is_queued(absent: FakeDaemon) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fakedaemon import CONF, DEL, FakeDaemon
 
 from cni.errors import BadEnvironment, CannotDecode, DeadlineExceeded, IOFailure, TryAgain
 from cni.spec import protocol
+from tests.contract.fakedaemon import CONF, DEL, FakeDaemon
 
 
 def open_fds() -> int:

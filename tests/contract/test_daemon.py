@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnikit import config, fails, links, run, script, silent, variables
 
 from bench.testbed.node import BIN, CLIENT, Answer, Node
 from cni.spec import protocol
+from tests.contract.cnikit import config, fails, links, run, script, silent, variables
 
 GOOD = 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.2.2/24"}]}\''
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnikit import (
+
+from bench.testbed.node import Node
+from tests.contract.cnikit import (
     ABSENT,
     KEY,
     SUBNETS,
@@ -25,8 +27,6 @@ from cnikit import (
     silent,
     valid,
 )
-
-from bench.testbed.node import Node
 
 
 def gc(node: Node, **change: Any) -> Any:
@@ -116,7 +116,7 @@ def test_gc_after_the_namespaces_are_gone(node: Node) -> None:
 
 
 def test_gc_of_a_chain(node: Node, pod: Path) -> None:
-    """libcni sends no prevResult with GC and STATUS."""
+    """Libcni sends no prevResult with GC and STATUS."""
     foreign(node, pod)
     conf = chained(node, pod)
     run(node, "ADD", pod, conf).expect()

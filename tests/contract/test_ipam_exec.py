@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnikit import attached, config, fails, links, run, script, shown, silent
 
 from bench.testbed.node import PLUGINS, Node
+from tests.contract.cnikit import attached, config, fails, links, run, script, shown, silent
 
 STATIC = {
     "type": "static",

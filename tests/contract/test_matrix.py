@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnikit import (
+
+from bench.testbed.node import CLIENT, Node
+from tests.contract.cnikit import (
     ABSENT,
     NEEDS,
     SINCE,
@@ -27,8 +29,6 @@ from cnikit import (
     silent,
     valid,
 )
-
-from bench.testbed.node import CLIENT, Node
 
 VERBS = list(NEEDS)
 ON_POD = [verb for verb in VERBS if "CNI_IFNAME" in NEEDS[verb]]

@@ -44,7 +44,7 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def confined(calls: Path) -> Iterator[Node]:
-    """vmlinkd with no more capabilities than the unit leaves it."""
+    """Vmlinkd with no more capabilities than the unit leaves it."""
     names = (name.removeprefix("CAP_").lower() for name in setting("CapabilityBoundingSet"))
     bounds = ",".join(["-all", *(f"+{name}" for name in names)])
     # -D: what is traced stays the child that is to be stopped.

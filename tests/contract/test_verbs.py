@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cnikit import (
+
+from bench.testbed.node import Node
+from cni.kernel import redirect
+from cni.kernel.netlink import Netlink
+from cni.kernel.netns import Namespace
+from tests.contract.cnikit import (
     ABSENT,
     KEY,
     attached,
@@ -25,11 +30,6 @@ from cnikit import (
     shown,
     silent,
 )
-
-from bench.testbed.node import Node
-from cni.kernel import redirect
-from cni.kernel.netlink import Netlink
-from cni.kernel.netns import Namespace
 
 TAP = KEY.tap_link
 

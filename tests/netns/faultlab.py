@@ -16,8 +16,6 @@ from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
-from waits import until, wait_for_orphans
-
 from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
 from cni.attach.plan import Plan
 from cni.config import network as config
@@ -30,6 +28,7 @@ from cni.kernel.netns import Namespace
 from cni.modes import MODES
 from cni.spec import request as spec
 from cni.spec.types import AttachmentKey
+from tests.waits import until, wait_for_orphans
 
 DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
 KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too

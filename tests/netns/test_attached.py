@@ -1,5 +1,6 @@
 """What an attachment leaves in the kernel: the tap's queues, owner and offloads; links, addresses
-and routes as the result says, and nothing that a runtime's scan could take for the guest's."""
+and routes as the result says, and nothing that a runtime's scan could take for the guest's.
+"""
 
 import errno
 import fcntl
@@ -10,7 +11,10 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from wirelib import (
+
+from cni.kernel.netlink import Busy, NetlinkError
+from cni.kernel.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF, open_tap
+from tests.netns.wirelib import (
     GSO,
     GSO_TCPV4,
     MTU,
@@ -23,9 +27,6 @@ from wirelib import (
     rebuilt,
     unfinished,
 )
-
-from cni.kernel.netlink import Busy, NetlinkError
-from cni.kernel.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF, open_tap
 
 ETHER = Ether(src="02:00:00:00:0f:01", dst=POD_MAC)
 TUNSETOFFLOAD, TUN_F_CSUM, TUN_F_TSO4 = 0x400454D0, 1, 2

@@ -8,11 +8,11 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from test_frames import ADDRESSES, PROBES, answers
-from wirelib import POD_MAC, Port, bridged, chained, mastered, rebuilt, unfinished
 
 from cni.kernel import ethtool, redirect
 from cni.spec.types import AttachmentKey
+from tests.netns.test_frames import ADDRESSES, PROBES, answers
+from tests.netns.wirelib import POD_MAC, Port, bridged, chained, mastered, rebuilt, unfinished
 
 OUTSIDE_MAC = "02:00:00:00:0f:01"
 RATE = 50_000_000

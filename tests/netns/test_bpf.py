@@ -10,12 +10,12 @@ import struct
 from contextlib import contextmanager
 
 import pytest
-from nslib import namespaces, next_frame, packet_socket
 
 from cni.errors import CheckFailed, NotReady
 from cni.kernel import bpf, redirect, rtnl_encode, tc_encode
 from cni.kernel.netlink import Exists, Netlink, NetlinkError, NotFound
 from cni.kernel.netns import Namespace, libc
+from tests.netns.nslib import namespaces, next_frame, packet_socket
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

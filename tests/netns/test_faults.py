@@ -10,7 +10,12 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-from faultlab import (
+
+from bench.testbed import switch
+from bench.testbed.node import Node
+from cni.attach.plan import Step
+from cni.modes import MODES
+from tests.netns.faultlab import (
     EXECUTED,
     KEY,
     WAYS,
@@ -22,12 +27,7 @@ from faultlab import (
     opened,
     prepared,
 )
-from waits import threads, until
-
-from bench.testbed import switch
-from bench.testbed.node import Node
-from cni.attach.plan import Step
-from cni.modes import MODES
+from tests.waits import threads, until
 
 
 @cache

@@ -5,9 +5,9 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_NS, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import ARP, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Raw
-from wirelib import MTU, POD4, POD6, POD_MAC, TOPOLOGIES, bridged, chained
 
 from cni.kernel import redirect
+from tests.netns.wirelib import MTU, POD4, POD6, POD_MAC, TOPOLOGIES, bridged, chained
 
 SRC, DST = "02:00:00:00:0f:01", POD_MAC
 _FLOW = {"src": "10.77.0.99", "dst": POD4}

@@ -38,7 +38,7 @@ DAN = {"netns": str, "devices": [ENTRY]}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """vmlinkd writes its DAN files into the node's own directory."""
+    """Vmlinkd writes its DAN files into the node's own directory."""
     with Node() as made:
         settings = made.lab.dir / "vmlinkd.yaml"
         settings.write_text(f"dan_dir: {dans(made)}\n")

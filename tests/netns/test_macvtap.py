@@ -11,7 +11,6 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from wirelib import MTU, POD4, POD_MAC, chained, mastered
 
 from bench.testbed.node import Node
 from cni.errors import NotReady
@@ -20,6 +19,7 @@ from cni.kernel.netlink import NotFound
 from cni.kernel.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF
 from cni.modes import macvtap as mode
 from cni.spec.types import AttachmentKey
+from tests.netns.wirelib import MTU, POD4, POD_MAC, chained, mastered
 
 OWNER, GROUP = 4711, 4712
 OTHER_MAC = "02:00:00:00:00:99"

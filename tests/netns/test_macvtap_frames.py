@@ -6,10 +6,10 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from test_frames import ADDRESSES, FRAMES, FROM_GUEST, PROBES, SRC, answers, heard
-from wirelib import POD4, POD6, POD_MAC, chained, mastered
 
 from cni.kernel.rtnl_encode import mac_bytes
+from tests.netns.test_frames import ADDRESSES, FRAMES, FROM_GUEST, PROBES, SRC, answers, heard
+from tests.netns.wirelib import POD4, POD6, POD_MAC, chained, mastered
 
 FORMS = {
     mode: partial(mastered, macvtap={"mode": mode}, mac=POD_MAC)

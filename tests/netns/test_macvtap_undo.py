@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from waits import until
-from wirelib import chained, mastered
 
 from bench.testbed.node import BIN, Node
 from cni.kernel import macvtap
 from cni.kernel.tuntap import IFREQ, TUNGETIFF
 from cni.spec.types import AttachmentKey
+from tests.netns.wirelib import chained, mastered
+from tests.waits import until
 
 FORMS = {"master": mastered, "chained": lambda node, **conf: chained(node, mode="macvtap", **conf)}
 BARE_DEV = r"""

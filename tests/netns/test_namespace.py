@@ -6,10 +6,10 @@ import sys
 import threading
 
 import pytest
-from nslib import new_namespace
 
 from cni.errors import BadEnvironment
 from cni.kernel.netns import Namespace
+from tests.netns.nslib import new_namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

@@ -8,11 +8,11 @@ import struct
 import threading
 
 import pytest
-from nslib import namespaces
 
 from cni.kernel import rtnl_encode, tc_encode, tuntap
 from cni.kernel.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, encode, refused
 from cni.kernel.rtnl_decode import QdiscInfo, TapInfo
+from tests.netns.nslib import namespaces
 
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
 

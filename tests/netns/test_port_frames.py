@@ -7,7 +7,10 @@ import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
-from test_frames import (
+
+from bench.testbed import switch
+from bench.testbed.node import Node
+from tests.netns.test_frames import (
     ADDRESSES,
     FRAMES,
     FROM_GUEST,
@@ -17,10 +20,7 @@ from test_frames import (
     crosses_unchanged,
     heard,
 )
-from wirelib import POD4, POD6, POD_MAC, bridged, switched
-
-from bench.testbed import switch
-from bench.testbed.node import Node
+from tests.netns.wirelib import POD4, POD6, POD_MAC, bridged, switched
 
 FORMS = {
     "tap, linux": partial(bridged, mode="tap"),

@@ -6,12 +6,12 @@ import statistics
 import time
 
 import pytest
-from nslib import namespaces
 
 from cni.kernel import link_deleter as reaper_module
 from cni.kernel import rtnl_encode
 from cni.kernel.link_deleter import Reaper
 from cni.kernel.netlink import NetlinkError, Unsupported
+from tests.netns.nslib import namespaces
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 

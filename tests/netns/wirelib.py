@@ -183,7 +183,8 @@ def bridged(node, v6=False, **conf):
 @contextmanager
 def switched(node, v6=False, port="", **conf):
     """A pod on a bridge of Open vSwitch, and the namespace of another of its ports, `wire`, of
-    whose row `port` is (column=value ...)."""
+    whose row `port` is (column=value ...).
+    """
     pod, outside = node.pod(), node.pod()
     bridge, name = f"br-{pod.name}", f"p-{pod.name}"
     ipam = _ipam(node, v6)
@@ -242,7 +243,8 @@ def chained(node, v6=False, **conf):
 
 def unfinished(ether, flow, payload, segment):
     """(virtio_net_hdr, frame) as a sender leaves it to the NIC: to be cut into segments, and
-    for a checksum the sum of the pseudo-header."""
+    for a checksum the sum of the pseudo-header.
+    """
     pseudo = socket.inet_aton(flow["src"]) + socket.inet_aton(flow["dst"])
     pseudo += struct.pack("!HH", socket.IPPROTO_TCP, len(payload) + 20)
     tcp = TCP(flags="A", chksum=~checksum(pseudo) & 0xFFFF)

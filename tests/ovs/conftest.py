@@ -6,11 +6,11 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from ovskit import switched
 
 from bench.testbed.node import Node
 from cni.config.settings import Ovs
 from cni.ovs.database import Database
+from tests.ovs.ovskit import switched
 
 
 @pytest.fixture(scope="module")

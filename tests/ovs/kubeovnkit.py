@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ovskit import switched
-
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import BIN, Node
+from tests.ovs.ovskit import switched
 
 MAC = "00:00:00:0a:0b:0c"
 PROVIDER_FIELDS = {
@@ -73,7 +72,8 @@ def appear(api: KubeApi, name: str = "web", **fields: Any) -> dict[str, str]:
 @dataclass
 class KubeOvnDaemon:
     """Stands in for kube-ovn's own: it keeps what it got, and keeps its connections open, as Go's
-    server does."""
+    server does.
+    """
 
     path: Path
     reply: bytes = b""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ovskit import BRIDGE
-from test_attachments import links
-from waits import until
-
 from bench.testbed.node import BIN, Node
+from tests.ovs.ovskit import BRIDGE
+from tests.ovs.test_attachments import links
+from tests.waits import until
 
 SIZE = 3
 KUBELET = "IgnoreUnknown=1;K8S_POD_NAME=web;K8S_POD_NAMESPACE=shop"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ovskit import BRIDGE
 
 from bench.testbed.node import BIN, Node
 from cni.ovs import schema
 from cni.spec.types import AttachmentKey
+from tests.ovs.ovskit import BRIDGE
 
 KEY = AttachmentKey("c1", "eth0")
 PORTS = {"tc": KEY.host_link, "veth": KEY.host_link, "tap": KEY.tap_link}

@@ -11,8 +11,6 @@ from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import pytest
-import waits
-from ovskit import BRIDGE
 
 from bench.testbed.node import Node
 from cni.config.settings import Ovs
@@ -21,6 +19,8 @@ from cni.ovs import connection
 from cni.ovs.database import Database, Pending
 from cni.ovs.port_ops import Add, Check, Collect, Port, Remove
 from cni.spec.types import AttachmentKey
+from tests import waits
+from tests.ovs.ovskit import BRIDGE
 
 SECONDS = 30  # ovs-vswitchd waits 8 s at most before it connects again
 until = partial(waits.until, seconds=SECONDS)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubeovnkit import DUAL, MAC, appear, clustered, pod_args, start, written
-from ovskit import BRIDGE
 
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import Node
 from cni.kubeovn.annotations import MODE
 from cni.kubeovn.pod_network import TOLD
 from cni.spec.types import AttachmentKey
+from tests.ovs.kubeovnkit import DUAL, MAC, appear, clustered, pod_args, start, written
+from tests.ovs.ovskit import BRIDGE
 
 KEY = AttachmentKey("c1", "eth0")
 PORTS = {"tc": KEY.host_link, "veth": KEY.host_link, "tap": KEY.tap_link}

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubeovnkit import DUAL, MAC, KubeOvnDaemon, clustered, plugin_request, send, written
-from ovskit import BRIDGE
 
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import BIN, Node
 from cni.kubeovn.annotations import MODE
 from cni.spec.types import AttachmentKey
+from tests.ovs.kubeovnkit import DUAL, MAC, KubeOvnDaemon, clustered, plugin_request, send, written
+from tests.ovs.ovskit import BRIDGE
 
 KEY = AttachmentKey("c1", "eth0")
 VM, PLAIN = ("shop", "web"), ("shop", "plain")
@@ -29,7 +29,7 @@ REPLY = (
 
 @pytest.fixture(scope="module")
 def sockets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """vmlinkd's and kube-ovn's."""
+    """Vmlinkd's and kube-ovn's."""
     directory = tmp_path_factory.mktemp("s")
     return directory / "vmlink.sock", directory / "kube-ovn.sock"
 

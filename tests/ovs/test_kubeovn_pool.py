@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kubeovnkit import MAC, appear, clustered, written
-from ovskit import BRIDGE
-from test_attachments import row
-from test_kubeovn import attached, config, external_ids
-from waits import until
 
 from bench.testbed import pooled
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import Node
 from cni.kubeovn.annotations import MODE
+from tests.ovs.kubeovnkit import MAC, appear, clustered, written
+from tests.ovs.ovskit import BRIDGE
+from tests.ovs.test_attachments import row
+from tests.ovs.test_kubeovn import attached, config, external_ids
+from tests.waits import until
 
 SIZE, WORKERS = 2, 2
 TAP = config("tap")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_attachments import row
 
 from bench.testbed import guest as guests
 from bench.testbed import ovn as ovns
@@ -23,6 +22,7 @@ from cni.daemon.pool_store import read_json
 from cni.ovs.database import Database
 from cni.ovs.port_ops import Add, Bind, Port, Remove
 from cni.spec.types import AttachmentKey
+from tests.ovs.test_attachments import row
 
 SECONDS = 20
 DEADLINE = 2  # of vmlinkd

@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ovskit import BRIDGE, switched
-from poolkit import SIZE, Pooled
-from test_attachments import links, row
-from waits import until
 
 from bench.testbed import switch
 from bench.testbed.node import Node
 from cni.kernel import tuntap
 from cni.ovs import schema
 from cni.spec.types import POOL, AttachmentKey
+from tests.ovs.ovskit import BRIDGE, switched
+from tests.ovs.poolkit import SIZE, Pooled
+from tests.ovs.test_attachments import links, row
+from tests.waits import until
 
 GUEST = bytes.fromhex("020000000777")
 

@@ -8,10 +8,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ovskit import BRIDGE
-from test_attachments import config
-
 from bench.testbed.node import Node
+from tests.ovs.ovskit import BRIDGE
+from tests.ovs.test_attachments import config
 
 LOOPS, SECONDS, OUTAGES = 20, 8.0, 2
 

@@ -53,7 +53,8 @@ def _served(path, talk):
 
 def qemu(path, answers=None, events=None, greeting=b'{"QMP": {"version": {}}}\r\n'):
     """A monitor. `answers` are by command, {"return": {}} for the others; None is no answer.
-    `events` come right before or after (with a "+") the answer to a command."""
+    `events` come right before or after (with a "+") the answer to a command.
+    """
     answers, events = answers or {}, events or {}
 
     def talk(conn, heard):

@@ -4,7 +4,6 @@ import json
 import re
 from copy import deepcopy
 
-import benchkit
 import pytest
 
 from bench import run
@@ -12,6 +11,7 @@ from bench.report import compare, document, page, stats, tables
 from bench.report.charts import charts
 from bench.report.document import Document, DocumentError
 from bench.report.results import Series
+from tests.unit import benchkit
 
 EVIL = "<script>alert(1)</script> & co"
 

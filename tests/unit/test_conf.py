@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from test_config import PREV
 
 from cni.config import network as config
 from cni.modes import MODES
 from cni.spec.types import Request
+from tests.unit.test_config import PREV
 
 CONF = Path(__file__).parents[2] / "conf"
 LISTS = {path.name: json.loads(path.read_text()) for path in CONF.glob("*.conflist")}
 
 
 def parsed(name):
-    """vmlink's own entry, as a runtime would hand it over."""
+    """Vmlink's own entry, as a runtime would hand it over."""
     given = LISTS[name]
     (place,) = [n for n, p in enumerate(given["plugins"]) if p["type"] == "vmlink"]
     conf = {**given["plugins"][place], "cniVersion": given["cniVersion"], "name": given["name"]}

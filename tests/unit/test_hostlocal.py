@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlocalkit import Net, one
 
 from cni.errors import AttachmentExists, BadConfig, IpamFailed, VmlinkError
 from cni.ipam.hostlocal import verbs
 from cni.spec.types import AttachmentKey
+from tests.unit.hostlocalkit import Net, one
 
 
 def test_order_skips_gateway_and_broadcast_and_wraps(tmp_path: Path) -> None:

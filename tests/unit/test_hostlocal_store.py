@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostlocalkit import Net, one
 
 from cni.errors import AttachmentExists, CheckFailed, IOFailure, NotReady
 from cni.ipam.hostlocal import store, verbs
 from cni.spec.types import AttachmentKey, Route
+from tests.unit.hostlocalkit import Net, one
 
 
 def test_dual_stack_files_modes_and_result(tmp_path: Path) -> None:

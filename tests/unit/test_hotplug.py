@@ -3,12 +3,12 @@
 import os
 
 import pytest
-from fakevmm import cloud_hypervisor, qemu
 
 from cni.errors import VmmRefused
 from cni.vmm import cloud_hypervisor as clh
 from cni.vmm import descriptors, qemu_hotplug
 from cni.vmm.device import Device
+from tests.unit.fakevmm import cloud_hypervisor, qemu
 
 TAP = Device("vlt1", "tap", "02:00:00:00:00:01", 1400, 2, tap="vlt1")
 SOCKET = Device("vlu1", "vhostuser", "02:00:00:00:00:01", 1400, 2, path="/run/x/sock")

@@ -5,7 +5,6 @@ import os
 from dataclasses import replace
 
 import pytest
-from purekit import KEY, NETNS, context, netconf
 
 from cni.config import network as config
 from cni.errors import AttachmentExists, BadConfig, BadEnvironment, CheckFailed, IOFailure
@@ -13,6 +12,7 @@ from cni.ipam import delegate
 from cni.modes.steps import kata
 from cni.spec.types import IP, AttachmentKey, Request, Result, Route
 from cni.vmm import dan
+from tests.unit.purekit import KEY, NETNS, context, netconf
 
 IPAM = {"ipam": {"type": "host-local"}}
 LINUX, OVS = {"linux": {"bridge": "br0"}, **IPAM}, {"ovs": {"bridge": "br0"}, **IPAM}

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from purekit import KEY, NETNS, context, netconf
 
 from cni.daemon.result_builder import describe, result_of
 from cni.errors import BadConfig
 from cni.modes.steps.bridge import host_mac
 from cni.spec import result as results
 from cni.spec.types import IP, Interface, Result, Route
+from tests.unit.purekit import KEY, NETNS, context, netconf
 
 MAC, TAP_MAC = "02:00:00:00:00:01", KEY.mac("tap")
 FACTS = {"mac": MAC, "mtu": 1400, "tap_mac": TAP_MAC}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
-from purekit import KEY, context, netconf
 
 from cni.attach import plan
 from cni.attach.plan import Plan, Step
@@ -15,6 +14,7 @@ from cni.errors import CheckFailed, ClientGone, DeadlineExceeded
 from cni.modes import MODES
 from cni.modes.steps import bridge, common
 from cni.spec.types import AttachmentKey
+from tests.unit.purekit import KEY, context, netconf
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """What a pod decides of its network's configuration, without an API server."""
 
 import pytest
-from test_assignment import MAC, written
 
 from cni.attach.context import Cancel
 from cni.config.network import Bandwidth
@@ -9,6 +8,7 @@ from cni.errors import BadConfig, BadEnvironment, TryAgain
 from cni.kubeovn.annotations import MODE
 from cni.kubeovn.pod_network import TOLD, PodConfigs
 from cni.spec.types import AttachmentKey, Lease, Request
+from tests.unit.test_assignment import MAC, written
 
 ARGS = {"K8S_POD_NAME": "web", "K8S_POD_NAMESPACE": "shop"}
 BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink", "ovs": {"bridge": "br-int"}}

@@ -4,7 +4,6 @@ import socket
 import struct
 
 import pytest
-from purekit import CREATE_EXCL, REQUEST, pyroute
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -13,6 +12,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg as routemsg
 from cni.kernel import rtnl_encode
 from cni.kernel.netlink import encode
 from cni.kernel.rtnl_decode import decode_link
+from tests.unit.purekit import CREATE_EXCL, REQUEST, pyroute
 
 NEWLINK, DELLINK, GETLINK, SETLINK = 16, 17, 18, 19
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"

@@ -1,12 +1,12 @@
 """What a configured bandwidth becomes in the kernel's terms, and which steps it adds."""
 
 import pytest
-from purekit import KEY, netconf
 
 from cni.errors import BadConfig
 from cni.kernel.rtnl_decode import attributes, decode_qdisc
 from cni.modes import MODES
 from cni.modes.steps.limits import Limit, Shape, ShapeLink
+from tests.unit.purekit import KEY, netconf
 
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
 LINUX = {"linux": {"bridge": "br0"}}

@@ -3,7 +3,6 @@
 import socket
 
 import pytest
-from purekit import CREATE_EXCL, REQUEST, pyroute
 from pyroute2.netlink import nla
 from pyroute2.netlink.rtnl.tcmsg import cls_matchall, cls_u32, sched_bpf, sched_tbf
 from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
@@ -11,6 +10,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
 from cni.kernel import tc_encode
 from cni.kernel.netlink import encode
 from cni.kernel.rtnl_decode import QdiscInfo, decode_qdisc
+from tests.unit.purekit import CREATE_EXCL, REQUEST, pyroute
 
 
 def tc(kind, flags, head, attrs):

@@ -1,13 +1,13 @@
 """Uplinks: every key, what goes with which mode, and the message when it is wrong."""
 
 import pytest
-from test_config import BASE, IPAM, PREV, parse
 
 from cni.config import network as config
 from cni.config.network import Bandwidth, TapConf
 from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink
 from cni.errors import BadConfig, UnsupportedField
 from cni.spec.types import Request
+from tests.unit.test_config import BASE, IPAM, PREV, parse
 
 UPLINKS = {
     "linux": {"linux": {"bridge": "br0"}},

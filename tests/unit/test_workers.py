@@ -6,10 +6,10 @@ import time
 from contextlib import suppress
 
 import pytest
-from waits import until
 
 from cni.daemon import workers
 from cni.daemon.workers import Workers
+from tests.waits import until
 
 COUNT = 2
 

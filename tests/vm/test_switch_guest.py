@@ -1,5 +1,6 @@
 """A real guest whose port is a Linux bridge's or Open vSwitch's; the node talks to it through the
-bridge's own link."""
+bridge's own link.
+"""
 
 from __future__ import annotations
 
