@@ -22,6 +22,7 @@ from bench.testbed.ovn import BRIDGE, Ovn
 from cni.config.settings import Ovs
 from cni.kernel import rtnl_encode, tuntap
 from cni.kernel.netlink import Netlink
+from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.ovs.port_ops import Add, Port, Remove
 from cni.spec.types import AttachmentKey
@@ -112,7 +113,7 @@ class OnOvn:
     @cached_property
     def _database(self) -> Database:
         assert self._node.switch
-        database = Database(Ovs(self._node.switch.db), _OWNER)
+        database = open_database(Ovs(self._node.switch.db), _OWNER)
         self._stack.callback(database.close)
         database.look(_SECONDS)
         return database

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -11,39 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cni.cancel import Cancel
 from cni.config.settings import DAN_DIR
-from cni.errors import ClientGone, DeadlineExceeded
 from cni.ipam import delegate
 from cni.ipam.reservations import Claims
 from cni.kernel.link_deleter import Reaper
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
-from cni.ovs.database import Database, Pending
+from cni.ovs.database import Database
+from cni.ovs.operations import Pending
 from cni.spec.types import AttachmentKey, Result
-
-
-class Cancel:
-    """When to give up: a deadline in seconds from now, and a caller who may hang up."""
-
-    def __init__(self, seconds: float, gone: Callable[[], bool] = lambda: False) -> None:
-        self._limit = seconds
-        self._deadline = time.monotonic() + seconds
-        self._gone = gone
-
-    def check(self) -> None:
-        if self._gone():
-            raise ClientGone("the caller hung up; what was made has been undone")
-        if self.remaining() <= 0:
-            raise DeadlineExceeded(f"not done within {self._limit:g} s; what was made is undone")
-
-    def remaining(self) -> float:
-        return self._deadline - time.monotonic()
-
-    def disarm(self, seconds: float = 30) -> None:
-        """Undoing has its own time and goes on whoever listens."""
-        self._gone = lambda: False
-        self._limit = seconds
-        self._deadline = time.monotonic() + seconds
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.errors import DeadlineExceeded
 from cni.spec.types import AttachmentKey
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from cni.attach import plan
-from cni.attach.context import Cancel, Context, Node
+from cni.attach.context import Context, Node
+from cni.cancel import Cancel
 from cni.attach.locks import KeyLocks
 from cni.attach.plan import Plan
 from cni.attach.records import Record, Store
@@ -151,7 +152,7 @@ class Engine:
         if isinstance(possible[0].uplink, OvsUplink):
             found = port_ops.Find(key)
             pending = self._node.ovs.submit(found)
-            pending.wait(call.cancel.remaining(), self._node.ovs.away())
+            pending.wait(call.cancel.remaining(), self._node.ovs.no_answer())
             key = found.key
         steps = plan.union(MODES[conf.mode].plan(key, conf) for conf in possible)
         record = _record(call, possible[0], steps)

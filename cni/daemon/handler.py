@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.daemon.engine import Call, Engine
 from cni.errors import BadEnvironment, VmlinkError
 from cni.kernel.netns import Namespace

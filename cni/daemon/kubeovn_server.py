@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from typing import Any
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.config import network as config
 from cni.config.settings import KubeOvnSocket
 from cni.daemon import handler, http

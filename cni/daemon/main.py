@@ -32,7 +32,7 @@ from cni.kernel.link_deleter import Reaper
 from cni.kernel.netns import Namespace, descriptor
 from cni.kubeovn.pod_network import PodConfigs
 from cni.kubeovn.pods import Pods
-from cni.ovs.database import Database
+from cni.ovs import open_database
 from cni.ovs.port_ops import Collect
 from cni.spec import protocol
 from cni.spec.types import AttachmentKey
@@ -150,7 +150,8 @@ def serve(run_dir: Path, config: Settings) -> None:
             pools.lost(key.kit)
         return is_known
 
-    ovs = Database(config.ovs, owner, Collect(owner, known))
+    ovs = open_database(config.ovs, owner)
+    ovs.enqueue(Collect(owner, known))
     node = Node(Namespace.own(), reaper, run_dir, ovs, Path(config.dan_dir))
     pools = Pools(run_dir / "pool", config.pools, node)
     if ovs.may_be_there():

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from cni.attach import plan
-from cni.attach.context import Cancel, Context, Node
+from cni.attach.context import Context, Node
+from cni.cancel import Cancel
 from cni.attach.plan import Plan, Step
 from cni.attach.records import Record, Store
 from cni.config import network as config
@@ -33,7 +34,7 @@ from cni.kernel.netlink import Netlink
 from cni.modes import MODES
 from cni.modes.steps.links import remove_host_links
 from cni.modes.vhostuser import SocketDirectory
-from cni.ovs.database import Pending
+from cni.ovs.operations import Pending
 from cni.ovs.port_ops import missing_bridge
 from cni.spec.result import VERSIONS
 from cni.spec.types import AttachmentKey, Request
@@ -259,7 +260,7 @@ class Pools:
                 raise wrong
             return
         if not self._connected():
-            raise TryAgain(self._node.ovs.away())
+            raise TryAgain(self._node.ovs.no_answer())
         self._sort(pool, conf, netlink)
         self._clear(pool, netlink)
         if wrong:

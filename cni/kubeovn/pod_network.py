@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.config import network as config
 from cni.config.network import MODES, RUNTIMES, Chosen, NetConf
 from cni.config.readers import obj

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import DeadlineExceeded, NotReady, TryAgain
 from cni.kubeovn import annotations as assignment

@@ -1,9 +1,9 @@
-"""One lasting connection to ovsdb-server in one thread, and group commit.
+"""The connection to ovsdb-server: one for the life of vmlinkd, in one thread, with group commit.
 
-Operations that arrive while a transaction is on its way go together into the next one. When that
-is refused its halves are tried, so that a bad operation does not sink its neighbours. What
-ovs-vswitchd makes of a row is read from the monitor stream. python-ovs has the protocol
-(RFC 7047, ovsdb-server(7)); operations are written as the protocol has them.
+Operations that arrive while a transaction is under way go into the next one together. When
+ovsdb-server refuses a transaction, its two halves are sent again, and so on, so that one bad
+operation fails alone. What ovs-vswitchd makes of a row is read from the monitor's updates.
+The protocol is python-ovs's. Source: RFC 7047, ovsdb-server(7).
 """
 
 from __future__ import annotations
@@ -24,54 +24,60 @@ from ovs.db.idl import ROW_DELETE, Idl, Row, SchemaHelper, Transaction
 
 from cni.errors import SwitchRefused
 from cni.ovs import schema
-from cni.ovs.database import Database, Operations, Pending, View
+from cni.ovs.database import Database
 from cni.ovs.json_parser import Parser
+from cni.ovs.operations import Operations, Pending, View
 from cni.spec.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
 
-RETRY_MS = 1000  # between two looks for a server that is away
+RETRY_MS = 1000  # between two attempts to connect
 _MOST = 64  # operations in one transaction
 
-# select(2) ends at descriptor 1023, and a busy node has more.
+# select(2) takes descriptors up to 1023, and a busy node has more.
 ovs.poller.SelectPoll = select.poll
 if ovs.json.PARSER != ovs.json.PARSER_C:
     ovs.json.Parser = Parser
 
 
-class Tables:
-    """The replica of the rows that are ours, and how to find one."""
+class IndexedTables:
+    """The rows of the replica, and an index that finds one by its key or name."""
 
     def __init__(self, idl: Replica) -> None:
         self._idl = idl
-        self._known: dict[tuple[str, Any], Row] = {}
-        self._indexes: dict[Any, list[tuple[str, Any]]] = {}  # of a row, which may have changed
+        self._by_index: dict[tuple[str, Any], Row] = {}
+        self._indexes: dict[Any, list[tuple[str, Any]]] = {}  # under which a row was last put
 
-    def note(self, row: Row, gone: bool) -> None:
+    def note(self, row: Row, deleted: bool) -> None:
+        """Take in that a row was inserted, changed or deleted."""
         for index in self._indexes.pop(row.uuid, ()):
-            if self._known.get(index) is row:
-                del self._known[index]
-        if not gone:
+            if self._by_index.get(index) is row:
+                del self._by_index[index]
+        if not deleted:
             self._indexes[row.uuid] = _indexes(row)
-            self._known |= dict.fromkeys(self._indexes[row.uuid], row)
+            self._by_index |= dict.fromkeys(self._indexes[row.uuid], row)
 
     def port(self, key: AttachmentKey) -> Row | None:
+        """Return the row in Port of this attachment."""
         return self._find("Port", key)
 
     def interface(self, name: str) -> Row | None:
+        """Return the row in Interface of this name."""
         return self._find("Interface", name)
 
-    def owned(self, table: str) -> list[Row]:
+    def rows(self, table: str) -> list[Row]:
+        """Return all rows of `table` that the replica has."""
         return list(self._idl.tables[table].rows.values())
 
     def bridges(self) -> dict[str, str]:
-        return {row.name: row.datapath_type for row in self.owned("Bridge")}
+        """Return the datapath type of each bridge, by its name."""
+        return {row.name: row.datapath_type for row in self.rows("Bridge")}
 
     def _find(self, table: str, index: AttachmentKey | str) -> Row | None:
-        row = self._known.get((table, index))
-        # A new connection brings new rows, without a word about the old ones.
-        known = row is not None and self._idl.tables[table].rows.get(row.uuid) is row
-        return row if known else None
+        row = self._by_index.get((table, index))
+        # A new connection brings new rows, and nobody says that the old ones are void.
+        valid = row is not None and self._idl.tables[table].rows.get(row.uuid) is row
+        return row if valid else None
 
 
 def _indexes(row: Row) -> list[tuple[str, Any]]:
@@ -83,7 +89,7 @@ def _indexes(row: Row) -> list[tuple[str, Any]]:
 
 
 class Replica(Idl):  # type: ignore[misc]
-    """python-ovs's, which tells a Connection of each change."""
+    """python-ovs's replica of the database, which reports each change to a Connection."""
 
     def __init__(self, connection: Connection, remote: str, helper: SchemaHelper) -> None:
         self._connection = connection
@@ -92,19 +98,21 @@ class Replica(Idl):  # type: ignore[misc]
 
     @property
     def synced(self) -> bool:
+        """Whether the connection is up and its monitor has sent the first contents."""
         same = self._session.get_seqno() == self._last_seqno
         return bool(self._session.is_connected() and same and self.state == self.IDL_S_MONITORING)
 
     def notify(self, event: str, row: Row, updates: Row | None = None) -> None:
-        self._connection.noticed(row, event == ROW_DELETE)
+        """Pass a change on. Called by python-ovs."""
+        self._connection.changed(row, event == ROW_DELETE)
 
 
 class Connection:
-    """The thread's work. Everything here happens in it."""
+    """What the database's thread does: `run`, in which all other methods are called."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._batches: deque[list[Pending]] = deque()  # to be tried again, before what is new
+        self._batches: deque[list[Pending]] = deque()  # to be sent again, before new ones
         self._waiting: dict[str, list[Pending]] = defaultdict(list)  # committed, by interface
         self._transaction: Transaction | None = None
         self._sent: list[Pending] = []
@@ -120,16 +128,17 @@ class Connection:
         helper = SchemaHelper(schema_json=schema.schema())
         helper.register_all()
         self._idl = Replica(self, settings.db, helper)
-        self.tables = Tables(self._idl)
+        self.tables = IndexedTables(self._idl)
         for table in schema.OWNED:
             self._idl.cond_change(table, schema.owned_by(self._database.owner))
 
     def run(self) -> None:
+        """Serve the queue until the database stops and the last transaction has its answer."""
         while not self._database.stopping or (self._transaction and self._idl.synced):
             try:
                 self._turn()
-            except Exception:  # whatever it is, the requests after it must be served
-                log.exception("the connection to Open vSwitch's database is made anew")
+            except Exception:  # whatever it is, later requests must be served
+                log.exception("the connection to Open vSwitch's database failed; connecting again")
                 self._idl.close()
                 self._retry(self._sent)
                 self._transaction, self._sent = None, []
@@ -148,7 +157,7 @@ class Connection:
         if self._idl.synced and not self._transaction and (batch := self._next()):
             self._begin(batch)
             if not self._transaction:
-                # There may be more, or the connection broke, which only the next turn sees.
+                # More may be queued, or the connection broke: the next turn will see.
                 poller.immediate_wake()
         poller.fd_wait(self._database.wake_fd, ovs.poller.POLLIN)
         self._idl.wait(poller)
@@ -156,37 +165,40 @@ class Connection:
             poller.timer_wait(RETRY_MS)
         poller.block()
 
-    def noticed(self, row: Row, gone: bool) -> None:
+    def changed(self, row: Row, deleted: bool) -> None:
+        """Take in a change of the replica, and settle the operations that waited for it."""
         table = row._table.name
         if table in ("Bridge", "Open_vSwitch"):
             self._view_is_old = True
             return
-        self.tables.note(row, gone)
+        self.tables.note(row, deleted)
         if table == "Interface":
             for pending in self._waiting.pop(row.name, ()):
                 self._settle(pending)
 
     def _publish(self) -> None:
-        """Tell the other threads what is there."""
+        """Give the other threads a new view when there is one."""
         connected = self._idl.synced
         if connected == self._view.connected and not self._view_is_old:
             return
-        if not connected:
-            self._view = replace(self._view, connected=False)
+        if connected:
+            self._view, self._view_is_old = self._current_view(), False
         else:
-            (top,) = self.tables.owned("Open_vSwitch") or (None,)
-            ids = dict(top.external_ids) if top is not None else {}
-            config = top.other_config if top is not None else {}
-            self._view = View(
-                connected=True,
-                bridges=self.tables.bridges(),
-                dpdk=top is not None and top.dpdk_initialized,
+            self._view = replace(self._view, connected=False)
+        self._database.publish(self._view)
+
+    def _current_view(self) -> View:
+        view = View(connected=True, bridges=self.tables.bridges())
+        for row in self.tables.rows("Open_vSwitch"):  # one row, or none in a new database
+            config = row.other_config
+            view = replace(
+                view,
+                dpdk=row.dpdk_initialized,
                 userspace_tso=config.get("userspace-tso-enable") == "true",
-                external_ids=ids,
+                external_ids=dict(row.external_ids),
                 vhost_directory=config.get("vhost-sock-dir", ""),
             )
-            self._view_is_old = False
-        self._database.publish(self._view)
+        return view
 
     def _next(self) -> list[Pending]:
         return self._batches.popleft() if self._batches else self._database.take(_MOST)
@@ -198,7 +210,7 @@ class Connection:
                 continue
             try:
                 composed = pending.operation.compose(self.tables, pending.again)
-            except Exception as e:  # it is the caller's, and no neighbour's
+            except Exception as e:  # fails this operation, not the whole batch
                 pending.future.set_exception(e)
                 continue
             operations += composed
@@ -240,7 +252,7 @@ class Connection:
             return
         try:
             done = pending.operation.settled(self.tables)
-        except Exception as e:  # it is the caller's, and no neighbour's
+        except Exception as e:  # fails this operation, not the whole batch
             pending.future.set_exception(e)
             return
         if done:

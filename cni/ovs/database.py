@@ -1,6 +1,6 @@
-"""The door to Open vSwitch's database: operations in, a view out, from any thread.
+"""Open vSwitch's database as other threads use it: operations go in, a view comes out.
 
-The connection itself, with python-ovs, is loaded when it is first needed: see idl.py.
+The thread that talks to ovsdb-server is passed in: see `cni.ovs.open_database`.
 """
 
 from __future__ import annotations
@@ -8,151 +8,111 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
 
 from cni.config.settings import Ovs
-from cni.errors import BadConfig, DeadlineExceeded, TryAgain
-
-if TYPE_CHECKING:
-    from cni.ovs.connection import Tables
-
-Operations = list[dict[str, Any]]  # RFC 7047, section 5.2
-
-
-@dataclass(frozen=True)
-class View:
-    """`bridges` maps names to datapath types, `external_ids` are Open_vSwitch's; the rest is how
-    ovs-vswitchd runs."""
-
-    connected: bool = False
-    bridges: Mapping[str, str] | None = None  # None before the first connection
-    dpdk: bool = False
-    userspace_tso: bool = False
-    vhost_directory: str = ""  # below ovs-vswitchd's run directory
-    external_ids: Mapping[str, str] = field(default_factory=dict)
-
-
-class Operation(Protocol):
-    """Something to be written. The methods run in the connection's thread."""
-
-    @property
-    def interface(self) -> str:
-        """The name of the Interface whose changes may settle it; "" for none."""
-        ...
-
-    def compose(self, tables: Tables, again: bool) -> Operations:
-        """What to send, perhaps nothing. `again`: a former try may have been committed or not.
-        Raises VmlinkError, which is the caller's answer then."""
-        ...
-
-    def settled(self, tables: Tables) -> bool:
-        """Looked at after the commit and after each change of `interface`. Raises VmlinkError."""
-        ...
-
-
-class Pending:
-    """An operation on its way."""
-
-    def __init__(self, operation: Operation) -> None:
-        self.operation = operation
-        self.again = False
-        self.abandoned = False
-        self.future: Future[None] = Future()
-
-    def wait(self, seconds: float, what: str) -> None:
-        """Until it is settled, for so many seconds at most.
-
-        Raises what it was settled with, or DeadlineExceeded: it is abandoned then and not tried
-        again, but what was sent may have been committed.
-        """
-        try:
-            self.future.result(max(seconds, 0))
-        except TimeoutError as e:
-            self.abandon()
-            raise DeadlineExceeded(what) from e
-        except CancelledError as e:
-            raise TryAgain("vmlinkd is stopping") from e
-
-    def abandon(self) -> bool:
-        """Nobody waits any more. True if it was never sent, so that there is nothing to undo."""
-        self.abandoned = True
-        return self.future.cancel()
+from cni.errors import BadConfig, TryAgain
+from cni.ovs.operations import Operation, Pending, View
 
 
 class Database:
-    """Of one vmlinkd, whose rows are marked with `owner`. `first` is submitted before all else."""
+    """A queue of operations and the newest view of the switch.
 
-    def __init__(self, settings: Ovs, owner: str, first: Operation | None = None) -> None:
+    The rows of this vmlinkd are marked with `owner`. `connection` makes the connection, and
+    returns the function that its thread runs until `stopping`: that function calls `take` for work
+    and `publish` with each new view, and looks at the queue when `wake_fd` can be read.
+    """
+
+    def __init__(
+        self, settings: Ovs, owner: str, connection: Callable[[Database], Callable[[], None]]
+    ) -> None:
         self.settings = settings
         self.owner = owner
         self.stopping = False
+        self.on_view: Callable[[], None] = lambda: None  # called after each new view
+        self._connection = connection
         self._view = View()
-        self._queue: deque[Pending] = deque([Pending(first)] if first else [])
+        self._queue: deque[Pending] = deque()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
-        self.on_view: Callable[[], None] = lambda: None  # there is a new one
         self.wake_fd, self._wake_write = os.pipe()
         for fd in (self.wake_fd, self._wake_write):
             os.set_blocking(fd, False)
 
     def may_be_there(self) -> bool:
-        """Whether it is worth a try: a socket that exists, or a server elsewhere."""
+        """Tell whether a connection is worth a try: the socket exists, or the server is remote."""
         kind, _, path = self.settings.db.partition(":")
         return kind != "unix" or os.path.exists(path)
 
     def start(self) -> None:
-        """Connect in the background, if that has not begun."""
+        """Connect in the background, unless that has begun or vmlinkd stops."""
         with self._lock:
             if self._thread or self.stopping:
                 return
-            from cni.ovs.connection import Connection
-
-            name, run = "vmlink-ovsdb", Connection(self).run
-            self._thread = threading.Thread(target=run, name=name, daemon=True)
+            run = self._connection(self)
+            self._thread = threading.Thread(target=run, name="vmlink-ovsdb", daemon=True)
             self._thread.start()
 
     def submit(self, operation: Operation) -> Pending:
-        """Have it written as soon as can be, with what else is waiting then."""
+        """Connect if need be, and write the operation with all others that wait by then.
+
+        Raises TryAgain when vmlinkd stops.
+        """
         self.start()
+        return self.enqueue(operation)
+
+    def enqueue(self, operation: Operation) -> Pending:
+        """Queue an operation for when there is a connection, without making one.
+
+        Raises TryAgain when vmlinkd stops.
+        """
         pending = Pending(operation)
         with self._lock:
+            if self.stopping:
+                raise TryAgain("vmlinkd is stopping; try again when it runs")
             self._queue.append(pending)
-        self._wake()
+            self._wake()
         return pending
 
     def look(self, seconds: float) -> View:
-        """The newest view. Raises TryAgain when there has been no connection after `seconds`."""
+        """Return the newest view; wait up to `seconds` for the first one. Raises TryAgain."""
         self.start()
         with self._changed:
             if not self._changed.wait_for(lambda: self._view.bridges is not None, max(seconds, 0)):
-                raise TryAgain(self.away())
+                raise TryAgain(self.no_answer())
             return self._view
 
     def vhost_directory(self) -> str:
-        """Where ovs-vswitchd makes the sockets of vhost-user: its run directory, which is that of
-        ovsdb-server, or one below it. Raises BadConfig when the server is elsewhere."""
+        """Return where ovs-vswitchd makes the sockets of vhost-user.
+
+        That is its run directory, where ovsdb-server's socket is, too, or one below. Raises
+        BadConfig when the database is not on this node.
+        """
         kind, _, path = self.settings.db.partition(":")
         if kind != "unix":
             raise BadConfig(
-                f"ovs.db: runtime kata-go needs Open vSwitch on this node, by unix:, not {kind}:"
+                f"ovs.db: runtime kata-go needs Open vSwitch on this node, found {kind}:; "
+                "use unix:/PATH"
             )
         return os.path.normpath(f"{os.path.dirname(path)}/{self._view.vhost_directory}")
 
-    def away(self) -> str:
+    def no_answer(self) -> str:
+        """Return the message for when ovsdb-server does not answer."""
         return f"ovs.db: no answer from {self.settings.db}; is ovsdb-server running?"
 
     def publish(self, view: View) -> None:
+        """Make `view` the newest one. For the connection's thread."""
         with self._changed:
             self._view = view
             self._changed.notify_all()
         self.on_view()
 
     def take(self, most: int) -> list[Pending]:
-        """Up to so many operations that someone still waits for; they count as sent."""
+        """Return up to `most` operations that a caller still waits for; they count as sent now.
+
+        For the connection's thread.
+        """
         taken: list[Pending] = []
         with self._lock:
             while self._queue and len(taken) < most:
@@ -165,14 +125,14 @@ class Database:
         try:
             os.write(self._wake_write, b"+")
         except BlockingIOError:
-            return  # the pipe is full of the same word
+            return  # the pipe is full, so the thread will wake anyway
 
     def close(self) -> None:
-        """What is under way is seen through; what only waits is cancelled."""
+        """Wait for the transaction that is under way, and cancel what is only queued."""
         with self._lock:
             self.stopping = True
-        if self._thread:
             self._wake()
+        if self._thread:
             self._thread.join()
         for pending in self._queue:
             pending.future.cancel()

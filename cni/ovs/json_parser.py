@@ -1,6 +1,6 @@
-"""python-ovs's JSON parser, where its C extension is not built, by the standard library's.
+"""A JSON parser for python-ovs where its C extension is not built, on the standard library's.
 
-The pure-Python one looks at each character and takes some thirty times as long.
+python-ovs's own in Python looks at each character and takes some thirty times as long.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ import json
 import re
 from typing import Any
 
-# A lone quote begins a string whose end is yet to come.
+# A lone quote begins a string whose end has not been received yet.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[{}"]', re.DOTALL)
 
 
 class Parser:
-    """The part of `ovs.json.Parser` that `ovs.jsonrpc.Connection` uses. Text comes in pieces, and
-    what follows an object belongs to the next one, so only its end is looked for here."""
+    """The part of `ovs.json.Parser` that `ovs.jsonrpc.Connection` uses.
+
+    Text comes in pieces, and what follows an object belongs to the next one; so this looks only
+    for the object's end, and `json` does the rest.
+    """
 
     def __init__(self) -> None:
         self._text = ""
@@ -24,7 +27,7 @@ class Parser:
         self._done = False
 
     def feed(self, text: str) -> int:
-        """How many of the characters were used."""
+        """Take a piece of text in, and return how many of its characters belong to this object."""
         before = len(self._text)
         self._text += text
         if not self._text.lstrip().startswith("{"):
@@ -40,10 +43,11 @@ class Parser:
         return len(text)
 
     def is_done(self) -> bool:
+        """Tell whether the object is complete, or cannot be one."""
         return self._done
 
     def finish(self) -> Any:
-        """The value, or a text that says what is wrong."""
+        """Return the value, or a text that says what is wrong, as python-ovs expects."""
         try:
             return json.loads(self._text)
         except ValueError as e:

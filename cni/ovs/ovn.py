@@ -1,20 +1,18 @@
-"""A port of the switch as a logical port of OVN: bound by `iface-id`, and what OVN answers.
+"""A port of the switch as a logical port of OVN.
 
-ovn-controller claims the logical port that an Interface of the integration bridge names, and
-writes `ovn-installed` when all of its flows are in place. Source: ovn-controller(8), ovn-nb(5).
+ovn-controller claims the logical port that the `iface-id` of an Interface on the integration
+bridge names, and sets `ovn-installed` when all of its flows are in place.
+Source: ovn-controller(8), ovn-nb(5).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cni.errors import CheckFailed, DeadlineExceeded, TryAgain
-from cni.ovs.database import Operations, View
-
-if TYPE_CHECKING:
-    from cni.ovs.connection import Tables
+from cni.ovs.operations import Operations, ReadOnly, Tables, View
 
 IFACE_ID, IFACE_ID_VER = "iface-id", "iface-id-ver"
 INSTALLED, INSTALLED_TS = "ovn-installed", "ovn-installed-ts"
@@ -22,36 +20,49 @@ _BRIDGE = "br-int"  # ovn-controller's default
 
 
 def refusal(view: View, bridge: str) -> str:
-    """Why OVN will not bind a port of this bridge, as far as the switch's own database tells; ""
-    where nothing speaks against it."""
+    """Say why OVN will not bind a port of this bridge; "" when nothing speaks against it.
+
+    Only the switch's own database is asked.
+    """
     ids = view.external_ids
     for key in ("system-id", "ovn-remote"):
         if not _option(ids, key):
-            return f"ovs.ovn: this node is no chassis: Open_vSwitch has no external_ids:{key}"
+            return (
+                f"ovs.ovn: this node is no chassis: Open_vSwitch has no external_ids:{key}; set it "
+                "as ovn-controller(8) says"
+            )
     return wrong_bridge(view, bridge)
 
 
 def wrong_bridge(view: View, bridge: str) -> str:
-    its = _option(view.external_ids, "ovn-bridge") or _BRIDGE
-    return "" if its == bridge else f"ovs.bridge: OVN's is {its}, not {bridge}; name that one"
+    """Say that `bridge` is not OVN's integration bridge; "" when it is."""
+    integration = _option(view.external_ids, "ovn-bridge") or _BRIDGE
+    if integration == bridge:
+        return ""
+    return f"ovs.bridge: OVN's is {integration}, not {bridge}; name that one"
 
 
 def _option(ids: Mapping[str, str], key: str) -> str:
-    """A chassis may have options of its own, which come first."""
+    """A key with the chassis' name at its end goes first (ovn-controller(8))."""
     return ids.get(f"{key}-{ids.get('system-id')}") or ids.get(key, "")
 
 
 def take(iface_id: str, name: str) -> Operations:
-    """Take a logical port from whoever has it but the Interface `name`: of two with the same
-    `iface-id` ovn-controller may keep the former."""
-    held = [["external_ids", "includes", ["map", [[IFACE_ID, iface_id]]]], ["name", "!=", name]]
-    gone = [["external_ids", "delete", ["set", [IFACE_ID]]]]
-    return [{"op": "mutate", "table": "Interface", "where": held, "mutations": gone}]
+    """Take a logical port from every Interface but `name`.
+
+    Of two Interfaces with one `iface-id` ovn-controller may keep the older.
+    """
+    others = [["external_ids", "includes", ["map", [[IFACE_ID, iface_id]]]], ["name", "!=", name]]
+    without = [["external_ids", "delete", ["set", [IFACE_ID]]]]
+    return [{"op": "mutate", "table": "Interface", "where": others, "mutations": without}]
 
 
 def installed(row: Any, iface_id: str, since: int) -> bool:
-    """Whether OVN has the port in place. What it wrote before `since` (ms since the epoch) was
-    about the row's former port. Raises TryAgain when another Interface has it now."""
+    """Tell whether OVN has the flows of an Interface's logical port in place.
+
+    An answer from before `since` (ms since the epoch) is about an earlier binding of the row.
+    Raises TryAgain when another Interface has taken the logical port.
+    """
     ids = row.external_ids
     if ids.get(IFACE_ID) != iface_id:
         raise TryAgain(
@@ -62,36 +73,36 @@ def installed(row: Any, iface_id: str, since: int) -> bool:
 
 
 def check(row: Any, iface_id: str) -> None:
-    """Raises CheckFailed."""
+    """Raise CheckFailed unless OVN has installed this logical port on the Interface `row`."""
     for key, expected in ((IFACE_ID, iface_id), (INSTALLED, "true")):
-        if (found := row.external_ids.get(key)) != expected:
-            raise CheckFailed(f"{row.name}: expected {key} {expected}, found {found or 'none'}")
+        if (value := row.external_ids.get(key)) != expected:
+            raise CheckFailed(f"{row.name}: expected {key} {expected}, found {value or 'none'}")
 
 
 @dataclass(frozen=True)
-class Explain:
-    """Raises DeadlineExceeded, which says what was waited for and what there is instead."""
+class Explain(ReadOnly):
+    """Say why the Interface `name` is not ready in time; always raises DeadlineExceeded.
+
+    `remote` is the southbound database, as Open_vSwitch's `external_ids:ovn-remote` has it.
+    """
 
     name: str
     iface_id: str
     remote: str
-    interface: str = ""
 
-    def compose(self, tables: Tables, again: bool) -> Operations:
-        return []
-
-    def settled(self, tables: Tables) -> bool:
+    def read(self, tables: Tables) -> None:
+        """Raise DeadlineExceeded with what was waited for and what there is instead."""
         row = tables.interface(self.name)
         if row is None or not row.ofport or row.ofport[0] < 0:
             raise DeadlineExceeded(
                 f"ovs-vswitchd has not made port {self.name} in time; is it running?"
             )
         ids, version = row.external_ids, row.external_ids.get(IFACE_ID_VER)
-        shown = f"ofport {row.ofport[0]}, {INSTALLED} {ids.get(INSTALLED, 'not set')}"
+        state = f"ofport {row.ofport[0]}, {INSTALLED} {ids.get(INSTALLED, 'not set')}"
         bound = f", with no {IFACE_ID_VER} but {version}" if version else ""
         raise DeadlineExceeded(
             f"ovs.ovn: logical port {self.iface_id} was not installed in time (Interface "
-            f"{self.name}: {shown}); is ovn-controller running and connected to "
+            f"{self.name}: {state}); is ovn-controller running and connected to "
             f"{self.remote or 'ovn-remote, which is not set'}, and is there a logical switch port "
             f"{self.iface_id}{bound}, which no other chassis is to have?"
         )

@@ -1,7 +1,6 @@
-"""The rows of a port: made, given to another, taken away, looked at, collected.
+"""Operations on ports: add, rebind, remove, check, find, collect.
 
-Source: ovs-vswitchd.conf.db(5); operations as in RFC 7047, section 5.2. Every row of ours carries
-the owner, the container and the interface name in its external_ids.
+Source: ovs-vswitchd.conf.db(5), tables Port and Interface.
 """
 
 from __future__ import annotations
@@ -10,52 +9,29 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
-from cni.config.network import Bandwidth
 from cni.errors import BadConfig, CheckFailed, SwitchRefused
-from cni.ovs import ovn, schema
-from cni.ovs.database import Operations
-from cni.spec.types import POOL, AttachmentKey
+from cni.ovs import ovn, port_rows, schema
+from cni.ovs.operations import Operation, Operations, ReadOnly, Tables
+from cni.ovs.port_rows import VHOSTUSER, VHOSTUSER_LISTENING, Port, Rows, marks
+from cni.spec.types import AttachmentKey
 
-if TYPE_CHECKING:
-    from cni.ovs.connection import Tables
+__all__ = [
+    "VHOSTUSER", "VHOSTUSER_LISTENING", "Add", "Bind", "Check", "Collect", "Find", "Port", "Remove",
+    "missing_bridge",
+]  # fmt: skip
 
 log = logging.getLogger("vmlink")
 
-VHOSTUSER = "dpdkvhostuserclient"
-VHOSTUSER_LISTENING = "dpdkvhostuser"  # deprecated, and all that Kata's runtime in Go can use
-_NONE = ["set", []]
-
 
 @dataclass(frozen=True)
-class Port:
-    """What is asked of the switch. `type` is the Interface's: "" for a link of the kernel.
+class Add(Operation):
+    """Add a port. Settled when ovs-vswitchd has set its ofport and, with OVN, it is installed.
 
-    `mtu` (bytes) is requested where the switch is the one that sets it; 0 where it is not. With
-    `ovn` it is the logical port that `iface-id` of `external_ids` names.
+    Rows that are left from an earlier ADD of `key` are replaced. Raises BadConfig when the bridge
+    is missing, SwitchRefused when ovs-vswitchd cannot make the port, TryAgain when another
+    Interface takes its logical port.
     """
-
-    bridge: str
-    name: str
-    type: str = ""
-    vlan: int = 0
-    trunk: tuple[int, ...] = ()
-    mtu: int = 0
-    external_ids: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
-    bandwidth: Bandwidth | None = None
-    ovn: bool = False
-
-    @property
-    def iface_id(self) -> str:
-        """The logical port; "" for none."""
-        return self.external_ids[ovn.IFACE_ID] if self.ovn else ""
-
-
-@dataclass(frozen=True)
-class Add:
-    """Settled when ovs-vswitchd has given the interface its ofport, and OVN installed it."""
 
     owner: str
     key: AttachmentKey
@@ -63,37 +39,40 @@ class Add:
 
     @property
     def interface(self) -> str:
+        """The new port's."""
         return self.port.name
 
     def compose(self, tables: Tables, again: bool) -> Operations:
+        """Return nothing when an earlier try was committed."""
         port, bridges = self.port, tables.bridges()
         if port.bridge not in bridges:
             raise BadConfig(missing_bridge(port.bridge, bridges))
-        known = tables.port(self.key)
-        if known is not None and again:
+        old = tables.port(self.key)
+        if old is not None and again:
             return []
-        ids = _ids(self.owner, self.key)
-        rows = Rows(self.key.digest, ids)
         return [
-            *(_removal(known.uuid, ids) if known is not None else ()),
-            # Nothing is added to a bridge that goes away at this moment.
-            _exists("Bridge", "name", port.bridge),
+            *(port_rows.remove(old.uuid, marks(self.owner, self.key)) if old is not None else ()),
+            # The bridge may be deleted before this is committed.
+            port_rows.require("Bridge", "name", port.bridge),
             *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
-            *rows.port(port),
+            *Rows(self.owner, self.key).insert(port),
         ]
 
     def settled(self, tables: Tables) -> bool:
-        return _made(tables, self.port, 0)
+        """Tell whether the port works."""
+        return _works(tables, self.port, since=0)
 
 
 @dataclass(frozen=True)
-class Bind:
-    """A port that is there, `former`'s, becomes `key`'s: a kit's a pod's, or the other way. Nothing
-    stays of what was noted for `former`. Settled as an Add is, at the commit without OVN; `since`
-    (ms since the epoch) tells what OVN writes about it from what it wrote about the former one.
+class Bind(Operation):
+    """Make a port of attachment `former` one of `key`: hand a prepared one out, or take it back.
 
-    A pool's ports are protected: the switch forgets the addresses that it has learned on a port
-    when that changes (bundle_set in ofproto/ofproto-dpif.c).
+    Limits and external_ids of `former` are removed. Settled as Add is; `since` (ms since the
+    epoch) tells whether OVN's answer is about this binding or the one before. Raises SwitchRefused
+    when the port is gone, TryAgain as Add does.
+
+    A prepared port is `protected` and a pod's is not: at that change the switch forgets the MAC
+    addresses that it has learned on the port (bundle_set in ofproto/ofproto-dpif.c).
     """
 
     owner: str
@@ -104,83 +83,85 @@ class Bind:
 
     @property
     def interface(self) -> str:
+        """The port's."""
         return self.port.name
 
     def compose(self, tables: Tables, again: bool) -> Operations:
+        """Return nothing when an earlier try was committed."""
         port = self.port
         if again and tables.port(self.key) is not None:
             return []
         if tables.port(self.former) is None:
-            raise SwitchRefused(f"port {port.name} was taken away by somebody else")
-        rows = Rows(self.key.digest, _ids(self.owner, self.key))
+            raise _removed(port.name)
         return [
-            _exists("Port", "name", port.name),
+            port_rows.require("Port", "name", port.name),
             *(ovn.take(port.iface_id, port.name) if port.ovn else ()),
-            *_unlimited(_ids(self.owner, self.former)),
-            *rows.again(port),
+            *port_rows.remove_limits(marks(self.owner, self.former)),
+            *Rows(self.owner, self.key).update(port),
         ]
 
     def settled(self, tables: Tables) -> bool:
-        return _made(tables, self.port, self.since)
+        """Tell whether the port works."""
+        return _works(tables, self.port, self.since)
 
 
-def _made(tables: Tables, port: Port, since: int) -> bool:
+def _works(tables: Tables, port: Port, since: int) -> bool:
     row = tables.interface(port.name)
     if row is None:
-        raise SwitchRefused(f"port {port.name} was taken away by somebody else")
+        raise _removed(port.name)
     if row.error:
-        raise SwitchRefused(f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}")
+        raise SwitchRefused(
+            f"ovs-vswitchd cannot make port {row.name}: {row.error[0]}; see ovs-vswitchd's log"
+        )
     if not row.ofport or row.ofport[0] <= 0:
         return False
     return not port.ovn or ovn.installed(row, port.iface_id, since)
 
 
-@dataclass
-class Find:
-    """`key` is settled with the kit of the pool that the attachment has, if it has one."""
-
-    key: AttachmentKey
-    interface: str = ""
-
-    def compose(self, tables: Tables, again: bool) -> Operations:
-        return []
-
-    def settled(self, tables: Tables) -> bool:
-        row = tables.port(self.key)
-        self.key = (schema.key_of(row) if row is not None else None) or self.key
-        return True
+def _removed(name: str) -> SwitchRefused:
+    return SwitchRefused(
+        f"port {name} was taken away from the bridge by another program; find out which, and try "
+        "again"
+    )
 
 
 @dataclass(frozen=True)
-class Remove:
-    """Settled when the rows are gone, also those of a kit that was to be the attachment's."""
+class Remove(Operation):
+    """Remove all rows of an attachment, or of the prepared port that it was about to get."""
 
     owner: str
     key: AttachmentKey
-    interface: str = ""
 
     def compose(self, tables: Tables, again: bool) -> Operations:
-        row, kit = tables.port(self.key), self.key.kit
-        if row is None and kit:
-            row = tables.port(AttachmentKey.of_kit(kit))
-        return _removal(row.uuid if row is not None else None, _ids(self.owner, self.key))
+        """Return what removes the rows that there are."""
+        row = tables.port(self.key)
+        if row is None and self.key.kit:
+            row = tables.port(AttachmentKey.of_kit(self.key.kit))
+        uuid = row.uuid if row is not None else None
+        return port_rows.remove(uuid, marks(self.owner, self.key))
 
-    def settled(self, tables: Tables) -> bool:
-        return True
+
+@dataclass
+class Find(ReadOnly):
+    """Find the port of an attachment: `key` becomes the one that also names a prepared port."""
+
+    key: AttachmentKey
+
+    def read(self, tables: Tables) -> None:
+        """Set `key`, which stays as it is when there is no such port."""
+        row = tables.port(self.key)
+        self.key = (schema.key_of(row) if row is not None else None) or self.key
 
 
 @dataclass(frozen=True)
-class Check:
-    """Settled when the rows are as `port` says. Raises CheckFailed otherwise."""
+class Check(ReadOnly):
+    """Compare the rows of an attachment with `port`. Raises CheckFailed when they differ."""
 
     key: AttachmentKey
     port: Port
-    interface: str = ""
 
-    def compose(self, tables: Tables, again: bool) -> Operations:
-        return []
-
-    def settled(self, tables: Tables) -> bool:
+    def read(self, tables: Tables) -> None:
+        """Raise CheckFailed with what was expected and what was found."""
         name = self.port.name
         port, row = tables.port(self.key), tables.interface(name)
         if port is None or row is None:
@@ -192,167 +173,32 @@ class Check:
                 f"and {port.trunks}"
             )
         if row.error or not row.ofport or row.ofport[0] < 0:
-            found = row.error[0] if row.error else "no ofport"
-            raise CheckFailed(f"{name}: expected an ofport, found {found}")
+            problem = row.error[0] if row.error else "no ofport"
+            raise CheckFailed(f"{name}: expected an ofport, found {problem}")
         if self.port.ovn:
             ovn.check(row, self.port.iface_id)
-        return True
 
 
 @dataclass(frozen=True)
-class Collect:
-    """Rows of ours whose attachment is not known any more, as after a reboot."""
+class Collect(Operation):
+    """Remove the rows of ours whose attachment is not `known`, such as those left by a reboot."""
 
     owner: str
     known: Callable[[AttachmentKey], bool]
-    interface: str = ""
 
     def compose(self, tables: Tables, again: bool) -> Operations:
-        rows = (row for table in schema.OWNED for row in tables.owned(table))
-        found: dict[AttachmentKey | None, None] = dict.fromkeys(map(schema.key_of, rows))
+        """Return what removes them, and log each attachment."""
+        rows = (row for table in schema.OWNED for row in tables.rows(table))
+        keys = dict.fromkeys(map(schema.key_of, rows))
         out: Operations = []
-        for key in found:
+        for key in keys:
             if key and not self.known(key):
-                log.info("the rows of %s have no record and are collected", key)
+                log.info("removing the port of %s from Open vSwitch: there is no record of it", key)
                 out += Remove(self.owner, key).compose(tables, again)
         return out
 
-    def settled(self, tables: Tables) -> bool:
-        return True
-
 
 def missing_bridge(name: str, bridges: Mapping[str, str]) -> str:
-    there = ", ".join(sorted(bridges)) or "none"
-    return f"ovs.bridge: there is no bridge {name} (there is {there}); make it or name another"
-
-
-class Rows:
-    """What is written for one port; named-uuids begin with `tag`."""
-
-    def __init__(self, tag: str, ids: Mapping[str, str]) -> None:
-        self._tag = tag
-        self._ids = ids
-
-    def port(self, port: Port) -> Operations:
-        before, interface, row = self._pods(port)
-        interface |= {"name": port.name, "type": port.type, "options": _map(port.options)}
-        if port.mtu:
-            interface["mtu_request"] = port.mtu
-        row |= {"name": port.name, "interfaces": self._named("i"), **_vlan(port)}
-        added = [["ports", "insert", self._named("p")]]
-        return [
-            *before,
-            self._insert("Interface", "i", interface),
-            self._insert("Port", "p", row),
-            {"op": "mutate", "table": "Bridge", "where": _is("name", port.bridge)}
-            | {"mutations": added},
-        ]
-
-    def again(self, port: Port) -> Operations:
-        """The rows are there, for another pod."""
-        before, interface, row = self._pods(port)
-        changes = {"Interface": _policing(Bandwidth()) | interface, "Port": {"qos": _NONE} | row}
-        named = _is("name", port.name)
-        return before + [
-            {"op": "update", "table": table, "where": named, "row": change}
-            for table, change in changes.items()
-        ]
-
-    def _pods(self, port: Port) -> tuple[Operations, dict[str, Any], dict[str, Any]]:
-        """What depends on the pod: (inserts, columns of Interface, columns of Port)."""
-        interface = {"external_ids": _map({**port.external_ids, **self._ids})}
-        row = {"external_ids": _map(self._ids), "protected": self._ids[schema.CONTAINER] == POOL}
-        if not port.bandwidth:
-            return [], interface, row
-        before, qos = self._qos(port.bandwidth, port.type)
-        return before, interface | _policing(port.bandwidth), row | qos
-
-    def _qos(self, bandwidth: Bandwidth, kind: str) -> tuple[Operations, dict[str, Any]]:
-        """What limits the way to the pod: a shaper of the kernel's, or DPDK's policer."""
-        rate, burst = bandwidth.ingress_rate, bandwidth.ingress_burst
-        if not rate:
-            return [], {}
-        row: dict[str, Any] = {"external_ids": _map(self._ids)}
-        if kind:
-            config = {"cir": str(max(rate // 8, 1)), "cbs": str(max(burst // 8, 1))}
-            row |= {"type": "egress-policer", "other_config": _map(config)}
-            return [self._insert("QoS", "s", row)], {"qos": self._named("s")}
-        limits = {"max-rate": str(rate), "burst": str(burst)}
-        queue = {"external_ids": _map(self._ids), "other_config": _map(limits)}
-        row |= {"type": "linux-htb", "other_config": _map({"max-rate": str(rate)})}
-        row |= {"queues": ["map", [[0, self._named("q")]]]}
-        return [
-            self._insert("Queue", "q", queue),
-            self._insert("QoS", "s", row),
-        ], {"qos": self._named("s")}
-
-    def _named(self, what: str) -> list[str]:
-        return ["named-uuid", f"{what}{self._tag}"]
-
-    def _insert(self, table: str, what: str, row: dict[str, Any]) -> dict[str, Any]:
-        return {"op": "insert", "table": table, "row": row, "uuid-name": self._named(what)[1]}
-
-
-def _vlan(port: Port) -> dict[str, Any]:
-    """Source: ovs-vswitchd.conf.db(5), table Port, "VLAN Configuration"."""
-    row: dict[str, Any] = {}
-    if port.vlan:
-        row["tag"] = port.vlan
-    if port.trunk:
-        row["trunks"] = ["set", list(port.trunk)]
-    if port.vlan or port.trunk:
-        both = "native-untagged" if port.vlan else "trunk"
-        row["vlan_mode"] = both if port.trunk else "access"
-    return row
-
-
-def _policing(bandwidth: Bandwidth) -> dict[str, int]:
-    """What limits the way from the pod; kbit/s and kbit, never rounded to 0, which is no limit."""
-    least = 1 if bandwidth.egress_rate else 0
-    return {
-        "ingress_policing_rate": max(bandwidth.egress_rate // 1000, least),
-        "ingress_policing_burst": max(bandwidth.egress_burst // 1000, least),
-    }
-
-
-def _ids(owner: str, key: AttachmentKey) -> dict[str, str]:
-    return {
-        schema.OWNER: owner,
-        schema.CONTAINER: key.container_id,
-        schema.IFNAME: key.ifname,
-    }
-
-
-def _removal(uuid: Any, ids: Mapping[str, str]) -> Operations:
-    """A port goes with its interface when no bridge has it; QoS and Queue are roots."""
-    out: Operations = []
-    if uuid is not None:
-        ref = ["uuid", str(uuid)]
-        gone = [["ports", "delete", ref]]
-        out = [
-            # The port goes at the commit, which is too late for its QoS.
-            {"op": "update", "table": "Port", "where": [["_uuid", "==", ref]]}
-            | {"row": {"qos": _NONE}},
-            {"op": "mutate", "table": "Bridge", "where": [["ports", "includes", ref]]}
-            | {"mutations": gone},
-        ]
-    return out + _unlimited(ids)
-
-
-def _unlimited(ids: Mapping[str, str]) -> Operations:
-    ours = [["external_ids", "includes", _map(ids)]]
-    return [{"op": "delete", "table": table, "where": ours} for table in ("QoS", "Queue")]
-
-
-def _exists(table: str, column: str, value: str) -> dict[str, Any]:
-    """Refuses the transaction where there is no such row, so that it is composed anew."""
-    found = {"where": _is(column, value), "columns": [column], "rows": [{column: value}]}
-    return {"op": "wait", "table": table, "until": "==", "timeout": 0} | found
-
-
-def _is(column: str, value: str) -> list[Any]:
-    return [[column, "==", value]]
-
-
-def _map(data: Mapping[str, str]) -> list[Any]:
-    return ["map", [[k, v] for k, v in data.items()]]
+    """Return the message for a bridge that is not among `bridges`."""
+    names = ", ".join(sorted(bridges)) or "none"
+    return f"ovs.bridge: there is no bridge {name} (there is {names}); make it or name another"

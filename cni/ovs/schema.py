@@ -1,6 +1,6 @@
-"""What vmlinkd reads of the database, and no more: each further column is work for every change.
+"""The columns that vmlinkd reads: no more, since a change of any costs work in every vmlinkd.
 
-Source: ovs-vswitchd.conf.db(5). Conditions: ovsdb-server(7), section "Monitor Cond".
+Source: ovs-vswitchd.conf.db(5); for conditions ovsdb-server(7), section "Monitor Cond".
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from cni.spec.types import AttachmentKey
 
 NAME = "Open_vSwitch"
 OWNER, CONTAINER, IFNAME = "vmlink-owner", "vmlink-container", "vmlink-ifname"
-OWNED = ("Port", "Interface", "QoS", "Queue")  # the tables with rows of ours
+OWNED = ("Port", "Interface", "QoS", "Queue")  # tables that have rows of ours
 
-_KIT = re.compile(r"vl[tu]([0-9a-f]{12})")
+_PREPARED = re.compile(r"vl[tu]([0-9a-f]{12})")
 
 _MAP = {"type": {"key": "string", "value": "string", "min": 0, "max": "unlimited"}}
 _STRING, _BOOLEAN = {"type": "string"}, {"type": "boolean"}
@@ -41,21 +41,24 @@ _COLUMNS: dict[str, dict[str, Any]] = {
 
 
 def schema() -> dict[str, Any]:
-    """In the form of RFC 7047, section 3.2, for python-ovs."""
+    """Return them in the form of RFC 7047, section 3.2, for python-ovs."""
     tables = {name: {"columns": columns} for name, columns in _COLUMNS.items()}
     return {"name": NAME, "version": "8.0.0", "tables": tables}
 
 
 def owned_by(owner: str) -> list[Any]:
-    """The condition for the rows of one vmlinkd."""
+    """Return the condition by which only the rows of one vmlinkd are monitored."""
     return [["external_ids", "includes", ["map", [[OWNER, owner]]]]]
 
 
 def key_of(row: Any) -> AttachmentKey | None:
-    """Whose row it is; a port that was the pool's has the kit in its name."""
+    """Return the attachment that a row belongs to; None when it is not marked as ours.
+
+    A port that was prepared ahead keeps its name, which has other digits than the attachment's.
+    """
     ids = row.external_ids
     if CONTAINER not in ids or IFNAME not in ids:
         return None
     key = AttachmentKey(ids[CONTAINER], ids[IFNAME])
-    kit = _KIT.fullmatch(getattr(row, "name", ""))
-    return replace(key, kit=kit[1]) if kit and kit[1] != key.digest else key
+    prepared = _PREPARED.fullmatch(getattr(row, "name", ""))
+    return replace(key, kit=prepared[1]) if prepared and prepared[1] != key.digest else key

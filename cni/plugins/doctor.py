@@ -27,6 +27,7 @@ from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.modes import MODES
 from cni.modes.steps import limits
+from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.plugins.table import columns
 from cni.vmm import descriptors, kvm
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _findings(wanted: Sequence[str], run_dir: Path, db: str) -> Iterator[Finding]:
-    with Namespace.own() as host, closing(Database(Ovs(db), str(run_dir))) as ovs:
+    with Namespace.own() as host, closing(open_database(Ovs(db), str(run_dir))) as ovs:
         node = Node(host, Reaper(threads=0), run_dir, ovs)
         bridges = _Bridges(ovs)
         for name in MODES:
@@ -132,7 +133,7 @@ class _Bridges:
 
     def _ask(self) -> list[str] | VmlinkError:
         if not self._ovs.may_be_there():
-            return NotReady(f"{self._ovs.away()} (the package openvswitch-switch, or --ovs-db)")
+            return NotReady(f"{self._ovs.no_answer()} (the package openvswitch-switch, or --ovs-db)")
         try:
             return sorted(self._ovs.look(_SWITCH_SECONDS).bridges or {})
         except VmlinkError as e:

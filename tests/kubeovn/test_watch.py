@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.testbed.kubeapi import KubeApi
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import ClientGone, DeadlineExceeded, NotReady, TryAgain
 from cni.kubeovn.annotations import MODE

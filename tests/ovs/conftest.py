@@ -9,6 +9,7 @@ import pytest
 
 from bench.testbed.node import Node
 from cni.config.settings import Ovs
+from cni.ovs import open_database
 from cni.ovs.database import Database
 from tests.ovs.ovskit import switched
 
@@ -32,7 +33,7 @@ def fragile() -> Iterator[Node]:
 def database(node: Node) -> Iterator[Database]:
     assert node.switch
     with node.namespace.entered():
-        connected = Database(Ovs(node.switch.db), "test")
+        connected = open_database(Ovs(node.switch.db), "test")
         connected.look(10)
         yield connected
         connected.close()

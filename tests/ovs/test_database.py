@@ -15,8 +15,9 @@ import pytest
 from bench.testbed.node import Node
 from cni.config.settings import Ovs
 from cni.errors import BadConfig, DeadlineExceeded, SwitchRefused, TryAgain
-from cni.ovs import connection
-from cni.ovs.database import Database, Pending
+from cni.ovs import connection, open_database
+from cni.ovs.database import Database
+from cni.ovs.operations import Pending
 from cni.ovs.port_ops import Add, Check, Collect, Port, Remove
 from cni.spec.types import AttachmentKey
 from tests import waits
@@ -111,7 +112,7 @@ def test_a_bad_operation_does_not_sink_its_neighbours(node, database):
 
 def test_an_add_that_is_tried_again_is_one_port(fragile):
     """The server dies with the request unread, or with the answer unsent."""
-    database = Database(Ovs(fragile.switch.db), "test")
+    database = open_database(Ovs(fragile.switch.db), "test")
     with closing(database):
         add(database, 1).wait(SECONDS, "no ofport")
         for n in (2, 3):
@@ -168,7 +169,7 @@ def test_a_bridge_that_goes_at_this_moment_leaves_no_rows(node, database):
 
 def test_a_server_that_is_away_is_waited_for(fragile):
     fragile.switch.kill_ovsdb()
-    with closing(Database(Ovs(fragile.switch.db), "test")) as database:
+    with closing(open_database(Ovs(fragile.switch.db), "test")) as database:
         with pytest.raises(TryAgain, match=r"^ovs\.db: no answer from unix:"):
             database.look(0.1)
         pending = add(database, 1)
@@ -183,7 +184,8 @@ def test_a_server_that_is_away_is_waited_for(fragile):
 def test_only_rows_of_the_owner_without_a_record_are_collected(node, database):
     for n in (1, 2):
         add(database, n).wait(SECONDS, "no ofport")
-    other = Database(Ovs(node.switch.db), "other", Collect("other", lambda _key: False))
+    other = open_database(Ovs(node.switch.db), "other")
+    other.enqueue(Collect("other", lambda _key: False))
     add(other, 3).wait(SECONDS, "no ofport")
     database.submit(Collect("test", lambda found: found == key(1))).wait(SECONDS, "late")
     assert node.switch.vsctl("list-ports", BRIDGE).split() == ["p1", "p3"]

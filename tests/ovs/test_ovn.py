@@ -19,6 +19,7 @@ from bench.testbed.node import BIN, Answer, Node
 from bench.testbed.ovn import BRIDGE, Ovn
 from cni.config.settings import Ovs
 from cni.daemon.pool_store import read_json
+from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.ovs.port_ops import Add, Bind, Port, Remove
 from cni.spec.types import AttachmentKey
@@ -67,7 +68,7 @@ def node(ovn: Ovn) -> Node:
 @pytest.fixture
 def database(node: Node) -> Iterator[Database]:
     assert node.switch
-    with node.namespace.entered(), closing(Database(Ovs(node.switch.db), "test")) as connected:
+    with node.namespace.entered(), closing(open_database(Ovs(node.switch.db), "test")) as connected:
         yield connected
 
 

@@ -14,7 +14,7 @@ from bench.testbed.node import Node
 from cni.config import settings
 from cni.config.settings import Ovs, Settings
 from cni.errors import BadConfig, TryAgain
-from cni.ovs.database import Database
+from cni.ovs import open_database
 
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 REMOTES = {"tcp": "tcp:127.0.0.1:6640", "ssl": "ssl:127.0.0.1:6640"}
@@ -61,9 +61,9 @@ def test_a_server_elsewhere(node: Node, keys: Path, tmp_path: Path, kind: str) -
     )
     ours = settings.load(text).ovs
     with served(node, f"p{kind_}:{port}:{host}", keys, tmp_path), node.namespace.entered():
-        with closing(Database(ours, "test")) as database:
+        with closing(open_database(ours, "test")) as database:
             assert database.look(10).bridges == {}
-        stranger = Database(replace(ours, ca_cert=f"{keys}/theirs.pem"), "test")
+        stranger = open_database(replace(ours, ca_cert=f"{keys}/theirs.pem"), "test")
         with closing(stranger):
             if kind == "tcp":
                 assert stranger.look(10).connected

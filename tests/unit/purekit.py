@@ -1,6 +1,7 @@
 """What pure tests start from: a context whose kernel is never asked, pyroute2's encoding."""
 
-from cni.attach.context import Cancel, Context, Node
+from cni.attach.context import Context, Node
+from cni.cancel import Cancel
 from cni.config import network as config
 from cni.spec import request as spec
 from cni.spec.types import AttachmentKey, Result

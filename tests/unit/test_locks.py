@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.attach.locks import KeyLocks
 from cni.errors import DeadlineExceeded
 from cni.spec.types import AttachmentKey

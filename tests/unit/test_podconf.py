@@ -2,7 +2,7 @@
 
 import pytest
 
-from cni.attach.context import Cancel
+from cni.cancel import Cancel
 from cni.config.network import Bandwidth
 from cni.errors import BadConfig, BadEnvironment, TryAgain
 from cni.kubeovn.annotations import MODE

@@ -13,7 +13,7 @@ from cni.kernel import ethtool, redirect
 from cni.kernel.netlink import NotFound
 from cni.modes.steps.links import expect_link, need_index
 from cni.ovs import ovn, port_ops
-from cni.ovs.database import Pending, View
+from cni.ovs.operations import Pending, View
 from cni.ovs.port_ops import VHOSTUSER, Port
 from cni.spec.types import AttachmentKey
 
@@ -31,7 +31,7 @@ def ready(node: Node, uplink: OvsUplink, dpdk: bool) -> None:
     except TryAgain as e:
         raise NotReady(e.msg) from e
     if not view.connected:
-        raise NotReady(node.ovs.away())
+        raise NotReady(node.ovs.no_answer())
     bridges, bridge = view.bridges or {}, uplink.bridge
     if bridge not in bridges:
         raise NotReady(port_ops.missing_bridge(bridge, bridges))
@@ -150,7 +150,7 @@ class OvsPort(Step):
 
     def renew(self, cx: Context, former: AttachmentKey) -> None:
         pending = self._rebind(cx, former, cx.key)
-        pending.wait(cx.cancel.remaining(), cx.node.ovs.away())
+        pending.wait(cx.cancel.remaining(), cx.node.ovs.no_answer())
 
     def _rebind(self, cx: Context, old: AttachmentKey, new: AttachmentKey) -> Pending:
         database = cx.node.ovs
@@ -179,12 +179,12 @@ class OvsPort(Step):
             return
         database = cx.node.ovs
         removal = database.submit(port_ops.Remove(database.owner, cx.key))
-        removal.wait(cx.cancel.remaining(), database.away())
+        removal.wait(cx.cancel.remaining(), database.no_answer())
 
     def check(self, cx: Context) -> None:
         database = cx.node.ovs
         looked = database.submit(port_ops.Check(cx.key, self._port(cx)))
-        looked.wait(cx.cancel.remaining(), database.away())
+        looked.wait(cx.cancel.remaining(), database.no_answer())
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class OvsReady(Step):
         view = cx.node.ovs.look(0)
         try:
             cx.pending_port.wait(
-                cx.cancel.remaining(), late if view.connected else cx.node.ovs.away()
+                cx.cancel.remaining(), late if view.connected else cx.node.ovs.no_answer()
             )
         except DeadlineExceeded as e:
             self._explain(cx, e)
