@@ -1,19 +1,28 @@
-"""vmlinkd.yaml -> Settings. `conf/vmlinkd.yaml` documents every key."""
+"""The settings of vmlinkd: vmlinkd.yaml -> Settings. `conf/vmlinkd.yaml` documents every key."""
 
 from __future__ import annotations
 
 import os
 import socket
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cni.config.network import MODES
-from cni.config.readers import SUN_PATH
+from cni.config.readers import (
+    as_choice,
+    as_list,
+    as_number,
+    as_object,
+    as_path,
+    as_socket_path,
+    as_text,
+    refuse_unknown,
+)
 from cni.errors import BadConfig
 from cni.spec.request import check_network_name
 
@@ -22,8 +31,11 @@ DAN_DIR = "/run/kata-containers/dans"  # Kata's own default
 
 @dataclass(frozen=True)
 class Ovs:
-    """`db` is where ovsdb-server listens, as ovsdb(7) writes it: unix:, tcp: or ssl:, which
-    needs the three files (PEM)."""
+    """Open vSwitch's database.
+
+    `db` is where ovsdb-server listens, as ovsdb(7) writes it: unix:, tcp: or ssl:. The latter
+    needs the three PEM files.
+    """
 
     db: str = "unix:/run/openvswitch/db.sock"
     private_key: str = ""
@@ -33,24 +45,33 @@ class Ovs:
 
 @dataclass(frozen=True)
 class Kubernetes:
-    """Whose pods are watched, and with which credentials: a file, else those of vmlinkd's pod."""
+    """The node whose pods are watched, and the credentials for the API server.
+
+    Without a `kubeconfig` they are the service account's of the pod that vmlinkd runs in. Source:
+    Kubernetes documentation, "Accessing the Kubernetes API from a Pod".
+    """
 
     node: str = ""
     kubeconfig: str = ""
 
     @property
     def configured(self) -> bool:
+        """Whether there are credentials."""
         return bool(self.kubeconfig) or "KUBERNETES_SERVICE_HOST" in os.environ
 
     @property
     def node_name(self) -> str:
+        """The node's name: `node`, else $NODE_NAME, else the host's name."""
         return self.node or os.environ.get("NODE_NAME") or socket.gethostname().lower()
 
 
 @dataclass(frozen=True)
 class KubeOvnSocket:
-    """Where kube-ovn's plugin is served ("": nowhere), where kube-ovn's own daemon listens, which
-    providers are vmlink's for every pod, and the network's configuration, as a conflist has it."""
+    """How kube-ovn's own plugin is served.
+
+    vmlinkd listens at `listen` ("": it does not); kube-ovn's daemon listens at `daemon`. All pods
+    of `providers` are vmlink's. `network` is their configuration, as in a conflist.
+    """
 
     listen: str = ""
     daemon: str = "/run/openvswitch/kube-ovn-daemon.sock"
@@ -60,7 +81,7 @@ class KubeOvnSocket:
 
 @dataclass(frozen=True)
 class PoolSize:
-    """So many kits are made when fewer than `refill_below` are left."""
+    """The size of a pool: it is filled up to `size` when it has fewer than `refill_below` ports."""
 
     size: int
     refill_below: int
@@ -68,9 +89,12 @@ class PoolSize:
 
 @dataclass(frozen=True)
 class Settings:
-    """`deadline` in seconds, for one request; `workers` serve that many requests at a time.
-    `dan_dir` is where Kata looks for its files, `dan_conf` in its configuration;
-    `runtime_classes` maps them to modes; "" is a pod without one; `pools` by network and mode."""
+    """All settings, with their defaults.
+
+    `workers` requests are served at a time, each for `deadline` seconds at most. `dan_dir` is
+    where Kata looks for its files (`dan_conf` in its configuration). `runtime_classes` maps
+    runtime classes to modes; "" is a pod without one. `pools` is by network and mode.
+    """
 
     workers: int = 64
     deadline: float = 45
@@ -83,173 +107,157 @@ class Settings:
     pools: Mapping[str, Mapping[str, PoolSize]] = field(default_factory=dict)
 
 
-_SECTIONS: dict[str, type[Ovs | Kubernetes | KubeOvnSocket]] = {
-    "ovs": Ovs,
-    "kubernetes": Kubernetes,
-    "kubeovn": KubeOvnSocket,
-}
-_POOLED = ("tap", "vhostuser")
-_MOST_KITS = 1024
-_RANGES = {"workers": (1, 256), "deadline": (1, 600)}
+_MOST_PORTS = 1024  # of one pool
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-def load(path: Path | None) -> Settings:
-    """Raises BadConfig, which names the file, the key and what is allowed."""
+def load(path: Path | None, modes: Collection[str], poolable: Collection[str]) -> Settings:
+    """Read the settings of a file; None means the defaults.
+
+    `modes` are the modes that there are, `poolable` those that a pool can be of. Raises BadConfig
+    or UnsupportedField with the file, the key and what is allowed.
+    """
     if path is None:
         return Settings()
     try:
-        data: Any = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, ValueError) as e:  # PyYAML makes dates of numbers
+        content: Any = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, ValueError) as e:  # ValueError: a date that does not exist
         raise BadConfig(f"{path}: cannot read: {e}") from e
-    if data is None:  # nothing but comments
+    if content is None:  # nothing but comments
         return Settings()
-    _refuse_unknown(f"{path}: ", _mapping(str(path), data), Settings)
-    for key, value in data.items():
-        _check(f"{path}: {key}", key, value)
-    made: dict[str, Any] = {k: _SECTIONS[k](**v) if k in _SECTIONS else v for k, v in data.items()}
-    made["pools"] = _pools(f"{path}: pools", data.get("pools", {}))
-    return Settings(**made)
-
-
-def _pools(where: str, data: Any) -> dict[str, dict[str, PoolSize]]:
-    """The section, which names networks, each of which names modes."""
-    pools: dict[str, dict[str, PoolSize]] = {}
-    for network, modes in _mapping(where, data).items():
-        inner = f"{where}.{network}"
-        check_network_name(network, inner)
-        pools[network] = {
-            mode: _pool(f"{inner}.{mode}", mode, value)
-            for mode, value in _mapping(inner, modes).items()
-        }
-    return pools
-
-
-def _pool(where: str, mode: str, data: Any) -> PoolSize:
-    if mode not in _POOLED:
-        raise BadConfig(
-            f"{where}: a pool is of mode {' or '.join(_POOLED)}; the kernel takes longer to move a "
-            "link into a pod's namespace than to make one there"
-        )
-    _refuse_unknown(f"{where}.", _mapping(where, data), PoolSize)
-    if "size" not in data:
-        raise BadConfig(f"{where}.size: required, the number of kits")
-    size = _number(f"{where}.size", data["size"], 1, _MOST_KITS)
-    below = data.get("refill_below", (size + 1) // 2)
-    return PoolSize(size, _number(f"{where}.refill_below", below, 1, size))
-
-
-def _mapping(where: str, value: Any) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise BadConfig(f"{where}: expected keys and values, found {value!r}")
-    return value
-
-
-def _number(where: str, value: Any, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise BadConfig(f"{where}: expected a number from {low} to {high}, found {value!r}")
-    return value
+    readers: dict[str, Callable[[Any, str], Any]] = {
+        "workers": partial(as_number, low=1, high=256),
+        "deadline": partial(as_number, low=1, high=600),
+        "log_level": partial(as_choice, allowed=_LEVELS),
+        "dan_dir": as_path,
+        "ovs": _ovs,
+        "kubernetes": _kubernetes,
+        "runtime_classes": partial(_runtime_classes, modes=modes),
+        "kubeovn": _kubeovn,
+        "pools": partial(_pools, poolable=poolable),
+    }
+    data = as_object(content, str(path))
+    refuse_unknown(data, readers, f"{path}: ")
+    return Settings(**{key: readers[key](value, f"{path}: {key}") for key, value in data.items()})
 
 
 def with_db(settings: Settings, db: str) -> Settings:
-    """The settings with another database, as from the command line. Raises BadConfig."""
-    changed = replace(settings.ovs, db=db)
-    _check_ovs("--ovs-db: ", "ovs.", changed)
-    return replace(settings, ovs=changed)
+    """Return the settings with the database of `--ovs-db`. Raises BadConfig."""
+    ovs = replace(settings.ovs, db=_remote(db, "--ovs-db"))
+    _check_tls(ovs, "ovs")
+    return replace(settings, ovs=ovs)
 
 
-def _check_ovs(db: str, where: str, ovs: Ovs) -> None:
-    """`db` and `where` begin the messages about the address and about the files."""
-    if not isinstance(ovs.db, str) or not ovs.db.startswith(("unix:/", "tcp:", "ssl:")):
-        raise BadConfig(
-            f"{db}expected unix:/PATH, tcp:HOST:PORT or ssl:HOST:PORT, found {ovs.db!r}"
-        )
+def dump(settings: Settings) -> str:
+    """Return the settings as YAML that `load` reads, with all defaults.
+
+    What comes from the environment is filled in. There are no secrets: keys are named, not shown.
+    """
+    filled = replace(settings.kubernetes, node=settings.kubernetes.node_name)
+    return yaml.safe_dump(asdict(replace(settings, kubernetes=filled)), sort_keys=False)
+
+
+def _fields(value: Any, where: str, kind: type[Any]) -> dict[str, Any]:
+    """Check that a section has no keys but the fields of `kind`."""
+    data = as_object(value, where)
+    refuse_unknown(data, [f.name for f in fields(kind)], f"{where}.")
+    return data
+
+
+def _ovs(value: Any, where: str) -> Ovs:
+    ovs = Ovs(**_fields(value, where, Ovs))
+    _remote(ovs.db, f"{where}.db")
     for key in ("private_key", "certificate", "ca_cert"):
-        value = getattr(ovs, key)
-        if not isinstance(value, str) or (value and not value.startswith("/")):
-            raise BadConfig(f"{where}{key}: expected an absolute path, found {value!r}")
-        if ovs.db.startswith("ssl:") and not value:
-            raise BadConfig(f"{where}{key}: required for {ovs.db}")
-    if ovs.db.startswith("ssl:"):
-        _require_keys(where, ovs)
+        if (path := getattr(ovs, key)) != "":
+            as_path(path, f"{where}.{key}")
+    _check_tls(ovs, where)
+    return ovs
 
 
-def _require_keys(where: str, ovs: Ovs) -> None:
+def _remote(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.startswith(("unix:/", "tcp:", "ssl:")):
+        raise BadConfig(
+            f"{where}: expected unix:/PATH, tcp:HOST:PORT or ssl:HOST:PORT, found {value!r}"
+        )
+    return value
+
+
+def _check_tls(ovs: Ovs, where: str) -> None:
+    """Have the files of an ssl: database read, since python-ovs would say nothing of a bad one."""
+    if not ovs.db.startswith("ssl:"):
+        return
+    for key in ("private_key", "certificate", "ca_cert"):
+        if not getattr(ovs, key):
+            raise BadConfig(f"{where}.{key}: required for {ovs.db}; name a PEM file")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         context.load_verify_locations(ovs.ca_cert)
-    except OSError as e:  # also of what is no certificate
-        raise BadConfig(f"{where}ca_cert: cannot use {ovs.ca_cert}: {e}") from e
+    except OSError as e:  # SSLError is one, too
+        raise BadConfig(f"{where}.ca_cert: cannot use {ovs.ca_cert}: {e}") from e
     try:
         context.load_cert_chain(ovs.certificate, ovs.private_key)
     except OSError as e:
         both = f"{ovs.certificate} with {ovs.private_key}"
-        raise BadConfig(f"{where}certificate: cannot use {both}: {e}") from e
+        raise BadConfig(f"{where}.certificate: cannot use {both}: {e}") from e
 
 
-def _check_kubernetes(where: str, found: Kubernetes) -> None:
-    for key, value in vars(found).items():
-        if not isinstance(value, str):
-            raise BadConfig(f"{where}{key}: expected a text, found {value!r}")
-    if found.kubeconfig and not os.path.isfile(found.kubeconfig):
-        raise BadConfig(f"{where}kubeconfig: there is no file {found.kubeconfig}")
+def _kubernetes(value: Any, where: str) -> Kubernetes:
+    data = _fields(value, where, Kubernetes)
+    made = Kubernetes(**{key: as_text(data[key], f"{where}.{key}") for key in data})
+    if made.kubeconfig and not os.path.isfile(made.kubeconfig):
+        raise BadConfig(
+            f"{where}.kubeconfig: there is no file {made.kubeconfig}; name one, or leave it empty "
+            "in a pod with a service account"
+        )
+    return made
 
 
-def _check_kubeovn(where: str, found: KubeOvnSocket) -> None:
-    for key in ("listen", "daemon"):
-        path = getattr(found, key)
-        fits = isinstance(path, str) and len(path.encode()) <= SUN_PATH
-        if not fits or not (path.startswith("/") or (key == "listen" and not path)):
-            raise BadConfig(
-                f"{where}{key}: expected an absolute path of {SUN_PATH} bytes at most, found "
-                f"{path!r}"
-            )
-    if found.listen == found.daemon:
-        raise BadConfig(f"{where}listen: is kube-ovn's own socket, as daemon says; name another")
-    if not isinstance(found.providers, list) or not all(
-        isinstance(provider, str) for provider in found.providers
-    ):
-        raise BadConfig(f"{where}providers: expected a list of texts, found {found.providers!r}")
-    if not isinstance(found.network, dict):
-        raise BadConfig(f"{where}network: expected keys and values, found {found.network!r}")
-    if found.listen and not found.network:
-        raise BadConfig(f"{where}network: required beside listen; at least ovs: {{bridge: br-int}}")
+def _runtime_classes(value: Any, where: str, modes: Collection[str]) -> dict[str, str]:
+    classes = as_object(value, where)
+    return {
+        as_text(name, f"{where}.{name}"): as_choice(mode, f"{where}.{name}", modes)
+        for name, mode in classes.items()
+    }
 
 
-def _check_classes(where: str, found: Any) -> None:
-    for name, mode in _mapping(where, found).items():
-        if not isinstance(name, str) or mode not in MODES:
-            raise BadConfig(f"{where}.{name}: expected one of {', '.join(MODES)}, found {mode!r}")
+def _kubeovn(value: Any, where: str) -> KubeOvnSocket:
+    made = KubeOvnSocket(**_fields(value, where, KubeOvnSocket))
+    if made.listen != "":
+        as_socket_path(made.listen, f"{where}.listen")
+    as_socket_path(made.daemon, f"{where}.daemon")
+    if made.listen == made.daemon:
+        raise BadConfig(f"{where}.listen: is kube-ovn's own socket, as daemon says; name another")
+    for n, provider in enumerate(as_list(made.providers, f"{where}.providers")):
+        as_text(provider, f"{where}.providers[{n}]")
+    as_object(made.network, f"{where}.network")
+    if made.listen and not made.network:
+        raise BadConfig(
+            f"{where}.network: required beside listen; at least ovs: {{bridge: br-int}}"
+        )
+    return made
 
 
-def _refuse_unknown(where: str, data: dict[Any, Any], kind: type[Any]) -> None:
-    known = [f.name for f in fields(kind)]
-    for key in data:
-        if key not in known:
-            raise BadConfig(f"{where}{key}: unknown key; known are {', '.join(known)}")
+def _pools(value: Any, where: str, poolable: Collection[str]) -> dict[str, dict[str, PoolSize]]:
+    pools: dict[str, dict[str, PoolSize]] = {}
+    for network, by_mode in as_object(value, where).items():
+        inner = f"{where}.{network}"
+        check_network_name(network, inner)
+        pools[network] = {
+            mode: _pool(size, f"{inner}.{mode}", mode, poolable)
+            for mode, size in as_object(by_mode, inner).items()
+        }
+    return pools
 
 
-def _check_section(where: str, key: str, value: Any) -> None:
-    kind = _SECTIONS[key]
-    _refuse_unknown(f"{where}.", _mapping(where, value), kind)
-    section = kind(**value)
-    if isinstance(section, Ovs):
-        _check_ovs(f"{where}.db: ", f"{where}.", section)
-    elif isinstance(section, Kubernetes):
-        _check_kubernetes(f"{where}.", section)
-    else:
-        _check_kubeovn(f"{where}.", section)
-
-
-def _check(where: str, key: str, value: Any) -> None:
-    if key in _SECTIONS:
-        _check_section(where, key, value)
-    elif key == "runtime_classes":
-        _check_classes(where, value)
-    elif key == "dan_dir":
-        if not isinstance(value, str) or not value.startswith("/"):
-            raise BadConfig(f"{where}: expected an absolute path, found {value!r}")
-    elif key in _RANGES:
-        _number(where, value, *_RANGES[key])
-    elif key == "log_level" and value not in _LEVELS:
-        raise BadConfig(f"{where}: expected one of {', '.join(_LEVELS)}, found {value!r}")
+def _pool(value: Any, where: str, mode: str, poolable: Collection[str]) -> PoolSize:
+    if mode not in poolable:
+        raise BadConfig(
+            f"{where}: a pool is of mode {' or '.join(poolable)}; the kernel takes longer to move "
+            "a link into a pod's namespace than to make one there"
+        )
+    data = _fields(value, where, PoolSize)
+    if "size" not in data:
+        raise BadConfig(f"{where}.size: required, the number of ports")
+    size = as_number(data["size"], f"{where}.size", 1, _MOST_PORTS)
+    below = data.get("refill_below", (size + 1) // 2)
+    return PoolSize(size, as_number(below, f"{where}.refill_below", 1, size))

@@ -15,10 +15,10 @@ from typing import Any, cast
 
 from cni.attach import plan
 from cni.attach.context import Context, Node
-from cni.cancel import Cancel
 from cni.attach.locks import KeyLocks
 from cni.attach.plan import Plan
 from cni.attach.records import Record, Store
+from cni.cancel import Cancel
 from cni.config import network as config
 from cni.config.network import NetConf
 from cni.config.uplinks import Chained, OvsUplink

@@ -32,6 +32,7 @@ from cni.kernel.link_deleter import Reaper
 from cni.kernel.netns import Namespace, descriptor
 from cni.kubeovn.pod_network import PodConfigs
 from cni.kubeovn.pods import Pods
+from cni.modes import MODES
 from cni.ovs import open_database
 from cni.ovs.port_ops import Collect
 from cni.spec import protocol
@@ -261,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(argv)
     try:
-        config = settings.load(options.config)
+        config = settings.load(options.config, MODES, ("tap", "vhostuser"))
         if options.ovs_db:
             config = settings.with_db(config, options.ovs_db)
         handler = logging.StreamHandler()

@@ -20,9 +20,9 @@ from typing import Any
 
 from cni.attach import plan
 from cni.attach.context import Context, Node
-from cni.cancel import Cancel
 from cni.attach.plan import Plan, Step
 from cni.attach.records import Record, Store
+from cni.cancel import Cancel
 from cni.config import network as config
 from cni.config.network import Chosen, NetConf
 from cni.config.settings import PoolSize

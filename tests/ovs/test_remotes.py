@@ -59,7 +59,7 @@ def test_a_server_elsewhere(node: Node, keys: Path, tmp_path: Path, kind: str) -
         f"ovs:\n  db: {REMOTES[kind]}\n  private_key: {keys}/ours.key\n"
         f"  certificate: {keys}/ours.pem\n  ca_cert: {keys}/ours.pem\n"
     )
-    ours = settings.load(text).ovs
+    ours = settings.load(text, modes=(), poolable=()).ovs
     with served(node, f"p{kind_}:{port}:{host}", keys, tmp_path), node.namespace.entered():
         with closing(open_database(ours, "test")) as database:
             assert database.look(10).bridges == {}
