@@ -1,6 +1,6 @@
-"""One HTTP request of a connection: read with all its bytes, answered, or passed on.
+"""HTTP/1.1 with one request on each connection: receive it, answer it, or pass its bytes on.
 
-The protocol is h11's (RFC 9112). A connection carries one request; who has another connects anew.
+The protocol (RFC 9112) is h11's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """`raw` is all of it as it came."""
+    """A request, and all its bytes as they came."""
 
     method: str
     path: str
@@ -32,9 +32,10 @@ class HttpRequest:
 
 
 def receive(conn: socket.socket) -> HttpRequest:
-    """Waits for each piece as long as the timeout of `conn` says.
+    """Receive a request; the timeout of `conn` is for each piece of it.
 
-    Raises CannotDecode when it is none or too large, IOFailure when it is cut short.
+    Raises CannotDecode when it is not HTTP/1.1 or too large, IOFailure when it does not arrive
+    whole.
     """
     parser = h11.Connection(h11.SERVER)
     raw, body = bytearray(), bytearray()
@@ -46,7 +47,7 @@ def receive(conn: socket.socket) -> HttpRequest:
                 piece = conn.recv(_CHUNK)
                 raw += piece
                 if len(raw) > _MOST:
-                    raise CannotDecode(f"a request of more than {_MOST} bytes")
+                    raise CannotDecode(f"the request has more than {_MOST} bytes")
                 parser.receive_data(piece)
             elif isinstance(event, h11.Request):
                 head = event
@@ -57,15 +58,15 @@ def receive(conn: socket.socket) -> HttpRequest:
                     head.method.decode(), head.target.decode(), bytes(body), bytes(raw)
                 )
             else:
-                raise CannotDecode("expected one request, and nothing behind it")
+                raise CannotDecode("expected one request, and nothing after it")
     except h11.RemoteProtocolError as e:
         raise CannotDecode(f"not HTTP/1.1: {e}") from e
-    except OSError as e:  # its timeout, too
+    except OSError as e:  # TimeoutError is one, too
         raise IOFailure(f"the request did not arrive: {e}") from e
 
 
 def answer(conn: socket.socket, status: int, content: Mapping[str, Any] | None) -> None:
-    """JSON, or nothing. Raises OSError when the peer has gone."""
+    """Send a response with JSON, or with no content. Raises OSError when the peer has gone."""
     body = b"" if content is None else json.dumps(content).encode()
     headers = [("Connection", "close")]
     if content is not None:
@@ -78,45 +79,54 @@ def answer(conn: socket.socket, status: int, content: Mapping[str, Any] | None) 
 
 
 def pass_on(conn: socket.socket, raw: bytes, path: str, seconds: float) -> None:
-    """Send `raw` to the unix socket `path`, and what comes back to `conn`, until one side ends.
+    """Send `raw` to the unix socket `path`, and what it answers to `conn`, until one side ends.
 
-    Raises IOFailure while nothing has come back yet, DeadlineExceeded after so many seconds.
+    Raises IOFailure when there is no answer, DeadlineExceeded when none has begun after `seconds`;
+    once a part of it was sent on, nothing is raised.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as there:
-        there.settimeout(seconds)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+        daemon.settimeout(seconds)
         try:
-            there.connect(path)
-            there.sendall(raw)
+            daemon.connect(path)
+            daemon.sendall(raw)
         except OSError as e:
-            raise IOFailure(f"kube-ovn's daemon does not answer at {path}: {e}") from e
-        if not _copy(there, conn, time.monotonic() + seconds):
-            raise IOFailure(f"kube-ovn's daemon at {path} ended the connection without an answer")
+            raise IOFailure(
+                f"kube-ovn's daemon does not answer at {path}: {e}; is kube-ovn-cni running?"
+            ) from e
+        if not _copy(daemon, conn, time.monotonic() + seconds):
+            raise IOFailure(
+                f"kube-ovn's daemon at {path} ended the connection without an answer; see its log"
+            )
 
 
-def _copy(there: socket.socket, conn: socket.socket, deadline: float) -> int:
-    """Bytes that came back. The peer ends it: by hanging up, or by a second request, which is not
-    for this connection."""
+def _copy(daemon: socket.socket, conn: socket.socket, deadline: float) -> int:
+    """Copy the answer to `conn`; return 0 when there was none.
+
+    The peer ends it, too: by hanging up, or with a second request, which is not for this
+    connection.
+    """
     poll = select.poll()
-    poll.register(there, select.POLLIN)
+    poll.register(daemon, select.POLLIN)
     poll.register(conn, select.POLLIN)
     count = 0
     while True:
         ready = [fd for fd, _ in poll.poll(max(deadline - time.monotonic(), 0) * 1000)]
         if not ready and not count:
-            raise DeadlineExceeded("kube-ovn's daemon has not answered in time")
+            raise DeadlineExceeded("kube-ovn's daemon has not answered in time; see its log")
         if not ready:
             return count
         if conn.fileno() in ready:
             return count or 1
-        piece = _received(there)
+        piece = _received(daemon)
         if not piece:
             return count
         conn.sendall(piece)
         count += len(piece)
 
 
-def _received(there: socket.socket) -> bytes:
+def _received(daemon: socket.socket) -> bytes:
+    """Return b"" at the end, in whichever way the daemon ends the connection."""
     try:
-        return there.recv(_CHUNK)
+        return daemon.recv(_CHUNK)
     except ConnectionError:
         return b""

@@ -1,6 +1,7 @@
-"""kube-ovn's own plugin is served here: the pods that are VMs by vmlink, the others by kube-ovn.
+"""The socket that kube-ovn's own plugin connects to.
 
-Source: kube-ovn, cmd/cni and pkg/request/cniserver.go.
+Pods that are VMs are served here, as for vmlink's own client; requests for all others are passed
+on to kube-ovn's daemon. Source: kube-ovn, cmd/cni/cni.go and pkg/request/cniserver.go.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from ipaddress import ip_interface
 from typing import Any
 
 from cni.cancel import Cancel
-from cni.config import network as config
+from cni.config import network, readers
 from cni.config.settings import KubeOvnSocket
 from cni.daemon import handler, http
 from cni.daemon.engine import Engine
 from cni.daemon.http import HttpRequest
-from cni.daemon.workers import hang_up, refuse_strangers
+from cni.daemon.workers import peer_gone, refuse_strangers
 from cni.errors import BadConfig, CannotDecode, VmlinkError
 from cni.kernel.netns import descriptor
 from cni.kubeovn.pod_network import PodConfigs
@@ -31,10 +32,10 @@ from cni.spec.types import AttachmentKey, Request
 log = logging.getLogger("vmlink")
 
 _ADD, _DEL = "/api/v1/add", "/api/v1/del"
-_OURS = "kube-ovn"  # cni_type of what is a port; other types only ask for addresses
+_PORT = "kube-ovn"  # cni_type of a request for a port; other types only ask for addresses
 _VERSION = result.VERSIONS[-1]
 _POD = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
-_PEER_SECONDS = 10
+_PEER_SECONDS = 10  # for each piece of a request and of an answer
 _PASSED_SECONDS = 300  # kube-ovn's daemon may wait 200 s for a gateway that does not answer
 
 Reply = tuple[int, dict[str, Any] | None]  # status and content
@@ -42,53 +43,78 @@ Reply = tuple[int, dict[str, Any] | None]  # status and content
 
 @dataclass(frozen=True)
 class CniRequest:
-    """The fields of kube-ovn's request that vmlink needs; what it does not know is passed over."""
+    """The fields of kube-ovn's request that vmlink needs; all others are ignored."""
 
     cni_type: str = ""
     pod_name: str = ""
     pod_namespace: str = ""
     container_id: str = ""
     net_ns: str = ""
-    if_name: str = ""
+    if_name: str = "eth0"
     provider: str = ""
     routes: list[Any] = field(default_factory=list)
-    dns: dict[str, Any] = field(default_factory=dict)
-    deviceID: str = ""
+    dns: Mapping[str, Any] = field(default_factory=dict)
+    device_id: str = ""
     vhost_user_socket_volume_name: str = ""
 
     @staticmethod
     def parse(body: bytes) -> CniRequest:
-        """Raises CannotDecode, which names the field."""
+        """Read the body of a request. Raises CannotDecode, which names the field."""
         try:
-            data = json.loads(body)
+            data = readers.as_object(json.loads(body), "the request's body")
+            return CniRequest._read(data)
+        except BadConfig as e:
+            raise CannotDecode(e.msg) from e
         except (ValueError, RecursionError) as e:
             raise CannotDecode(f"the request's body: not JSON: {e}") from e
-        if not isinstance(data, dict):
-            raise CannotDecode("the request's body: expected a JSON object")
-        default, found = CniRequest(), {}
-        for name, usual in vars(default).items():
-            value = data.get(name)
-            if value is not None and not isinstance(value, type(usual)):
-                raise CannotDecode(f"{name}: expected {type(usual).__name__}, found {value!r}")
-            found[name] = usual if value is None else value
+
+    @staticmethod
+    def _read(data: Mapping[str, Any]) -> CniRequest:
         for name in ("pod_name", "pod_namespace"):
-            if not _POD.fullmatch(found[name]):
-                raise CannotDecode(f"{name}: expected a name of Kubernetes, found {found[name]!r}")
-        return CniRequest(**{**found, "if_name": found["if_name"] or "eth0"})
+            if not _POD.fullmatch(readers.text(data, name)):
+                raise BadConfig(f"{name}: expected a name of Kubernetes, found {data.get(name)!r}")
+        return CniRequest(
+            cni_type=readers.text(data, "cni_type"),
+            pod_name=readers.text(data, "pod_name"),
+            pod_namespace=readers.text(data, "pod_namespace"),
+            container_id=readers.text(data, "container_id"),
+            net_ns=readers.text(data, "net_ns"),
+            if_name=readers.text(data, "if_name") or CniRequest.if_name,
+            provider=readers.text(data, "provider"),
+            routes=readers.items(data, "routes"),
+            dns=readers.obj(data, "dns"),
+            device_id=readers.text(data, "deviceID"),
+            vhost_user_socket_volume_name=readers.text(data, "vhost_user_socket_volume_name"),
+        )
 
     @property
     def key(self) -> AttachmentKey:
+        """The attachment that it is about."""
         return AttachmentKey(self.container_id, self.if_name)
 
     @property
+    def pod(self) -> tuple[str, str]:
+        """The pod's namespace and name."""
+        return self.pod_namespace, self.pod_name
+
+    @property
     def may_be_ours(self) -> bool:
-        """A port, and none for which kube-ovn has a VF or a vhost-user socket of its own."""
-        own_way = self.deviceID or self.vhost_user_socket_volume_name
-        return self.cni_type == _OURS and bool(self.provider) and not own_way
+        """Whether it asks for a port, and not for a VF or a vhost-user socket of kube-ovn's."""
+        kube_ovns = self.device_id or self.vhost_user_socket_volume_name
+        return self.cni_type == _PORT and bool(self.provider) and not kube_ovns
 
 
-class Front:
-    """Serves the second socket."""
+def check_network(settings: KubeOvnSocket, where: str) -> None:
+    """Raise BadConfig, beginning with `where`, when `network` is no configuration for kube-ovn."""
+    try:
+        conf = _network_conf(settings, CniRequest(provider="ovn"))
+        network.parse(Request("ADD", _VERSION, conf, b"", {}))
+    except VmlinkError as e:
+        raise BadConfig(f"{where}: {e.msg}") from e
+
+
+class KubeOvnServer:
+    """Serves kube-ovn's plugin; an ADD or DEL of ours for `seconds` at most."""
 
     def __init__(
         self, engine: Engine, configs: PodConfigs, settings: KubeOvnSocket, seconds: float
@@ -98,16 +124,8 @@ class Front:
         self._settings = settings
         self._seconds = seconds
 
-    def check(self) -> None:
-        """Raises BadConfig when `network` is no good."""
-        try:
-            conf = self._conf(CniRequest(provider="ovn"))
-            config.parse(Request("ADD", _VERSION, conf, b"", {}))
-        except VmlinkError as e:
-            raise BadConfig(f"vmlinkd.yaml: kubeovn.network: {e.msg}") from e
-
     def serve(self, conn: socket.socket) -> None:
-        """One request. Never raises an Exception."""
+        """Serve the request of one connection, which the caller closes. Never raises."""
         conn.settimeout(_PEER_SECONDS)
         try:
             if reply := self._reply(conn):
@@ -118,14 +136,14 @@ class Front:
             log.exception("internal error")
 
     def _reply(self, conn: socket.socket) -> Reply | None:
-        """None when there has been one."""
-        cancel = Cancel(self._seconds, hang_up(conn))
+        """None when the answer has been sent already."""
+        cancel = Cancel(self._seconds, peer_gone(conn))
         try:
             refuse_strangers(conn)
             request = http.receive(conn)
             call = self._ours(request, cancel)
         except VmlinkError as e:
-            log.warning("kube-ovn's plugin: %s", e.msg)
+            log.warning("a request of kube-ovn's plugin was refused: %s", e.msg)
             return 400 if isinstance(e, CannotDecode) else 500, {"error": e.msg}
         if call is None:
             return self._pass_on(conn, request)
@@ -135,19 +153,18 @@ class Front:
         return None
 
     def _ours(self, request: HttpRequest, cancel: Cancel) -> CniRequest | None:
-        """None for what is kube-ovn's. A DEL is for who did the ADD, whatever is said now."""
+        """None for what is kube-ovn's: an ADD of a plain pod, and a DEL of what we did not ADD."""
         if request.method != "POST" or request.path not in (_ADD, _DEL):
             return None
         call = CniRequest.parse(request.body)
-        if request.path == _DEL:
+        if request.path == _DEL:  # the pod's annotations may have changed since the ADD
             return call if self._engine.attached(call.key) else None
         return call if call.may_be_ours and self._is_vm(call, cancel) else None
 
     def _is_vm(self, call: CniRequest, cancel: Cancel) -> bool:
         if call.provider in self._settings.providers:
             return True
-        name = (call.pod_namespace, call.pod_name)
-        pod = self._configs.pods.wait(name, "", lambda _: "", cancel)
+        pod = self._configs.pods.wait(call.pod, "", lambda _: "", cancel)
         return self._configs.chosen(pod) is not None
 
     def _pass_on(self, conn: socket.socket, request: HttpRequest) -> Reply | None:
@@ -160,32 +177,28 @@ class Front:
 
     def _add(self, conn: socket.socket, call: CniRequest, cancel: Cancel) -> None:
         frame = self._frame("ADD", call)
-        done = handler.answer(
-            self._engine, frame, descriptor(call.net_ns), cancel.remaining(), hang_up(conn)
+        answer = handler.answer(
+            self._engine, frame, descriptor(call.net_ns), cancel.remaining(), peer_gone(conn)
         )
-        said = json.loads(done.body)
+        content = json.loads(answer.body)
         try:
-            if done.code:
-                http.answer(conn, 500, {"error": said["msg"]})
+            if answer.code:
+                http.answer(conn, 500, {"error": content["msg"]})
             else:
-                http.answer(conn, 200, _content(said))
+                http.answer(conn, 200, _response(content))
         except OSError:
-            handler.undo_unheard(self._engine, frame, done.code, self._seconds)
-        done.log()
+            handler.undo_unheard(self._engine, frame, answer.code, self._seconds)
+        answer.log()
 
     def _del(self, call: CniRequest) -> Reply:
-        done = handler.answer(
-            self._engine,
-            self._frame("DEL", call),
-            descriptor(call.net_ns),
-            self._seconds,
-            lambda: False,
-        )
-        done.log()
-        return (500, {"error": json.loads(done.body)["msg"]}) if done.code else (204, None)
+        fd = descriptor(call.net_ns)
+        frame = self._frame("DEL", call)
+        answer = handler.answer(self._engine, frame, fd, self._seconds, lambda: False)
+        answer.log()
+        return (500, {"error": json.loads(answer.body)["msg"]}) if answer.code else (204, None)
 
     def _frame(self, verb: str, call: CniRequest) -> Frame:
-        """The same request as vmlink's own client would send it."""
+        """Make the request that vmlink's own client would send."""
         env = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": call.container_id,
@@ -193,20 +206,30 @@ class Front:
             "CNI_IFNAME": call.if_name,
             "CNI_ARGS": f"K8S_POD_NAMESPACE={call.pod_namespace};K8S_POD_NAME={call.pod_name}",
         }
-        return Frame(env, json.dumps(self._conf(call)).encode())
-
-    def _conf(self, call: CniRequest) -> dict[str, Any]:
-        given = {"cniVersion": _VERSION, "name": _OURS, "type": "vmlink", **self._settings.network}
-        section = {"provider": call.provider, "routes": call.routes}
-        return given | {"kubeovn": section} | ({"dns": call.dns} if call.dns else {})
+        return Frame(env, json.dumps(_network_conf(self._settings, call)).encode())
 
 
-def _content(found: Mapping[str, Any]) -> dict[str, Any]:
-    """kube-ovn's answer. Its plugin makes a default route of each gateway by itself."""
-    pod = found["interfaces"][0]
-    routes = {(route["dst"], route.get("gw", "")) for route in found["routes"]}
+def _network_conf(settings: KubeOvnSocket, call: CniRequest) -> dict[str, Any]:
+    return {
+        "cniVersion": _VERSION,
+        "name": _PORT,
+        "type": "vmlink",
+        **settings.network,
+        "kubeovn": {"provider": call.provider, "routes": call.routes},
+        **({"dns": call.dns} if call.dns else {}),
+    }
+
+
+def _response(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Make kube-ovn's CniResponse of a CNI result.
+
+    kube-ovn's plugin adds a default route by each gateway on its own, so a gateway is named only
+    where the result has that route.
+    """
+    pod = content["interfaces"][0]
+    routes = {(route["dst"], route.get("gw", "")) for route in content["routes"]}
     ips = []
-    for ip in found["ips"]:
+    for ip in content["ips"]:
         address, gateway = ip_interface(ip["address"]), ip.get("gateway", "")
         default = ("::/0" if address.version == 6 else "0.0.0.0/0", gateway)
         ips.append(
@@ -224,6 +247,6 @@ def _content(found: Mapping[str, Any]) -> dict[str, Any]:
         "routes": [{"dst": dst, "gw": gw} for dst, gw in sorted(routes)],
         "mtu": pod["mtu"],
         "nicname": pod["name"],
-        "dns": found["dns"],
+        "dns": content["dns"],
         "error": "",
     }

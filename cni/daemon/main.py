@@ -1,4 +1,4 @@
-"""vmlinkd: the sockets, the queue of DELs, and the life of the process."""
+"""vmlinkd: its command line, the order in which it is built, and its end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import argparse
 import faulthandler
 import fcntl
 import gc
-import json
 import logging
 import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from cni import __version__
@@ -22,63 +21,180 @@ from cni.attach.context import Node
 from cni.attach.records import Store
 from cni.config import settings
 from cni.config.settings import Ovs, Settings
-from cni.daemon import handler as service
+from cni.daemon import logs, queue
+from cni.daemon.cni_server import CniServer
 from cni.daemon.engine import Engine
 from cni.daemon.pool import Pools
-from cni.daemon.workers import Workers, hang_up, refuse_strangers
-from cni.errors import VmlinkError
+from cni.daemon.workers import Workers
+from cni.errors import BadConfig, VmlinkError
 from cni.kernel import redirect
 from cni.kernel.link_deleter import Reaper
-from cni.kernel.netns import Namespace, descriptor
+from cni.kernel.netns import Namespace
+from cni.kubeovn import open_pods
 from cni.kubeovn.pod_network import PodConfigs
-from cni.kubeovn.pods import Pods
 from cni.modes import MODES
 from cni.ovs import open_database
 from cni.ovs.port_ops import Collect
-from cni.spec import protocol
 from cni.spec.types import AttachmentKey
 
 log = logging.getLogger("vmlink")
 
-_PEER_SECONDS = 10  # a client sends and reads at once, or it is stuck
-_REQUEST_IS_WRONG = (1, 2, 3, 4, 6, 7)  # codes of the specification that no retry changes
-_BACKLOG = 4096  # as many as net.core.somaxconn usually allows
+_BACKLOG = 4096  # connections that wait; net.core.somaxconn is usually as large
 
 
-class Door:
-    """Where the executed client comes: one request of wire.py on each connection."""
-
-    def __init__(self, engine: Engine, seconds: float) -> None:
-        self._engine = engine
-        self._seconds = seconds
-
-    def serve(self, conn: socket.socket) -> None:
-        conn.settimeout(_PEER_SECONDS)
-        try:
-            refuse_strangers(conn)
-            frame, fd = protocol.receive(conn)
-        except VmlinkError as e:
-            log.warning("a request was not understood: %s", e.msg)
-            return
-        answer = service.answer(self._engine, frame, fd, self._seconds, hang_up(conn))
-        try:
-            conn.sendall(protocol.encode_answer(answer.code, answer.body))
-        except (OSError, VmlinkError):  # the latter: it is too long to be sent
-            service.undo_unheard(self._engine, frame, answer.code, self._seconds)
-        answer.log()
+def main(argv: list[str] | None = None) -> int:
+    """Run vmlinkd, or check its settings, and return the exit code."""
+    options = _options(argv)
+    try:
+        config = _load(options.check_config or options.config, options.ovs_db)
+        if options.check_config:
+            print(settings.dump(config), end="")
+        else:
+            logs.set_up(config.log_level)
+            serve(options.run_dir.absolute(), config)
+    except (VmlinkError, OSError) as e:
+        print(f"vmlinkd: {e}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def passed_socket() -> socket.socket | None:
-    """The socket that systemd made for us (sd_listen_fds(3))."""
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="vmlinkd", description="The node daemon of vmlink.")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path("/run/vmlink"),
+        help="socket, state and queue (default: %(default)s)",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="see conf/vmlinkd.yaml")
+    parser.add_argument(
+        "--check-config",
+        type=Path,
+        metavar="FILE",
+        help="print the settings that vmlinkd would run with, or what is wrong with them, and exit",
+    )
+    parser.add_argument(
+        "--ovs-db",
+        metavar="REMOTE",
+        help=f"Open vSwitch's database, instead of the settings' (default: {Ovs.db})",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser.parse_args(argv)
+
+
+def _load(path: Path | None, ovs_db: str | None) -> Settings:
+    """Read and check all settings, before anything is started or written."""
+    config = settings.load(path, MODES, ("tap", "vhostuser"))
+    if ovs_db:
+        config = settings.with_db(config, ovs_db)
+    if config.kubeovn.listen:
+        from cni.daemon.kubeovn_server import check_network  # loads h11, which few nodes need
+
+        check_network(config.kubeovn, f"{path}: kubeovn.network")
+    if _watches_pods(config) and not config.kubernetes.configured:
+        raise BadConfig(
+            f"{path}: kubernetes.kubeconfig: required for runtime_classes and kubeovn.listen; name "
+            "a file, or run vmlinkd in a pod with a service account"
+        )
+    return config
+
+
+def _watches_pods(config: Settings) -> bool:
+    return bool(config.kubeovn.listen or config.runtime_classes)
+
+
+def serve(run_dir: Path, config: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises VmlinkError or OSError when it cannot start.
+
+    What was started ends in reverse order, however far the start has come.
+    """
+    with ExitStack() as stack:
+        _lock(run_dir, stack)
+        store = Store(run_dir / "state")
+        store.create()
+        node = _node(run_dir, config, stack)
+        pools = Pools(run_dir / "pool", config.pools, node)
+        stack.callback(pools.close)
+        node.ovs.enqueue(Collect(node.ovs.owner, partial(_is_known, store, pools)))
+        if node.ovs.may_be_there():
+            node.ovs.start()
+        pods = open_pods(config.kubernetes)
+        stack.callback(pods.close)
+        configs = PodConfigs(pods, config.runtime_classes)
+        engine = Engine(store, node, pools, configs)
+        with queue.locked(run_dir / "queue"):
+            engine.recover()
+            queue.replay(engine, run_dir / "queue", config.deadline)
+            listener = _listener(run_dir / "vmlinkd.sock", stack)
+        pools.start(store)
+        if _watches_pods(config):
+            pods.start()
+        server = CniServer(engine, config.deadline)
+        workers = [Workers(listener, config.workers, server.serve)]
+        if config.kubeovn.listen:
+            workers.append(_kubeovn_workers(engine, configs, config, stack))
+        _run(workers)
+
+
+def _lock(run_dir: Path, stack: ExitStack) -> None:
+    """Make the run directory ours alone. Raises VmlinkError."""
+    run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+    status = run_dir.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise VmlinkError(
+            f"{run_dir}: others may write there; give it to user {os.geteuid()}, mode 0711"
+        )
+    fd = os.open(run_dir / "vmlinkd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    stack.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        raise VmlinkError(f"another vmlinkd runs in {run_dir}; choose another --run-dir") from e
+
+
+def _node(run_dir: Path, config: Settings, stack: ExitStack) -> Node:
+    # Not closed before the process ends: a thread that is inside a pod must find its way back.
+    host = Namespace.own()
+    redirect.supported()  # cached; the first call takes milliseconds that no ADD should pay
+    stack.callback(os.close, redirect.keep_patched())
+    # A deletion keeps a thread busy long after its worker is free again.
+    reaper = Reaper(config.workers)
+    stack.callback(reaper.close)
+    ovs = open_database(config.ovs, owner=str(run_dir))
+    stack.callback(ovs.close)
+    return Node(host, reaper, run_dir, ovs, Path(config.dan_dir))
+
+
+def _is_known(store: Store, pools: Pools, key: AttachmentKey) -> bool:
+    """Whether a port has a record, or is a prepared one of a pool's."""
+    is_known = pools.known(key) if key.pooled else store.load(key) is not None
+    if key.kit and not is_known:
+        pools.lost(key.kit)
+    return is_known
+
+
+def _kubeovn_workers(
+    engine: Engine, configs: PodConfigs, config: Settings, stack: ExitStack
+) -> Workers:
+    from cni.daemon.kubeovn_server import KubeOvnServer  # loads h11, which few nodes need
+
+    listener = _listen(Path(config.kubeovn.listen), stack)
+    server = KubeOvnServer(engine, configs, config.kubeovn, config.deadline)
+    # At the end kube-ovn's daemon, which has the passed requests, may take longer than we wait.
+    return Workers(listener, config.workers, server.serve, "kube-ovn", config.deadline)
+
+
+def _listener(path: Path, stack: ExitStack) -> socket.socket:
+    """Return the socket that systemd has passed (sd_listen_fds(3)), else one of our own."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
         os.set_inheritable(3, False)
-        return socket.socket(fileno=3)
-    return None
+        return stack.enter_context(socket.socket(fileno=3))
+    return _listen(path, stack)
 
 
-def listen(path: Path) -> socket.socket:
-    """A socket of our own, mode 0600."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _listen(path: Path, stack: ExitStack) -> socket.socket:
+    """Listen at `path`, mode 0600. Raises VmlinkError."""
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
     path.unlink(missing_ok=True)
     before = os.umask(0o177)
     try:
@@ -87,143 +203,26 @@ def listen(path: Path) -> socket.socket:
         raise VmlinkError(f"cannot listen at {path}: {e.strerror or e}") from e
     finally:
         os.umask(before)
+    stack.callback(path.unlink, missing_ok=True)
     listener.listen(_BACKLOG)
     return listener
 
 
-def notify(state: str) -> None:
-    """Tell the service manager, if there is one (sd_notify(3))."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s, suppress(OSError):
-            s.sendto(state.encode(), address.replace("@", "\0", 1))
-
-
-@contextmanager
-def _queue_locked(queue: Path) -> Iterator[None]:
-    """Clients write no DEL meanwhile; see cni/spec/protocol.py."""
-    queue.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(queue / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def replay(engine: Engine, queue: Path, seconds: float) -> None:
-    """Serve the DELs that came while nobody listened. One that fails for a reason that may pass
-    stays for the next start; one that is itself wrong is logged and dropped."""
-    for left in queue.glob("*.tmp"):
-        left.unlink(missing_ok=True)
-    for path in sorted(queue.glob("*.del")):
-        try:
-            frame = protocol.decode_payload(path.read_bytes())
-        except VmlinkError as e:
-            log.warning("%s is not a request and is removed: %s", path, e.msg)
-            path.unlink()
-            continue
-        fd = descriptor(frame.env.get("CNI_NETNS", ""))
-        answer = service.answer(engine, frame, fd, seconds, lambda: False)
-        answer.log()
-        if answer.code in (0, *_REQUEST_IS_WRONG):
-            path.unlink()
-
-
-def serve(run_dir: Path, config: Settings) -> None:
-    """Run until SIGTERM or SIGINT. Raises VmlinkError when it cannot start."""
-    run_dir = run_dir.absolute()
-    run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    _refuse_foreign(run_dir)
-    lock = os.open(run_dir / "vmlinkd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        raise VmlinkError(f"another vmlinkd runs in {run_dir}; choose another --run-dir") from e
-    store = Store(run_dir / "state")
-    store.create()
-    # Each deletion keeps a thread for the kernel's tail, long after its worker is free again.
-    reaper = Reaper(config.workers)
-    owner = str(run_dir)
-
-    def known(key: AttachmentKey) -> bool:
-        is_known = pools.known(key) if key.pooled else store.load(key) is not None
-        if key.kit and not is_known:
-            pools.lost(key.kit)
-        return is_known
-
-    ovs = open_database(config.ovs, owner)
-    ovs.enqueue(Collect(owner, known))
-    node = Node(Namespace.own(), reaper, run_dir, ovs, Path(config.dan_dir))
-    pools = Pools(run_dir / "pool", config.pools, node)
-    if ovs.may_be_there():
-        ovs.start()
-    configs = PodConfigs(Pods(config.kubernetes), config.runtime_classes)
-    engine = Engine(store, node, pools, configs)
-    path = run_dir / "vmlinkd.sock"
-    redirect.supported()  # the first try costs milliseconds that no ADD should pay
-    patched = redirect.keep_patched()
-    with _queue_locked(run_dir / "queue"):
-        engine.recover()
-        replay(engine, run_dir / "queue", config.deadline)
-        passed = passed_socket()
-        listener = passed or listen(path)
-    door = Door(engine, config.deadline)
-    pools.start(store)
-    with _kubeovn(engine, configs, config) as more:
-        _run([Workers(listener, config.workers, door.serve), *more])
-    listener.close()
-    if not passed:
-        path.unlink(missing_ok=True)
-    configs.pods.close()
-    pools.close()
-    ovs.close()
-    reaper.close()
-    os.close(patched)
-    os.close(lock)
-
-
-@contextmanager
-def _kubeovn(engine: Engine, configs: PodConfigs, config: Settings) -> Iterator[list[Workers]]:
-    """Who serves kube-ovn's plugin; nobody unless it is set."""
-    path = config.kubeovn.listen
-    if not path:
-        if config.runtime_classes:
-            configs.pods.start()
-        yield []
-        return
-    from cni.daemon.kubeovn_server import Front  # h11 is of use for this alone
-
-    front = Front(engine, configs, config.kubeovn, config.deadline)
-    front.check()
-    configs.pods.start()
-    with listen(Path(path)) as listener:
-        yield [Workers(listener, config.workers, front.serve, "kube-ovn", config.deadline)]
-    Path(path).unlink(missing_ok=True)
-
-
-def _refuse_foreign(directory: Path) -> None:
-    status = directory.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise VmlinkError(
-            f"{directory}: others may write there; give it to user {os.geteuid()}, mode 0711"
-        )
-
-
 def _run(servers: Sequence[Workers]) -> None:
-    # A thread that waits for another may miss a signal that comes just before; a pipe keeps it.
-    told, tell = os.pipe()
-    os.set_blocking(tell, False)
-    signal.set_wakeup_fd(tell)
+    """Serve until a signal comes, and finish what is under way then."""
+    # A signal that comes just before a wait is not missed when it is written into a pipe.
+    signalled, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     faulthandler.enable()
-    # What is loaded by now stays: the collector need not look at it on each pass.
-    gc.freeze()
+    gc.freeze()  # what is loaded by now stays: no need to look at it in each collection
     for server in servers:
         server.start()
     notify("READY=1")
     log.info("vmlinkd %s is ready", __version__)
-    os.read(told, 1)
+    os.read(signalled, 1)
     notify("STOPPING=1")
     for server in servers:
         server.stop()
@@ -231,48 +230,11 @@ def _run(servers: Sequence[Workers]) -> None:
         server.join()
 
 
-class _JsonLines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "msg": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="vmlinkd", description="The node daemon of vmlink.")
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path("/run/vmlink"),
-        help="socket, state and queue (default: %(default)s)",
-    )
-    parser.add_argument("--config", type=Path, help="settings, see conf/vmlinkd.yaml")
-    parser.add_argument(
-        "--ovs-db",
-        metavar="REMOTE",
-        help=f"Open vSwitch's database, before the settings' (default: {Ovs.db})",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    options = parser.parse_args(argv)
-    try:
-        config = settings.load(options.config, MODES, ("tap", "vhostuser"))
-        if options.ovs_db:
-            config = settings.with_db(config, options.ovs_db)
-        handler = logging.StreamHandler()
-        handler.setFormatter(_JsonLines())
-        logging.basicConfig(level=config.log_level.upper(), handlers=[handler])
-        serve(options.run_dir, config)
-    except (VmlinkError, OSError) as e:
-        print(f"vmlinkd: {e}", file=sys.stderr)
-        return 1
-    return 0
+def notify(state: str) -> None:
+    """Tell the service manager, if there is one (sd_notify(3))."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s, suppress(OSError):
+            s.sendto(state.encode(), address.replace("@", "\0", 1))
 
 
 if __name__ == "__main__":

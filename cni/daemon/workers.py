@@ -1,4 +1,4 @@
-"""Threads that wait on one listening socket; the kernel wakes one for each connection."""
+"""Threads that serve a listening socket; the kernel wakes one for each connection."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from cni.errors import VmlinkError
 
 log = logging.getLogger("vmlink")
 
-_ACCEPT_PAUSE = 0.1
+_ACCEPT_PAUSE = 0.1  # seconds
 _PATIENCE = 1.0  # seconds
-_MOST = 1024
+_MOST = 1024  # threads
 
 
 class Workers:
-    """`serve` gets each connection, which is closed after it; it raises nothing. What is in flight
-    at the end is waited for, `patience` seconds where somebody else's answer is.
+    """`count` threads, each of which passes one connection at a time to `serve`.
 
-    When all threads are taken, and fewer than `count` requests end in a second, they wait for
-    somebody else, such as an API server: so many more come, that the rest of the node is served.
-    They go when they have nothing left to do.
+    `serve` must not raise; the connection is closed after it. At the end, requests under way are
+    waited for: `patience` seconds, or as long as it takes when that is None.
+
+    Requests that all wait for the same thing, such as an API server, must not keep others waiting.
+    So when no thread has been free for a second and fewer than `count` requests were finished in
+    it, `count` more threads start; a thread that is not needed any more ends.
     """
 
     def __init__(
@@ -51,16 +53,17 @@ class Workers:
         listener.setblocking(False)
 
     def start(self) -> None:
+        """Start the threads."""
         with self._lock:
             self._more()
 
     def stop(self) -> None:
-        """Take no further connection."""
+        """Accept no more connections. Call it once."""
         self._stopping.set()
         os.close(self._stop_write)
 
     def join(self) -> None:
-        """Wait, after `stop`, for what is in flight."""
+        """After `stop`, wait for the requests under way."""
         end = None if self._patience is None else time.monotonic() + self._patience
         for thread in self._threads:
             thread.join(None if end is None else max(end - time.monotonic(), 0))
@@ -97,7 +100,7 @@ class Workers:
                 threading.Thread(target=self._watch, name=name, daemon=True).start()
 
     def _end(self) -> bool:
-        """Whether the thread is needed further."""
+        """Whether the thread is still needed."""
         with self._lock:
             needed = self._free < self._count
             self._free += needed
@@ -105,8 +108,11 @@ class Workers:
             return needed
 
     def _watch(self) -> None:
-        """While all threads are taken: who works has ended after a while, and a few that end do not
-        empty the queue."""
+        """Add threads each second in which too few requests end, until a thread is free.
+
+        A thread that ends its request takes the next one from the queue at once, so that none is
+        free although the node makes progress: that alone is no reason for more threads.
+        """
         before = self._served
         while not self._stopping.wait(_PATIENCE):
             with self._lock:
@@ -114,7 +120,7 @@ class Workers:
                     self._watched = False
                     return
                 if self._served - before < self._count and self._has_room():
-                    log.info("no %s has been free for %g s; more come", self._name, _PATIENCE)
+                    log.info("no %s was free for %g s; starting more", self._name, _PATIENCE)
                     self._more()
                 before = self._served
 
@@ -127,22 +133,22 @@ class Workers:
             return self._listener.accept()[0]
         except (BlockingIOError, ConnectionAbortedError):
             return None
-        except OSError as e:  # no descriptor or memory is left; the caller stays in the queue
-            log.error("cannot accept a connection: %s", e)
+        except OSError as e:  # out of descriptors or memory; the caller stays in the queue
+            log.warning("cannot accept a connection, trying again: %s", e)
             time.sleep(_ACCEPT_PAUSE)
             return None
 
 
 def refuse_strangers(conn: socket.socket) -> None:
-    """Raises VmlinkError unless the peer is root, or runs as we do."""
+    """Raise VmlinkError unless the peer is root, or vmlinkd's own user (unix(7), SO_PEERCRED)."""
     raw = conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", raw)
     if uid not in (0, os.geteuid()):
-        raise VmlinkError(f"process {pid} of user {uid} may not talk to vmlinkd")
+        raise VmlinkError(f"process {pid} of user {uid} may not talk to vmlinkd; be root")
 
 
-def hang_up(conn: socket.socket) -> Callable[[], bool]:
-    """Tells whether the peer has gone."""
+def peer_gone(conn: socket.socket) -> Callable[[], bool]:
+    """Return a function that tells whether the peer has hung up (poll(2), POLLRDHUP)."""
     poll = select.poll()
     poll.register(conn, select.POLLRDHUP)
     return lambda: bool(poll.poll(0))

@@ -1,7 +1,7 @@
-"""What kube-ovn's controller has written about an attachment: annotations -> Assignment. Pure.
+"""What kube-ovn's controller writes about an attachment: a pod's annotations -> Assignment. Pure.
 
-Source: kube-ovn, pkg/util/const.go (the names), pkg/daemon/handler.go (what they mean). With P the
-provider, each is called `P.kubernetes.io/<field>`.
+Each is called `P.kubernetes.io/<field>`, with P the provider. Source: kube-ovn, pkg/util/const.go
+for the names, pkg/daemon/handler.go for what they mean.
 """
 
 from __future__ import annotations
@@ -37,26 +37,29 @@ _DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which attachment it is. `provider` is the network's, as in `net1.default.ovn`."""
+    """The attachment that is asked for; `provider` is the network's, as in `net1.default.ovn`."""
 
     provider: str
     ifname: str
 
     def prefix(self, annotations: Mapping[str, str]) -> str:
-        """P: a network that one pod has twice is told apart by the interface's name."""
+        """Return P: the provider, with the interface's name where the pod has the network twice."""
         own = f"{self.provider}.{self.ifname}"
         return own if own + _DOMAIN + "allocated" in annotations else self.provider
 
     @property
     def logical(self) -> bool:
-        """Whether it is a logical port of OVN; else kube-ovn only gives the addresses."""
+        """Whether it is a logical port of OVN; if not, kube-ovn only assigns the addresses."""
         return self.provider == OVN or self.provider.endswith("." + OVN)
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """`ips` is empty for a port that has a MAC alone. `vlan` is 0 where OVN does the tagging. `vm`,
-    if there is one, stands for the pod in the port's name."""
+    """What kube-ovn has assigned to an attachment.
+
+    `ips` is empty for a port that has only a MAC. `vlan` is 0 for none, and where OVN does the
+    tagging. `vm` is the name of the pod's virtual machine, if it has one.
+    """
 
     provider: str
     mac: str
@@ -68,28 +71,34 @@ class Assignment:
     vm: str
 
     def port(self, pod: str, namespace: str) -> str:
-        """The logical port, `iface-id` in Open vSwitch."""
+        """Return the name of the logical port, `iface-id` in Open vSwitch.
+
+        It is the virtual machine's, if there is one, and so stays when the VM moves to a new pod.
+        """
         name = f"{self.vm or pod}.{namespace}"
         return name if self.provider == OVN else f"{name}.{self.provider}"
 
 
 def needed(annotations: Mapping[str, str]) -> dict[str, str]:
-    """Those that vmlink reads, of all that a pod has."""
+    """Return those that vmlink reads, of all that a pod has."""
     return {k: v for k, v in annotations.items() if k == MODE or _field(k) in _FIELDS}
 
 
 def missing(annotations: Mapping[str, str], wanted: Wanted) -> str:
-    """What the controller has yet to write, in words; "" when nothing."""
+    """Say what the controller has yet to write; "" when it is complete."""
     reader = _Reader(annotations, wanted.prefix(annotations))
     for field in ("allocated", *(("routed",) if _is_routed(reader, wanted) else ())):
         if reader.text(field) != "true":
-            shown = ", ".join(f for f in _READ if reader.text(f)) or "none of kube-ovn's for it"
-            return f'annotation {reader.name(field)} is not "true" yet (there is: {shown})'
+            there = ", ".join(f for f in _READ if reader.text(f)) or "none of kube-ovn's for it"
+            return f'annotation {reader.name(field)} is not "true" yet (there is: {there})'
     return ""
 
 
 def parse(annotations: Mapping[str, str], wanted: Wanted) -> Assignment:
-    """Raises TryAgain, which names the annotation: it may be corrected while the pod waits."""
+    """Read the annotations of an attachment that are not `missing`.
+
+    Raises TryAgain, which names the annotation: it may be corrected while the pod waits.
+    """
     reader = _Reader(annotations, wanted.prefix(annotations))
     for field in _NETEM:
         if reader.text(field) not in ("", "0"):
@@ -108,9 +117,10 @@ def parse(annotations: Mapping[str, str], wanted: Wanted) -> Assignment:
 
 
 def routes_of(where: str, items: Any, ips: tuple[IP, ...]) -> tuple[Route, ...]:
-    """kube-ovn's list of `{"dst", "gw"}`: a missing dst is the default, a missing gw the subnet's.
+    """Read kube-ovn's list of `{"dst", "gw"}`; without dst it is a default route.
 
-    Raises BadConfig.
+    Without gw the gateway is the one in `ips` of the same family. Raises BadConfig, which begins
+    with `where`.
     """
     if not isinstance(items, list):
         raise BadConfig(f'{where}: expected a list of {{"dst", "gw"}}, found {items!r}')
@@ -118,7 +128,7 @@ def routes_of(where: str, items: Any, ips: tuple[IP, ...]) -> tuple[Route, ...]:
 
 
 class _Reader:
-    """The annotations of one provider."""
+    """Reads the annotations of one attachment by field."""
 
     def __init__(self, annotations: Mapping[str, str], prefix: str) -> None:
         self._annotations = annotations
@@ -131,7 +141,7 @@ class _Reader:
         return self._annotations.get(self.name(field), "")
 
     def items(self, field: str) -> list[str]:
-        """Dual stack is joined by commas."""
+        """Split at commas, by which kube-ovn joins the values of IPv4 and IPv6."""
         return [item.strip() for item in self.text(field).split(",") if item.strip()]
 
     def error(self, field: str, expected: str) -> TryAgain:
@@ -169,14 +179,14 @@ def _ips(reader: _Reader) -> tuple[IP, ...]:
         except ValueError:
             raise reader.error("cidr", "subnets like 10.16.0.0/16, one of a family") from None
         networks[subnet.version] = subnet
-    found = []
+    ips = []
     for ip in _addresses(reader, "ip_address"):
         network = networks.get(ip.version)
         if network is None or ip not in network:
             subnets = f"{reader.name('cidr')}, which is {reader.text('cidr')!r}"
             raise reader.error("ip_address", f"addresses in {subnets}; correct one")
-        found.append(IP(f"{ip}/{network.prefixlen}", gateways.get(ip.version, "")))
-    return tuple(found)
+        ips.append(IP(f"{ip}/{network.prefixlen}", gateways.get(ip.version, "")))
+    return tuple(ips)
 
 
 def _addresses(reader: _Reader, field: str) -> list[Any]:
@@ -187,16 +197,16 @@ def _addresses(reader: _Reader, field: str) -> list[Any]:
 
 
 def _routes(reader: _Reader, ips: tuple[IP, ...], default: bool) -> tuple[Route, ...]:
-    made = tuple(Route(_DEFAULTS[_version(ip.gateway)], ip.gateway) for ip in ips if ip.gateway)
+    defaults = tuple(Route(_DEFAULTS[_version(ip.gateway)], ip.gateway) for ip in ips if ip.gateway)
     text = reader.text("routes")
     try:
-        given = routes_of(reader.name("routes"), json.loads(text), ips) if text else ()
+        listed = routes_of(reader.name("routes"), json.loads(text), ips) if text else ()
     except BadConfig as e:
         raise TryAgain(f"annotation {e.msg}") from e
     except (ValueError, RecursionError):
         raise reader.error("routes", 'JSON, a list of {"dst", "gw"}') from None
-    taken = {route.dst for route in given}
-    return (*(r for r in made if default and r.dst not in taken), *given)
+    taken = {route.dst for route in listed}
+    return (*(r for r in defaults if default and r.dst not in taken), *listed)
 
 
 def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
@@ -212,8 +222,8 @@ def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
         network = ip_network(item.get("dst") or _DEFAULTS[version or 4])
     except (ValueError, TypeError):
         raise wrong from None
-    ours = [ip.gateway for ip in ips if ip.gateway and _version(ip.gateway) == network.version]
-    gw = str(gateway) if gateway else next(iter(ours), "")
+    fitting = (ip.gateway for ip in ips if ip.gateway and _version(ip.gateway) == network.version)
+    gw = str(gateway) if gateway else next(fitting, "")
     if not gw or version not in (None, network.version):
         raise wrong
     return Route(str(network), gw)
@@ -231,7 +241,7 @@ def _vlan(reader: _Reader) -> int:
 
 
 def _bandwidth(reader: _Reader) -> Bandwidth | None:
-    """Megabits are 10**6 bits; 0 is no limit."""
+    """Read rates in Mbit/s and bursts in Mbit (10**6 bits); 0 is no limit."""
     bits: dict[str, int] = {}
     for way in ("ingress", "egress"):
         for what in ("rate", "burst"):

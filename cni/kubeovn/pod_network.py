@@ -13,6 +13,7 @@ from cni.config.settings import Kubernetes
 from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, BadEnvironment
 from cni.kubeovn import annotations as assignment
+from cni.kubeovn import open_pods
 from cni.kubeovn.annotations import Assignment, Wanted
 from cni.kubeovn.pods import Pod, PodName, Pods
 from cni.spec.types import Lease, Request
@@ -26,7 +27,7 @@ class PodConfigs:
     """The configuration of one request. `classes` maps runtime classes to modes."""
 
     def __init__(self, pods: Pods | None = None, classes: Mapping[str, str] | None = None) -> None:
-        self.pods = pods or Pods(Kubernetes())
+        self.pods = pods or open_pods(Kubernetes())
         self._classes = classes or {}
 
     def of(self, request: Request, cancel: Cancel) -> NetConf:

@@ -1,4 +1,4 @@
-"""This node's pods, as the API server tells them, and waiting until one is as it must be."""
+"""This node's pods as the API server has them, and waiting until one is as it must be."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import DeadlineExceeded, NotReady, TryAgain
-from cni.kubeovn import annotations as assignment
+from cni.kubeovn.annotations import needed
 
 log = logging.getLogger("vmlink")
 
-_LOOK_SECONDS = 1  # between two looks whether the caller has hung up
+_LOOK_SECONDS = 1  # how often a wait looks whether its caller has hung up
 _STATUS_SECONDS = 2
+# kubelet's mark on the mirror of a static pod. Source: Kubernetes API, k8s.io/api/core/v1.
 _MIRROR = "kubernetes.io/config.mirror"
 
 PodName = tuple[str, str]  # (namespace, name)
@@ -25,7 +26,7 @@ PodName = tuple[str, str]  # (namespace, name)
 
 @dataclass(frozen=True)
 class Pod:
-    """`annotations` are only those that vmlink reads; `runtime_class` "" is none."""
+    """One pod. `annotations` are only those that vmlink reads; `runtime_class` "" is none."""
 
     namespace: str = ""
     name: str = ""
@@ -35,83 +36,90 @@ class Pod:
 
     @staticmethod
     def of(data: Mapping[str, Any]) -> Pod:
-        """From the API's object. Raises KeyError, TypeError, AttributeError when it is none."""
+        """Read the API's object. Raises KeyError, TypeError or AttributeError when it is no pod."""
         meta, spec = data["metadata"], data.get("spec") or {}
-        given = meta.get("annotations") or {}
+        annotations = meta.get("annotations") or {}
         return Pod(
             meta["namespace"],
             meta["name"],
-            # The runtime has kubelet's uid of a static pod, the API server a mirror with its own.
-            given.get(_MIRROR) or meta["uid"],
-            assignment.needed(given),
+            # Runtimes know a static pod by kubelet's uid, the API server has its mirror's.
+            annotations.get(_MIRROR) or meta["uid"],
+            needed(annotations),
             spec.get("runtimeClassName") or "",
         )
 
 
 class Pods:
-    """A replica that the watch (watch.py, loaded when it is first needed) keeps up to date."""
+    """A replica of this node's pods, which the watch keeps up to date.
 
-    def __init__(self, settings: Kubernetes) -> None:
+    `start_watch` starts it in a thread of its own; the watch calls `replace`, `update`, `remove`
+    and `report`, and ends when `closing` is set.
+    """
+
+    def __init__(self, settings: Kubernetes, start_watch: Callable[[Pods], None]) -> None:
         self.settings = settings
-        self._changed = threading.Condition()
-        self._known: dict[PodName, Pod] = {}
-        self._trouble = "no answer yet"  # "" while the watch is open
-        self._thread: threading.Thread | None = None
         self.closing = False
-        self.wake = threading.Event()  # a broken watch is tried again at once
+        self.wake = threading.Event()  # set: a watch that is broken is tried again at once
+        self._start_watch = start_watch
+        self._started = False
+        self._changed = threading.Condition()  # its lock is for what follows
+        self._pods: dict[PodName, Pod] = {}
+        self._trouble = "no answer yet"  # "" while the watch is open
 
     def start(self) -> None:
-        """Watch in the background, if that has not begun. Raises TryAgain without credentials."""
+        """Start the watch, unless it has been started. Raises TryAgain without credentials."""
         if not self.settings.configured:
             raise TryAgain(
                 "kubernetes.kubeconfig: there are no credentials to ask the API server for a pod; "
                 "set it in vmlinkd.yaml, or run vmlinkd in a pod"
             )
         with self._changed:
-            if self._thread:
-                return
-            from cni.kubeovn.watch import Watch
-
-            run = Watch(self, self.settings).run
-            self._thread = threading.Thread(target=run, name="vmlink-pods", daemon=True)
-            self._thread.start()
+            if not self._started:
+                self._start_watch(self)
+                self._started = True
 
     def wait(self, pod: PodName, uid: str, lacking: Callable[[Pod], str], cancel: Cancel) -> Pod:
-        """The pod once it lacks nothing; `lacking` says what it does. An empty `uid` is not known.
+        """Return the pod as soon as it lacks nothing.
 
-        Raises DeadlineExceeded with what was waited for, TryAgain when the pod goes meanwhile.
+        `lacking` says what a pod lacks, "" for nothing; `uid` is "" when the runtime has not told
+        it. Raises DeadlineExceeded with what was waited for, ClientGone when the caller hangs up,
+        TryAgain without credentials or when the pod is deleted meanwhile.
         """
         self.start()
         self.wake.set()
         seen = ""
         with self._changed:
             while True:
-                found = self._known.get(pod)
-                if seen and (found is None or found.uid != seen):
-                    raise TryAgain(f"pod {'/'.join(pod)} was deleted while it was waited for")
-                lacks = self._lacks(found, uid)
-                if found and not lacks:
-                    seen, lacks = found.uid, lacking(found)
+                known = self._pods.get(pod)
+                if seen and (known is None or known.uid != seen):
+                    raise TryAgain(
+                        f"pod {'/'.join(pod)} was deleted while it was waited for; only a new pod "
+                        "can be attached"
+                    )
+                lacks = self._doubt(known, uid)
+                if known and not lacks:
+                    seen, lacks = known.uid, lacking(known)
                     if not lacks:
-                        return found
+                        return known
                 if cancel.remaining() <= 0:
                     raise DeadlineExceeded(f"pod {'/'.join(pod)}: {lacks}{self._state()}")
                 cancel.check()
                 self._changed.wait(min(cancel.remaining(), _LOOK_SECONDS))
 
-    def _lacks(self, found: Pod | None, uid: str) -> str:
-        if found is None:
+    def _doubt(self, known: Pod | None, uid: str) -> str:
+        """Why `known` may not be the pod that is asked for."""
+        if known is None:
             return f"is not among the pods of node {self.settings.node_name}"
-        if uid and found.uid != uid:
-            return f"expected the one with uid {uid}, found its namesake {found.uid}"
-        # What is known from before may be a namesake's, when nobody told the uid.
+        if uid and known.uid != uid:
+            return f"expected the one with uid {uid}, found its namesake {known.uid}"
+        # Without a uid, a pod from before the watch broke may be another of the same name.
         return "" if uid or not self._trouble else "may have changed meanwhile"
 
     def _state(self) -> str:
         return f"; the API server: {self._trouble}" if self._trouble else ""
 
     def ready(self) -> None:
-        """STATUS: raises NotReady when there are credentials but no answer."""
+        """Raise NotReady, for STATUS, when there are credentials but the API server is away."""
         if not self.settings.configured:
             return
         self.start()
@@ -123,32 +131,34 @@ class Pods:
                 self._changed.wait(left)
 
     def close(self) -> None:
-        """Ends the watch when it next hears of something; vmlinkd's end does not wait for it."""
+        """Have the watch end at its next event. Does not wait for it."""
         self.closing = True
         self.wake.set()
 
     def replace(self, pods: Iterable[Pod]) -> None:
-        """All that there are, at once."""
+        """Take in a list of all pods."""
         with self._changed:
-            self._known = {(pod.namespace, pod.name): pod for pod in pods}
+            self._pods = {(pod.namespace, pod.name): pod for pod in pods}
             self._changed.notify_all()
 
     def update(self, pod: Pod) -> None:
+        """Take in a pod that is new or has changed."""
         with self._changed:
-            self._known[pod.namespace, pod.name] = pod
+            self._pods[pod.namespace, pod.name] = pod
             self._changed.notify_all()
 
     def remove(self, pod: Pod) -> None:
+        """Take in that a pod was deleted, or is not this node's any more."""
         with self._changed:
-            self._known.pop((pod.namespace, pod.name), None)
+            self._pods.pop((pod.namespace, pod.name), None)
             self._changed.notify_all()
 
-    def heard(self, trouble: str) -> None:
-        """How it is with the API server; "" is well."""
+    def report(self, trouble: str) -> None:
+        """Take in why there is no watch; "" when it is open."""
         with self._changed:
             if trouble and trouble != self._trouble:
-                log.warning("the watch of this node's pods is broken: %s", trouble)
+                log.warning("the watch of this node's pods is broken, trying again: %s", trouble)
             elif self._trouble and not trouble:
-                log.info("this node's pods are watched")
+                log.info("watching the pods of node %s", self.settings.node_name)
             self._trouble = trouble
             self._changed.notify_all()

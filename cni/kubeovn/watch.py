@@ -1,7 +1,7 @@
-"""One list and one watch of this node's pods, kept up for the life of vmlinkd.
+"""The watch of this node's pods: one list, then events, for the life of vmlinkd.
 
-Credentials and TLS are lightkube's. Source: Kubernetes documentation, "Kubernetes API Concepts",
-section "Efficient detection of changes".
+lightkube reads the credentials and sets up TLS. Source: Kubernetes documentation, "Kubernetes API
+Concepts", section "Efficient detection of changes".
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from cni.kubeovn.pods import Pod, Pods
 log = logging.getLogger("vmlink")
 
 _PATH = "/api/v1/pods"
-_SECONDS = 300  # that a watch lasts, by our wish
+_SECONDS = 300  # after which the server is asked to end a watch
 _PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds before the next try
-_GONE = 410
-# A server that went without a word is found within 25 s, less than the deadline of a request.
+_GONE = 410  # HTTP status
+# A server that has crashed is noticed within 25 s, less than the usual deadline of a request.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 
 class Gone(VmlinkError):
-    """The server does not know the version any more; only a new list helps."""
+    """410: the server does not have the resource version any more; only a new list helps."""
 
 
 class Watch:
-    """The thread's work."""
+    """Keeps `pods` up to date: `run` is the function of its thread."""
 
     def __init__(self, pods: Pods, settings: Kubernetes) -> None:
         self._pods = pods
         self._settings = settings
         self._pause = _PAUSE
         self._client: httpx.Client | None = None
-        # "0" may be answered from the server's cache, "" is the newest, None: a list comes first.
-        self._from = "0"
-        self._version: str | None = None
+        # The resourceVersion to list: "0" may come from the server's cache, "" is the newest.
+        self._list_version = "0"
+        self._version: str | None = None  # to watch from; None: list first
 
     def run(self) -> None:
+        """List and watch, again and again, until `pods` closes."""
         while not self._pods.closing:
             try:
                 if self._client is None:
@@ -56,9 +57,9 @@ class Watch:
                     self._version = self._list(self._client)
                 self._watch(self._client)
             except Gone as e:
-                log.info("the pods are listed anew: %s", e.msg)
-                self._from, self._version = "", None
-            except Exception as e:  # whatever it is, the next try may go better
+                log.info("listing the pods again: %s", e.msg)
+                self._list_version, self._version = "", None
+            except Exception as e:  # whatever it is, the next try may succeed
                 self._failed(e)
             self._rest()
         self._disconnect()
@@ -70,19 +71,20 @@ class Watch:
 
     def _failed(self, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        self._pods.heard(text)
+        self._pods.report(text)
         if isinstance(error, httpx.HTTPStatusError) or not isinstance(error, httpx.HTTPError):
-            self._disconnect()  # the credentials may be others by now
+            self._disconnect()  # so that the credentials are read again
 
     def _rest(self) -> None:
-        """Until somebody waits for a pod; nodes whose server comes back do not come all at once."""
+        """Pause until somebody waits for a pod; at random, so that nodes do not retry together."""
         self._pods.wake.clear()
         if not self._pods.closing:
             self._pods.wake.wait(self._pause * random.uniform(0.5, 1.5))
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def _list(self, client: httpx.Client) -> str:
-        response = client.get(_PATH, params={**self._selector(), "resourceVersion": self._from})
+        params = {**self._selector(), "resourceVersion": self._list_version}
+        response = client.get(_PATH, params=params)
         _refuse_gone(response)
         response.raise_for_status()
         data = response.json()
@@ -90,7 +92,7 @@ class Watch:
         return str(data["metadata"]["resourceVersion"])
 
     def _watch(self, client: httpx.Client) -> None:
-        """Until the server ends it."""
+        """Take events in until the server ends the watch."""
         params = {
             **self._selector(),
             "watch": "1",
@@ -103,7 +105,7 @@ class Watch:
             _refuse_gone(response)
             response.raise_for_status()
             _keep_alive(response)
-            self._pods.heard("")
+            self._pods.report("")
             for line in response.iter_lines():
                 self._pause = _PAUSE
                 self._take(json.loads(line))

@@ -16,6 +16,7 @@ from bench.testbed.kubeapi import KubeApi
 from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import ClientGone, DeadlineExceeded, NotReady, TryAgain
+from cni.kubeovn import open_pods
 from cni.kubeovn.annotations import MODE
 from cni.kubeovn.pods import Pod, Pods
 
@@ -32,7 +33,7 @@ def api() -> Iterator[KubeApi]:
 
 @pytest.fixture
 def pods(api: KubeApi, tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
+    made = open_pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
     yield made
     made.close()
 
@@ -81,7 +82,7 @@ def test_a_server_with_tls(tmp_path: Path) -> None:
     request += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(files[0])]
     subprocess.run([*request, "-keyout", str(files[1])], check=True, capture_output=True)
     with KubeApi(tls=files) as api:
-        pods = Pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
+        pods = open_pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
         api.put(*WEB)
         pods.wait(WEB, "", lambda _: "", Cancel(PATIENCE))
         api.put(*WEB, annotations=READY)
@@ -193,7 +194,7 @@ def test_a_server_that_answers_with_errors(api: KubeApi, pods: Pods) -> None:
 def test_no_server_and_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with KubeApi() as api:
         config = api.kubeconfig(tmp_path / "kubeconfig")
-    lonely = Pods(Kubernetes("node1", str(config)))
+    lonely = open_pods(Kubernetes("node1", str(config)))
     try:
         with pytest.raises(NotReady, match=r"^kubernetes: the API server: ConnectError"):
             lonely.ready()
@@ -203,7 +204,7 @@ def test_no_server_and_no_credentials(tmp_path: Path, monkeypatch: pytest.Monkey
         lonely.close()
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(TryAgain, match=r"kubernetes.kubeconfig: there are no credentials"):
-        Pods(Kubernetes()).wait(WEB, "", unallocated, Cancel(PATIENCE))
+        open_pods(Kubernetes()).wait(WEB, "", unallocated, Cancel(PATIENCE))
 
 
 def test_a_caller_who_hangs_up_is_not_served_on(api: KubeApi, pods: Pods) -> None:

@@ -182,7 +182,7 @@ def test_a_provider_and_an_annotation_choose_as_well(
         (b"POST /api/v1/add HTTP/1.1\r\nHost: d\r\nContent-Length: x\r\n\r\n", 400, "not HTTP"),
         (b"HELO\r\n\r\n", 400, "not HTTP"),
         (b"POST / HTTP/1.1\r\nHost: d\r\nX: " + b"x" * 70000 + b"\r\n\r\n", 400, "not HTTP"),
-        (plugin_request("add", "", pod_name=["x"]), 400, "pod_name: expected str"),
+        (plugin_request("add", "", pod_name=["x"]), 400, "pod_name: expected a text"),
         (plugin_request("add", "", pod_name="a;MAC=b"), 400, "pod_name: expected a name"),
         (plugin_request("add", "/nowhere", container_id="/"), 500, "CNI_CONTAINERID: '/' must"),
         (plugin_request("add", "/nowhere"), 500, "CNI_NETNS: cannot open '/nowhere'"),
