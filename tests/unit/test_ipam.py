@@ -1,4 +1,4 @@
-"""The executed IPAM plugin: found, fed, waited for, killed, and what it says passed on."""
+"""Executed IPAM plugins: how they are found, called and killed, and how they answer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from cni.errors import BadConfig, DeadlineExceeded, IpamFailed, NotReady
 from cni.ipam import delegate
 from cni.spec.types import IP, AttachmentKey, Result, Route
+from tests.unit.purekit import descriptors
 
 ANSWER = {
     "cniVersion": "1.0.0",
@@ -30,7 +31,7 @@ Script = Callable[..., delegate.Call]
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """A plugin `fake` with the given Python body, and a call of it."""
+    """Write an IPAM plugin `fake`, whose body is Python; the Call would execute it."""
 
     def make(body: str, stdin: bytes = b"{}", version: str = "1.0.0", **env: str) -> delegate.Call:
         path = tmp_path / "fake"
@@ -48,7 +49,7 @@ def says(answer: Any) -> str:
 
 
 def gone(pid: int) -> bool:
-    """Dead, though perhaps not yet reaped by init."""
+    """Whether the process has ended; init may not have reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -88,7 +89,9 @@ def test_it_gets_cni_variables_path_and_all_of_a_large_stdin(
         "PATH": os.environ["PATH"],
     }
     assert length == len(stdin)
-    assert fds == 4, "stdin, stdout, stderr and the directory being listed"
+    assert fds == 4, (
+        "it has other descriptors than stdin, stdout, stderr and the directory that it lists"
+    )
     assert own_session
 
 
@@ -174,7 +177,7 @@ def test_bad_answers_are_ipam_failed(script: Script, body: str, message: str, de
 
 
 def test_nothing_is_left_open(script: Script) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     delegate.begin_add(script(says(ANSWER)))(20)
     for body in ("sys.exit(1)", "import time\ntime.sleep(600)"):
         with pytest.raises((IpamFailed, DeadlineExceeded)):
@@ -183,7 +186,7 @@ def test_nothing_is_left_open(script: Script) -> None:
     Path(call.env["CNI_PATH"].split(":")[1], "fake").write_text("no program")
     with pytest.raises(IpamFailed, match="cannot execute"):
         delegate.check(call)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert delegate._pending == {}
 
 

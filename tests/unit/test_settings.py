@@ -1,5 +1,8 @@
-"""vmlinkd.yaml: the defaults, what is refused, and that the documented file is the truth."""
+"""vmlinkd.yaml: defaults, values, errors; the file in conf/ must hold exactly the defaults."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,13 +13,15 @@ from cni.config import settings
 from cni.config.settings import KubeOvnSocket, Kubernetes, Ovs, PoolSize, Settings
 from cni.errors import BadConfig
 
+Load = Callable[[str | bytes], Settings]
+
 NUMBER = "(workers|deadline): expected a number"
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"
 
 
 @pytest.fixture
-def load(tmp_path):
-    def write_and_load(text):
+def load(tmp_path: Path) -> Load:
+    def write_and_load(text: str | bytes) -> Settings:
         path = tmp_path / "vmlinkd.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return settings.load(path)
@@ -24,13 +29,13 @@ def load(tmp_path):
     return write_and_load
 
 
-def test_the_documented_file_holds_every_default():
+def test_the_documented_file_holds_every_default() -> None:
     assert settings.load(DOCUMENTED) == settings.load(None) == Settings()
     assert yaml.safe_load(DOCUMENTED.read_text()) == asdict(Settings())
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
-def test_an_empty_file_means_the_defaults(load, text):
+def test_an_empty_file_means_the_defaults(load: Load, text: str) -> None:
     assert load(text) == Settings()
 
 
@@ -43,7 +48,7 @@ def test_an_empty_file_means_the_defaults(load, text):
         ("deadline: 600\nlog_level: debug", Settings(deadline=600, log_level="debug")),
     ],
 )
-def test_values(load, text, expected):
+def test_values(load: Load, text: str, expected: Settings) -> None:
     assert load(text) == expected
 
 
@@ -63,12 +68,14 @@ def test_values(load, text, expected):
         (b"log_level: \xff", "cannot read"),
     ],
 )
-def test_what_is_refused_is_named_with_its_file(load, text, message):
+def test_what_is_refused_is_named_with_its_file(
+    load: Load, text: str | bytes, message: str
+) -> None:
     with pytest.raises(BadConfig, match=rf"/vmlinkd\.yaml: {message}"):
         load(text)
 
 
-def test_a_file_that_is_named_must_be_there(tmp_path):
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="cannot read"):
         settings.load(tmp_path / "absent.yaml")
 
@@ -81,7 +88,7 @@ def test_a_file_that_is_named_must_be_there(tmp_path):
         ("ovs: {db: 'tcp:127.0.0.1:6640'}", Ovs("tcp:127.0.0.1:6640")),
     ],
 )
-def test_the_database_of_open_vswitch(load, text, expected):
+def test_the_database_of_open_vswitch(load: Load, text: str, expected: Ovs) -> None:
     assert load(text).ovs == expected
 
 
@@ -99,12 +106,12 @@ def test_the_database_of_open_vswitch(load, text, expected):
         ("ovs: {ca_cert: a.pem}", "ovs.ca_cert: expected an absolute path"),
     ],
 )
-def test_a_wrong_database_is_named(load, text, message):
+def test_a_wrong_database_is_named(load: Load, text: str, message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         load(text)
 
 
-def test_a_cluster_with_kube_ovn(load, tmp_path):
+def test_a_cluster_with_kube_ovn(load: Load, tmp_path: Path) -> None:
     (tmp_path / "config").touch()
     found = load(
         f"kubernetes: {{node: n1, kubeconfig: {tmp_path}/config}}\n"
@@ -135,7 +142,7 @@ def test_a_cluster_with_kube_ovn(load, tmp_path):
         ("kubeovn: {network: br-int}", "kubeovn.network: expected keys and values"),
     ],
 )
-def test_a_wrong_cluster_is_named(load, text, message):
+def test_a_wrong_cluster_is_named(load: Load, text: str, message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         load(text)
 
@@ -150,7 +157,7 @@ def test_a_wrong_cluster_is_named(load, text, message):
         ),
     ],
 )
-def test_pools(load, text, expected):
+def test_pools(load: Load, text: str, expected: dict[str, dict[str, PoolSize]]) -> None:
     assert load(text).pools == expected
 
 
@@ -174,12 +181,12 @@ def test_pools(load, text, expected):
         ),
     ],
 )
-def test_a_wrong_pool_is_named(load, text, message):
+def test_a_wrong_pool_is_named(load: Load, text: str, message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         load(text)
 
 
-def test_the_command_line_goes_first():
+def test_the_command_line_goes_first() -> None:
     assert settings.with_db(Settings(), "tcp:127.0.0.1:1").ovs.db == "tcp:127.0.0.1:1"
     with pytest.raises(BadConfig, match="--ovs-db: expected"):
         settings.with_db(Settings(), "db.sock")
