@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bench.report.document import Document
@@ -70,11 +71,15 @@ UNITS = {"tcp_in": "Gbit/s", "tcp_out": "Gbit/s", "pps_in": "kpps", "pps_out": "
 PARTS = {"client": 0.5, "queue": 0.12, "engine": 0.4, "ipam": 0.3, "veth": 0.7, "tap": 0.25}
 
 
-def attach(rng: random.Random, n: int = 60) -> list[Series]:
-    """The attach suite, with `n` samples of each call."""
-    made: list[Series] = []
+@dataclass
+class Attach:
+    """Series of the attach suite, with samples that spread around what is typical."""
+
+    rng: random.Random
+    made: list[Series] = field(default_factory=list)
 
     def add(
+        self,
         metric: str,
         unit: str,
         contender: str,
@@ -83,9 +88,14 @@ def attach(rng: random.Random, n: int = 60) -> list[Series]:
         count: int,
         **at: int | str,
     ) -> None:
-        samples = [typical * rng.lognormvariate(0, 0.12) for _ in range(count)]
-        made.append(Series("attach", metric, unit, contender, role, at, samples))
+        samples = [typical * self.rng.lognormvariate(0, 0.12) for _ in range(count)]
+        self.made.append(Series("attach", metric, unit, contender, role, at, samples))
 
+
+def attach(rng: random.Random, n: int = 60) -> list[Series]:
+    """The attach suite, with `n` samples of each call."""
+    suite = Attach(rng)
+    made, add = suite.made, suite.add
     for name, (role, added, gone) in ATTACH.items():
         add("add", "ms", name, role, added, n, parallel=1)
         add("del", "ms", name, role, gone, n, parallel=1)

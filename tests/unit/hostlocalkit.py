@@ -40,7 +40,7 @@ class Net:
         }
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a file behind the store's back."""
+        """Write a file as another process would, unknown to the store."""
         self.directory.mkdir(exist_ok=True)
         (self.directory / name).write_bytes(content)
 

@@ -222,7 +222,7 @@ def test_the_page_says_what_was_found_on_what(drawn: Drawn) -> None:
     assert "made_up" in html
     assert "prefers-color-scheme: dark" in html
     assert "#1f66c1" not in html.partition("</style>")[2], (
-        "a chart has a fixed colour, and so ignores the dark theme"
+        "the charts must take their colours from the page, for its dark theme"
     )
 
 
@@ -240,6 +240,6 @@ def test_the_charts_of_a_whole_run() -> None:
     assert kinds["attach-parts"] == "parts"
     assert kinds["datapath-tcp-in"] == "bars"
     suites = [c.suite for c in found]
-    assert suites == sorted(suites), "the charts of the two suites are mixed"
+    assert suites == sorted(suites), "the charts of one suite must come before those of the other"
     only = charts(benchkit.document(suites=("datapath",)))
     assert {c.suite for c in only} == {"datapath"}

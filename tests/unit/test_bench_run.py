@@ -39,7 +39,7 @@ class Suite(ModuleType):
 
 
 class Give(Protocol):
-    """Give the suites these tasks, by name; a suite that is not named has none."""
+    """Replaces the tasks of the suites, by suite and name; a suite that is not named has none."""
 
     def __call__(self, **tasks: Mapping[str, Measure]) -> None: ...
 
@@ -147,7 +147,7 @@ def test_a_failure_ends_its_suite_and_not_the_other(
     early, half, tcp = found.series
     assert (early.samples, early.note) == ([2.0], "")
     assert half.note == "incomplete: bad failed: RuntimeError: no"
-    assert tcp.samples == [1.0], "the first suite gives back before the second begins"
+    assert tcp.samples == [1.0], "the first suite must give back before the second begins"
     assert "attach: bad failed: RuntimeError: no" in capsys.readouterr().out
 
 

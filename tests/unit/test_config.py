@@ -142,15 +142,8 @@ def test_a_mode_that_is_chosen_is_named_by_who_chose() -> None:
 
 NO_REDIRECTS: list[Any] = ["tc", None, {}]
 NO_PLUGINS: list[Any] = ["a/b", "..", ".", 5, None, []]
-NO_MACS: list[Any] = [
-    "01:00:00:00:00:01",
-    "00:00:00:00:00:00",
-    "02:00:00:00:00",
-    "0200.0000.0001",
-    "x",
-    5,
-]
-NO_LINKS: list[Any] = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
+NO_MACS = ["01:00:00:00:00:01", "00:00:00:00:00:00", "02:00:00:00:00", "0200.0000.0001", "x", 5]
+NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
 
 
 @pytest.mark.parametrize(

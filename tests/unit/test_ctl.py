@@ -6,10 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -26,7 +25,11 @@ class Told(NamedTuple):
     err: str
 
 
-Call = Callable[..., Told]
+class Call(Protocol):
+    """Runs vmlinkctl with the arguments."""
+
+    def __call__(self, *arguments: str) -> Told: ...
+
 
 DEVICE: dict[str, Any] = {
     "id": "vlt1",

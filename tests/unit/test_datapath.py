@@ -148,7 +148,7 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
         "beside": "failed: broken is not there",
         "gone": "failed: it has gone away",
     }
-    assert len(gone.near.told) == 1, "a host that failed was asked again"
+    assert len(gone.near.told) == 1, "a contender that failed must not be measured again"
     assert {s.contender for s in results.series if s.samples} == {"good"}
 
 

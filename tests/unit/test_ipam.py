@@ -7,10 +7,9 @@ import os
 import signal
 import stat
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -18,6 +17,7 @@ from cni.errors import BadConfig, DeadlineExceeded, IpamFailed, NotReady
 from cni.ipam import delegate
 from cni.spec.types import IP, AttachmentKey, Result, Route
 from tests.unit.purekit import descriptors
+from tests.waits import until
 
 ANSWER = {
     "cniVersion": "1.0.0",
@@ -26,13 +26,18 @@ ANSWER = {
     "routes": [{"dst": "0.0.0.0/0"}],
     "dns": {"nameservers": ["192.0.2.3"]},
 }
-Script = Callable[..., delegate.Call]
+
+
+class Script(Protocol):
+    """Writes an IPAM plugin `fake` with a body in Python, and returns a Call that executes it."""
+
+    def __call__(
+        self, body: str, stdin: bytes = ..., version: str = ..., **env: str
+    ) -> delegate.Call: ...
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """Write an IPAM plugin `fake`, whose body is Python; the Call would execute it."""
-
     def make(body: str, stdin: bytes = b"{}", version: str = "1.0.0", **env: str) -> delegate.Call:
         path = tmp_path / "fake"
         path.write_text(f"#!{sys.executable} -IS\nimport json, os, sys\n{body}\n")
@@ -89,19 +94,14 @@ def test_it_gets_cni_variables_path_and_all_of_a_large_stdin(
         "PATH": os.environ["PATH"],
     }
     assert length == len(stdin)
-    assert fds == 4, (
-        "it has other descriptors than stdin, stdout, stderr and the directory that it lists"
-    )
+    assert fds == 4, "expected stdin, stdout, stderr and the directory that it lists"
     assert own_session
 
 
 def test_add_runs_while_the_caller_works(script: Script, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     wait = delegate.begin_add(script(f"open({str(mark)!r}, 'w').close()\n{says(ANSWER)}"))
-    limit = time.monotonic() + 20
-    while not mark.exists():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(mark.exists)
     assert wait(10).ips[0].address == "10.1.0.9/24"
 
 
@@ -113,16 +113,11 @@ def test_a_plugin_that_hangs_is_killed_with_its_children(script: Script, tmp_pat
         f"    os.rename({str(pids)!r} + '.new', {str(pids)!r})\ntime.sleep(600)"
     )
     wait = delegate.begin_add(script(body))
-    limit = time.monotonic() + 20
-    while not pids.exists():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(pids.exists)
     with pytest.raises(DeadlineExceeded, match=r"fake ADD took longer than 0.05 s"):
         wait(0.05)
     for pid in map(int, pids.read_text().split()):
-        while not gone(pid):
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        until(partial(gone, pid))
     with pytest.raises(DeadlineExceeded):
         wait(10)
 
@@ -135,10 +130,7 @@ def test_delete_ends_an_add_that_nobody_waited_for(script: Script, tmp_path: Pat
     )
     call = script(body)
     wait = delegate.begin_add(call)
-    limit = time.monotonic() + 20
-    while not log.exists() or log.read_text() != "ADD ":
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(lambda: log.exists() and log.read_text() == "ADD ")
     delegate.delete(call)
     assert log.read_text() == "ADD DEL "
     with pytest.raises(IpamFailed, match="was ended before it answered"):

@@ -18,7 +18,7 @@ from cni.errors import CheckFailed, ClientGone, DeadlineExceeded
 from cni.modes import MODES
 from cni.modes.steps import bridge, common
 from cni.spec.types import AttachmentKey
-from tests.unit.purekit import KEY, context, netconf
+from tests.unit.purekit import KEY, PREV, context, netconf
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def test_what_runs_beside_the_others_is_started_first() -> None:
 
 LINUX = {"linux": {"bridge": "br0"}}
 GATEWAY = {"linux": {"bridge": "br0", "gateway": True, "vlan": 5}, "ipam": {"type": "host-local"}}
-PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
+CHAINED = {"prevResult": PREV}
 OVS = {"ovs": {"bridge": "br0", "vlan": 5, "trunk": [{"minID": 7, "maxID": 9}]}}
 MASTER = {"master": "eth1", "ipam": {"type": "host-local"}}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/run/info/x.json"}}
@@ -200,8 +200,8 @@ LIMIT = {"bandwidth": {"egressRate": 8000, "egressBurst": 16000}}
 PLANS: dict[str, dict[str, Any]] = {
     "tc": LINUX,
     "tc, all": {**GATEWAY, "queues": 4, "tap": {"owner": 1, "group": 0, "name": "tap0"}},
-    "tc, chained": PREV,
-    "tc, chained, limited": {**PREV, **LIMIT},
+    "tc, chained": CHAINED,
+    "tc, chained, limited": {**CHAINED, **LIMIT},
     "veth": {**LINUX, "mode": "veth"},
     "veth, all": {**GATEWAY, "mode": "veth", "mtu": 1400, "mac": "02:00:00:00:00:09"},
     "veth, ovs": {**OVS, "mode": "veth"},
@@ -210,7 +210,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "tap, kube-ovn": {**OVS, "mode": "tap", "kubeovn": {"provider": "ovn"}},
     "macvtap": {**MASTER, "mode": "macvtap", "tap": {"group": 107}, "queues": 2},
     "macvtap, passthru": {**MASTER, "mode": "macvtap", "macvtap": {"mode": "passthru"}},
-    "macvtap, chained": {**PREV, "mode": "macvtap"},
+    "macvtap, chained": {**CHAINED, "mode": "macvtap"},
     "vhostuser, all": {**OVS, "mode": "vhostuser", "placeholder": True, **INFO},
     "kata": {**GATEWAY, "runtime": "kata"},
     "kata, tap": {**GATEWAY, "runtime": "kata", "mode": "tap", "queues": 2},

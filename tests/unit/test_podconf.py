@@ -13,21 +13,16 @@ from cni.errors import BadConfig, BadEnvironment, TryAgain
 from cni.kubeovn.annotations import MODE
 from cni.kubeovn.pod_network import TOLD, PodConfigs
 from cni.spec.types import AttachmentKey, Lease, Request
-from tests.unit.purekit import POD_MAC, kubeovn_annotations
+from tests.unit.purekit import BASE, POD_MAC, kubeovn_annotations
 
 ARGS = {"K8S_POD_NAME": "web", "K8S_POD_NAMESPACE": "shop"}
-BASE: dict[str, Any] = {
-    "cniVersion": "1.1.0",
-    "name": "net",
-    "type": "vmlink",
-    "ovs": {"bridge": "br-int"},
-}
+NETWORK: dict[str, Any] = {**BASE, "ovs": {"bridge": "br-int"}}
 OVN: dict[str, Any] = {"kubeovn": {"provider": "ovn"}}
 
 
 def request(told: Any = None, args: dict[str, str] = ARGS, **conf: Any) -> Request:
     runtime = {**conf.pop("runtimeConfig", {}), **({} if told is None else {TOLD: told})}
-    full = {**BASE, **conf, "runtimeConfig": runtime}
+    full = {**NETWORK, **conf, "runtimeConfig": runtime}
     return Request("ADD", "1.1.0", full, b"", {}, args, AttachmentKey("c1", "eth0"), "/n")
 
 

@@ -11,12 +11,12 @@ from cni.errors import BadConfig
 from cni.kernel.rtnl_decode import attributes, decode_qdisc
 from cni.modes import MODES
 from cni.modes.steps.limits import Limit, Shape, ShapeLink
-from tests.unit.purekit import KEY, netconf
+from tests.unit.purekit import KEY, PREV, netconf
 
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
 LINUX = {"linux": {"bridge": "br0"}}
 OVS = {"ovs": {"bridge": "br0"}}
-PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
+CHAINED = {"prevResult": PREV}
 
 
 def written(rate: int, burst: int, mtu: int = 1500) -> tuple[int, int, int]:
@@ -74,7 +74,7 @@ def test_a_burst_that_no_full_frame_passes_is_refused(mtu: int, least: int) -> N
         ("veth", LINUX, ShapeLink),
         ("tap", LINUX, ShapeLink),
         ("macvtap", {"master": "nic0"}, ShapeLink),
-        ("macvtap", PREV, ShapeLink),
+        ("macvtap", CHAINED, ShapeLink),
         ("veth", OVS, None),
         ("tc", OVS, Shape),
         ("tap", OVS, None),
@@ -90,5 +90,5 @@ def test_who_limits(mode: str, uplink: dict[str, Any], kind: type[Step] | None) 
 
 
 def test_an_interface_that_stays_is_always_looked_after() -> None:
-    steps = MODES["tc"].plan(KEY, netconf(**PREV)).steps
+    steps = MODES["tc"].plan(KEY, netconf(**CHAINED)).steps
     assert Shape("eth0", KEY.tap_link, True, (0, 0, 0, 0)) in steps
