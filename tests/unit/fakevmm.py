@@ -1,23 +1,41 @@
-"""Servers that say what a VMM's documentation says, and remember what they were told."""
+"""Fake VMMs: servers that answer as a VMM's documentation says, and record each request."""
+
+from __future__ import annotations
 
 import array
 import json
 import os
 import socket
 import threading
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+Command = dict[str, Any]  # of QMP
+FileId = tuple[int, int]  # device and inode
+T = TypeVar("T")
 
 
-class Heard:
-    """Requests in their order; `fds` are (device, inode) of each descriptor that came."""
+class ApiRequest(NamedTuple):
+    """A request to the HTTP API of Cloud Hypervisor."""
 
-    def __init__(self):
-        self.requests = []
-        self.fds = []
+    line: str
+    content_type: str
+    body: dict[str, Any]
 
 
-def _receive(conn, heard):
-    """Bytes, and with them descriptors, which are looked at and closed."""
+@dataclass
+class Heard(Generic[T]):
+    """What a server got: the requests, and the files whose descriptors came with them, in order."""
+
+    requests: list[T] = field(default_factory=list)
+    fds: list[FileId] = field(default_factory=list)
+
+
+def _receive(conn: socket.socket, heard: Heard[T]) -> bytes:
+    """The next bytes. Descriptors that come with them are recorded and closed."""
     room = socket.CMSG_SPACE(64 * array.array("i").itemsize)
     data, ancillary, *_ = conn.recvmsg(1 << 16, room)
     for level, kind, raw in ancillary:
@@ -30,14 +48,15 @@ def _receive(conn, heard):
 
 
 @contextmanager
-def _served(path, talk):
-    heard = Heard()
+def _served(path: Path, talk: Callable[[socket.socket, Heard[T]], None]) -> Iterator[Heard[T]]:
+    """Serve one client on the socket `path`, by `talk` in a thread."""
+    heard: Heard[T] = Heard()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1)
         listener.settimeout(10)
 
-        def serve():
+        def serve() -> None:
             conn, _ = listener.accept()
             with conn:
                 conn.settimeout(10)
@@ -51,13 +70,21 @@ def _served(path, talk):
             thread.join()
 
 
-def qemu(path, answers=None, events=None, greeting=b'{"QMP": {"version": {}}}\r\n'):
-    """A monitor. `answers` are by command, {"return": {}} for the others; None is no answer.
-    `events` come right before or after (with a "+") the answer to a command.
+def qemu(
+    path: Path,
+    answers: Mapping[str, Any] | None = None,
+    events: Mapping[str, Any] | None = None,
+    greeting: bytes = b'{"QMP": {"version": {}}}\r\n',
+) -> AbstractContextManager[Heard[Command]]:
+    """A QMP monitor.
+
+    `answers` maps commands to answers. The answer is {"return": {}} for a command that is not in
+    it, and None means no answer. `events` maps a command to an event that is sent right before the
+    answer to it; with a "+" after the command, right after the answer.
     """
     answers, events = answers or {}, events or {}
 
-    def talk(conn, heard):
+    def talk(conn: socket.socket, heard: Heard[Command]) -> None:
         conn.sendall(greeting)
         while data := _receive(conn, heard):
             for line in data.splitlines():
@@ -71,17 +98,19 @@ def qemu(path, answers=None, events=None, greeting=b'{"QMP": {"version": {}}}\r\
     return _served(path, talk)
 
 
-def cloud_hypervisor(path, status="204 No Content", body=b""):
-    """The HTTP API, for one request."""
+def cloud_hypervisor(
+    path: Path, status: str = "204 No Content", body: bytes = b""
+) -> AbstractContextManager[Heard[ApiRequest]]:
+    """The HTTP API of Cloud Hypervisor, for one request."""
 
-    def talk(conn, heard):
+    def talk(conn: socket.socket, heard: Heard[ApiRequest]) -> None:
         data = _receive(conn, heard)
         head, _, content = data.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         fields = dict(line.lower().split(": ", 1) for line in lines[1:])
         while len(content) < int(fields["content-length"]):
             content += _receive(conn, heard)
-        heard.requests.append((lines[0], fields["content-type"], json.loads(content)))
+        heard.requests.append(ApiRequest(lines[0], fields["content-type"], json.loads(content)))
         answer = f"HTTP/1.1 {status}\r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n"
         answer += f"Content-Length: {len(body)}\r\n" if body else ""
         conn.sendall(answer.encode() + b"\r\n" + body)

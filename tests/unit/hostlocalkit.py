@@ -1,4 +1,4 @@
-"""One network of host-local in a private directory."""
+"""A network of host-local for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from cni.spec.types import AttachmentKey, Result
 
 
 class Net:
-    """One network in a private data directory."""
+    """One network, whose addresses are kept below `root`.
+
+    `ipam` is its section of that name, `top` further keys of its configuration.
+    """
 
     def __init__(self, root: Path, ipam: dict[str, Any], **top: Any) -> None:
         self.directory = root / "net"
@@ -30,15 +33,18 @@ class Net:
         verbs.delete(self.request(pod, ifname))
 
     def files(self) -> dict[str, bytes]:
+        """The reservations by address; the store's own files are left out."""
         skip = ("lock", "last_reserved_ip.")
         return {
             p.name: p.read_bytes() for p in self.directory.iterdir() if not p.name.startswith(skip)
         }
 
     def put(self, name: str, content: bytes) -> None:
+        """Write a file as another process would, unknown to the store."""
         self.directory.mkdir(exist_ok=True)
         (self.directory / name).write_bytes(content)
 
 
 def one(subnet: str, **more: Any) -> dict[str, Any]:
+    """An `ipam` section with one range."""
     return {"ranges": [[{"subnet": subnet, **more}]]}

@@ -1,4 +1,6 @@
-"""kube-ovn's annotations: every field, the message when it is wrong, and what is still to come."""
+"""kube-ovn's annotations: each field, the error when it is wrong, and what is not there yet."""
+
+from __future__ import annotations
 
 import json
 
@@ -6,23 +8,14 @@ import pytest
 
 from cni.config.network import Bandwidth
 from cni.errors import TryAgain
-from cni.kubeovn import annotations
-from cni.kubeovn.annotations import MODE, Wanted
+from cni.kubeovn import annotations as assignment
+from cni.kubeovn.annotations import MODE, Assignment, Wanted
 from cni.spec.types import IP, Route
+from tests.unit.purekit import POD_MAC, kubeovn_annotations
 
 ETH0 = Wanted("ovn", "eth0")
 NET1 = Wanted("net1.shop.ovn", "net1")
-MAC = "00:00:00:0a:0b:0c"
-FIELDS = {
-    "allocated": "true",
-    "routed": "true",
-    "logical_switch": "ovn-default",
-    "mac_address": MAC,
-    "ip_address": "10.16.0.5",
-    "cidr": "10.16.0.0/16",
-    "gateway": "10.16.0.1",
-}
-DUAL = {
+DUAL: dict[str, str | None] = {
     "ip_address": "10.16.0.5, fd00::5",
     "cidr": "fd00::/112,10.16.0.0/16",
     "gateway": "10.16.0.1,fd00::1",
@@ -30,32 +23,29 @@ DUAL = {
 DEFAULT, DEFAULT6 = Route("0.0.0.0/0", "10.16.0.1"), Route("::/0", "fd00::1")
 
 
-def written(provider="ovn", **change):
-    fields = FIELDS | change
-    return {f"{provider}.kubernetes.io/{k}": v for k, v in fields.items() if v is not None}
+def parse(
+    wanted: Wanted = ETH0, /, provider: str | None = None, **change: str | None
+) -> Assignment:
+    return assignment.parse(kubeovn_annotations(provider or wanted.provider, **change), wanted)
 
 
-def parse(wanted=ETH0, provider=None, **change):
-    return annotations.parse(written(provider or wanted.provider, **change), wanted)
-
-
-def test_one_address():
+def test_one_address() -> None:
     found = parse()
-    assert (found.mac, found.logical_switch) == (MAC, "ovn-default")
+    assert (found.mac, found.logical_switch) == (POD_MAC, "ovn-default")
     assert found.ips == (IP("10.16.0.5/16", "10.16.0.1"),)
     assert found.routes == (DEFAULT,)
     assert (found.vlan, found.bandwidth) == (0, None)
 
 
-def test_dual_stack_is_matched_by_family():
+def test_dual_stack_is_matched_by_family() -> None:
     found = parse(**DUAL)
     assert found.ips == (IP("10.16.0.5/16", "10.16.0.1"), IP("fd00::5/112", "fd00::1"))
     assert found.routes == (DEFAULT, DEFAULT6)
 
 
-def test_a_mac_alone():
+def test_a_mac_alone() -> None:
     found = parse(ip_address=None, cidr=None, gateway=None)
-    assert (found.mac, found.ips, found.routes) == (MAC, (), ())
+    assert (found.mac, found.ips, found.routes) == (POD_MAC, (), ())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +57,9 @@ def test_a_mac_alone():
         (NET1, "true", True),
     ],
 )
-def test_who_has_the_default_route(wanted, default_route, expected):
+def test_who_has_the_default_route(
+    wanted: Wanted, default_route: str | None, expected: bool
+) -> None:
     found = parse(wanted, default_route=default_route)
     assert found.routes == ((DEFAULT,) if expected else ())
 
@@ -82,17 +74,17 @@ def test_who_has_the_default_route(wanted, default_route, expected):
         ([], [DEFAULT]),
     ],
 )
-def test_routes(routes, expected):
+def test_routes(routes: list[dict[str, str]], expected: list[Route]) -> None:
     assert list(parse(routes=json.dumps(routes)).routes) == expected
 
 
-def test_rates_are_megabits():
+def test_rates_are_megabits() -> None:
     found = parse(ingress_rate="3", egress_rate="0.5", egress_burst="2").bandwidth
     assert found == Bandwidth(3_000_000, 1_048_576, 500_000, 2_000_000)
     assert parse(ingress_rate="0", egress_burst="7", limit="0").bandwidth is None
 
 
-def test_a_vlan_is_ours_only_where_no_ovn_has_it():
+def test_a_vlan_is_ours_only_where_no_ovn_has_it() -> None:
     assert parse(vlan_id="7").vlan == 0
     assert parse(NET1, vlan_id="7").vlan == 0
     assert parse(Wanted("net1.shop", "net1"), vlan_id="7").vlan == 7
@@ -106,15 +98,16 @@ def test_a_vlan_is_ours_only_where_no_ovn_has_it():
         ("net1.shop.ovn", None, "web.shop.net1.shop.ovn"),
     ],
 )
-def test_the_logical_port(provider, vm, expected):
+def test_the_logical_port(provider: str, vm: str | None, expected: str) -> None:
     found = parse(Wanted(provider, "eth0"), virtualmachine=vm)
     assert found.port("web", "shop") == expected
 
 
-def test_a_network_that_a_pod_has_twice():
-    both = written(NET1.provider) | written(NET1.provider + ".net2", ip_address="10.16.0.6")
-    first = annotations.parse(both, NET1)
-    second = annotations.parse(both, Wanted(NET1.provider, "net2"))
+def test_a_network_that_a_pod_has_twice() -> None:
+    both = kubeovn_annotations(NET1.provider)
+    both |= kubeovn_annotations(NET1.provider + ".net2", ip_address="10.16.0.6")
+    first = assignment.parse(both, NET1)
+    second = assignment.parse(both, Wanted(NET1.provider, "net2"))
     assert [f.ips[0].address for f in (first, second)] == ["10.16.0.5/16", "10.16.0.6/16"]
     assert second.port("web", "shop") == "web.shop.net1.shop.ovn.net2"
 
@@ -135,12 +128,12 @@ def test_a_network_that_a_pod_has_twice():
         *(({k: "10"}, k) for k in ("latency", "limit", "loss", "jitter")),
     ],
 )
-def test_what_is_wrong_is_named(change, field):
+def test_what_is_wrong_is_named(change: dict[str, str | None], field: str) -> None:
     with pytest.raises(TryAgain, match=rf"^annotation ovn\.kubernetes\.io/{field}\b.*: expected "):
         parse(**change)
 
 
-def test_a_wrong_vlan_is_named():
+def test_a_wrong_vlan_is_named() -> None:
     for value in ("x", "4095", "-1"):
         with pytest.raises(TryAgain, match=r"^annotation net1\.shop\.kubernetes\.io/vlan_id: "):
             parse(Wanted("net1.shop", "net1"), vlan_id=value)
@@ -159,18 +152,18 @@ def test_a_wrong_vlan_is_named():
         (Wanted("net1.shop", "eth0"), {"routed": None}, ""),
     ],
 )
-def test_what_is_still_to_come(wanted, change, lacks):
-    found = annotations.missing(written(wanted.provider, **change), wanted)
+def test_what_is_still_to_come(wanted: Wanted, change: dict[str, str | None], lacks: str) -> None:
+    found = assignment.missing(kubeovn_annotations(wanted.provider, **change), wanted)
     assert found.startswith(f"annotation {wanted.provider}.kubernetes.io/{lacks} " if lacks else "")
     assert bool(found) == bool(lacks)
 
 
-def test_what_is_still_to_come_says_what_is_there():
-    found = annotations.missing(written(allocated=None, routed=None), ETH0)
+def test_what_is_still_to_come_says_what_is_there() -> None:
+    found = assignment.missing(kubeovn_annotations(allocated=None, routed=None), ETH0)
     assert "there is: ip_address, mac_address, cidr, gateway, logical_switch" in found
-    assert "none of kube-ovn's" in annotations.missing({}, ETH0)
+    assert "none of kube-ovn's" in assignment.missing({}, ETH0)
 
 
-def test_only_what_is_needed_is_kept():
-    ours = {**written(**DUAL), MODE: "tc"}
-    assert annotations.needed({**ours, "a.kubernetes.io/b": "c", "d": "e"}) == ours
+def test_only_what_is_needed_is_kept() -> None:
+    ours = {**kubeovn_annotations(**DUAL), MODE: "tc"}
+    assert assignment.needed({**ours, "a.kubernetes.io/b": "c", "d": "e"}) == ours

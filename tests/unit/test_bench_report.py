@@ -1,8 +1,13 @@
-"""Tables, comparison, page and plots of results that are made up."""
+"""The tables, the comparison, the page and the charts, of made-up results."""
+
+from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,19 +21,26 @@ from tests.unit import benchkit
 EVIL = "<script>alert(1)</script> & co"
 
 
-def series(contender, samples, role="vmlink", metric="add", unit="ms", **at):
+def series(
+    contender: str,
+    samples: Iterable[float],
+    role: str = "vmlink",
+    metric: str = "add",
+    unit: str = "ms",
+    **at: int | str,
+) -> Series:
     return Series("attach", metric, unit, contender, role, at, list(samples))
 
 
-def made(*found, **about):
+def made(*found: Series, **about: Any) -> Document:
     return Document({**benchkit.ABOUT, **about}, list(found))
 
 
-def row(told, name):
+def row(told: str, name: str) -> list[str]:
     return next(line.split() for line in told.splitlines() if line.startswith(f"{name} "))
 
 
-def test_a_document_is_read_as_it_was_written(tmp_path):
+def test_a_document_is_read_as_it_was_written(tmp_path: Path) -> None:
     there = benchkit.document(not_run=["attach: x"])
     there.write(tmp_path / "a.json")
     document.read(tmp_path / "a.json").write(tmp_path / "b.json")
@@ -52,7 +64,9 @@ def test_a_document_is_read_as_it_was_written(tmp_path):
         (lambda d: d.update(hostname="node1"), "hostname"),
     ],
 )
-def test_what_is_not_of_the_schema_is_refused_by_name(tmp_path, change, told):
+def test_what_is_not_of_the_schema_is_refused_by_name(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
+) -> None:
     found = deepcopy(made(series("x", [1, 2])).encode())
     change(found)
     path = tmp_path / "bad.json"
@@ -62,7 +76,9 @@ def test_what_is_not_of_the_schema_is_refused_by_name(tmp_path, change, told):
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
-def test_what_is_no_document_is_refused(tmp_path, text, capsys):
+def test_what_is_no_document_is_refused(
+    tmp_path: Path, text: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "bad.json"
     if text is not None:
         path.write_text(text)
@@ -70,7 +86,7 @@ def test_what_is_no_document_is_refused(tmp_path, text, capsys):
     assert f"./run bench: {path}: " in capsys.readouterr().err
 
 
-def test_the_table_tells_quantiles_and_ratios():
+def test_the_table_tells_quantiles_and_ratios() -> None:
     told = tables.render(
         made(series("tc-linux", range(1, 102)), series("bridge", [200] * 5, "baseline"))
     )
@@ -78,12 +94,12 @@ def test_the_table_tells_quantiles_and_ratios():
     assert row(told, "bridge")[1:] == ["200", "-", "-", "200", "5", "1.00"]
 
 
-def test_where_more_is_better_the_tail_is_below():
+def test_where_more_is_better_the_tail_is_below() -> None:
     told = tables.render(made(series("tc-linux", range(1, 102), metric="rate", unit="1/s")))
     assert row(told, "tc-linux")[1:] == ["51.0", "11.0", "2.00", "1.00", "101"]
 
 
-def test_the_baseline_is_of_the_same_conditions_and_the_nearest_name():
+def test_the_baseline_is_of_the_same_conditions_and_the_nearest_name() -> None:
     bridge, vsctl = series("bridge", [10], "baseline"), series("ovs-vsctl", [40], "baseline")
     other = series("bridge", [1], "baseline", parallel=8)
     among = [other, bridge, vsctl]
@@ -94,7 +110,7 @@ def test_the_baseline_is_of_the_same_conditions_and_the_nearest_name():
     assert stats.ratio(series("x", [1]), series("zero", [0], "baseline")) is None
 
 
-def test_what_could_not_be_measured_is_told_with_its_reason():
+def test_what_could_not_be_measured_is_told_with_its_reason() -> None:
     absent = series("vhostuser-ovs", [])
     absent.note = "no huge pages"
     troubled = made(absent, not_run=["attach: late"], left_behind=["link stray0"])
@@ -114,12 +130,12 @@ def test_what_could_not_be_measured_is_told_with_its_reason():
         ("ms", [1, 1, 1], [9, 9, 9], "too few"),
     ],
 )
-def test_two_results_are_compared(unit, a, b, verdict):
+def test_two_results_are_compared(unit: str, a: list[float], b: list[float], verdict: str) -> None:
     old, new = (made(series("tc-linux", s, unit=unit)) for s in (a, b))
     assert " ".join(row(compare.render(old, new), "tc-linux")[5:]) == verdict
 
 
-def test_a_comparison_tells_when_the_machine_was_not_the_same():
+def test_a_comparison_tells_when_the_machine_was_not_the_same() -> None:
     old = made(series("tc-linux", [1, 2, 3, 4]), series("bridge", [10] * 4, "baseline"))
     new = made(series("tc-linux", [2, 4, 6, 8]), series("bridge", [20] * 4, "baseline"))
     told = compare.render(old, new)
@@ -128,7 +144,7 @@ def test_a_comparison_tells_when_the_machine_was_not_the_same():
     assert "differ too" not in compare.render(old, old)
 
 
-def test_a_comparison_tells_what_else_differs_and_what_has_no_counterpart():
+def test_a_comparison_tells_what_else_differs_and_what_has_no_counterpart() -> None:
     old = made(series("a", [1]), series("b", [1]), kernel="6.1")
     new = made(series("b", [1]), series("c", [1]), series("d", [1]), kernel="6.18")
     told = compare.render(old, new)
@@ -139,9 +155,17 @@ def test_a_comparison_tells_what_else_differs_and_what_has_no_counterpart():
     assert "conditions" not in compare.render(old, old)
 
 
+class Drawn(NamedTuple):
+    """A report: its directory, the files that it wrote there, and its page."""
+
+    out: Path
+    written: list[Path]
+    html: str
+
+
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    """Of each kind of chart one, with what makes charts go wrong."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """A report with one chart of each kind, of results that are hard to draw."""
     out = tmp_path_factory.mktemp("report")
     absent = series("vhostuser-ovs", [])
     absent.note = EVIL
@@ -160,10 +184,10 @@ def drawn(tmp_path_factory):
     )
     (out / "attach-stale.png").write_bytes(b"of a run before")
     (out / "mine.png").write_bytes(b"not ours")
-    return out, page.write(found, out), (out / "report.html").read_text()
+    return Drawn(out, page.write(found, out), (out / "report.html").read_text())
 
 
-def test_every_chart_is_a_png_and_what_was_there_before_is_gone(drawn):
+def test_every_chart_is_a_png_and_what_was_there_before_is_gone(drawn: Drawn) -> None:
     out, written, _ = drawn
     pictures = {path.name for path in written if path.suffix == ".png"}
     assert pictures == {
@@ -177,8 +201,8 @@ def test_every_chart_is_a_png_and_what_was_there_before_is_gone(drawn):
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
 
 
-def test_the_page_needs_nothing_else_and_runs_nothing(drawn):
-    html = drawn[2]
+def test_the_page_needs_nothing_else_and_runs_nothing(drawn: Drawn) -> None:
+    html = drawn.html
     assert not re.search(r"<script|<link|<img|@import|url\((?!#)", html)
     assert set(re.findall(r"https?://[^\s\"<)]+", html)) <= {
         "http://www.w3.org/2000/svg",
@@ -189,23 +213,25 @@ def test_the_page_needs_nothing_else_and_runs_nothing(drawn):
     assert len(ids) == len(set(ids))
 
 
-def test_the_page_says_what_was_found_on_what(drawn):
-    html = drawn[2]
+def test_the_page_says_what_was_found_on_what(drawn: Drawn) -> None:
+    html = drawn.html
     assert "2 cores of Made-up CPU &lt;x86&gt; &amp; more with 24 GiB of memory" in html
     assert "tc-linux 2.49 ms, bridge 8.00 ms (ratio 0.31)" in html
     assert "from 10 to 1000 attachments tc-linux 1.07 times" in html
     assert "The guests&#x27; CPU is emulated (TCG)" in html
     assert "made_up" in html
     assert "prefers-color-scheme: dark" in html
-    assert "#1f66c1" not in html.partition("</style>")[2], "plots follow the page's colours"
+    assert "#1f66c1" not in html.partition("</style>")[2], (
+        "the charts must take their colours from the page, for its dark theme"
+    )
 
 
-def test_a_run_that_measured_nothing_has_a_page(tmp_path):
+def test_a_run_that_measured_nothing_has_a_page(tmp_path: Path) -> None:
     assert page.write(made(interrupted=True), tmp_path) == [tmp_path / "report.html"]
     assert "The run was interrupted." in (tmp_path / "report.html").read_text()
 
 
-def test_the_charts_of_a_whole_run():
+def test_the_charts_of_a_whole_run() -> None:
     found = charts(benchkit.document())
     assert [c.name for c in found] == list(dict.fromkeys(c.name for c in found))
     kinds = {c.name: c.kind for c in found}
@@ -214,6 +240,6 @@ def test_the_charts_of_a_whole_run():
     assert kinds["attach-parts"] == "parts"
     assert kinds["datapath-tcp-in"] == "bars"
     suites = [c.suite for c in found]
-    assert suites == sorted(suites), "one suite after the other"
+    assert suites == sorted(suites), "the charts of one suite must come before those of the other"
     only = charts(benchkit.document(suites=("datapath",)))
     assert {c.suite for c in only} == {"datapath"}

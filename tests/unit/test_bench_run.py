@@ -1,86 +1,111 @@
-"""./run bench with suites made up here: what fails or is interrupted costs no result."""
+"""./run bench with made-up suites: a failure or an interrupt loses no result."""
+
+from __future__ import annotations
 
 import io
 import json
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 import pytest
 
 from bench import run
 from bench.progress import Progress
-from bench.report import document, machine
-from bench.report.results import Series, Task
+from bench.report import document, machine, page
+from bench.report.document import Document
+from bench.report.results import Options, Results, Series, Task
 from bench.testbed import guest, snapshot
 
 ADD = Series("attach", "add", "ms", "tc-linux", "vmlink")
 TCP = Series("datapath", "tcp_in", "Gbit/s", "tc-linux", "vmlink")
 
+Measure = Callable[[Results, ExitStack], object]  # what a task of a made-up suite does
+Tasks = Callable[[Options, Results, ExitStack], list[Task]]
+
+
+class Suite(ModuleType):
+    """Takes the place of a module of bench.suites."""
+
+    def __init__(self, name: str, tasks: Tasks) -> None:
+        super().__init__(f"bench.suites.{name}")
+        self.tasks = tasks
+
+
+class Give(Protocol):
+    """Replaces the tasks of the suites, by suite and name; a suite that is not named has none."""
+
+    def __call__(self, **tasks: Mapping[str, Measure]) -> None: ...
+
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch, tmp_path):
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(guest, "accelerator", lambda: "tcg")
     monkeypatch.setattr(guest, "accelerator_reason", lambda: "made up")
-    monkeypatch.setattr(run.page, "write", lambda *_: [])
-    # The machine is shared with what else is tested meanwhile.
+    monkeypatch.setattr(page, "write", lambda *_: [])
+    # Other tests run at the same time, and what they leave is not ours to report.
     monkeypatch.setattr(snapshot, "left_behind", lambda _: [])
 
 
 @pytest.fixture
-def suites(monkeypatch):
-    """Give the suites these tasks, as functions of the results and the stack."""
-
-    def give(**tasks):
+def suites(monkeypatch: pytest.MonkeyPatch) -> Give:
+    def give(**tasks: Mapping[str, Measure]) -> None:
         for suite, names in run.SUITES.items():
             for name in names:
-                module = ModuleType(f"bench.suites.{name}")
-                module.tasks = tasks_of(tasks.get(suite, {}) if name == suite else {})
-                monkeypatch.setitem(sys.modules, f"bench.suites.{name}", module)
+                module = Suite(name, tasks_of(tasks.get(suite, {}) if name == suite else {}))
+                monkeypatch.setitem(sys.modules, module.__name__, module)
 
     return give
 
 
-def tasks_of(named):
-    def tasks(options, results, stack):
-        def bound(function):
-            return lambda: function(results, stack)
+def tasks_of(named: Mapping[str, Measure]) -> Tasks:
+    def tasks(_: Options, results: Results, stack: ExitStack) -> list[Task]:
+        def run_it(measure: Measure) -> None:
+            measure(results, stack)
 
-        return [Task(name, 1, bound(function)) for name, function in named.items()]
+        return [Task(name, 1, partial(run_it, measure)) for name, measure in named.items()]
 
     return tasks
 
 
-def adds(series, *samples):
+def adds(series: Series, *samples: float) -> Measure:
     return lambda results, _: results.add(replace(series, samples=[]), *samples)
 
 
-def fails(results, _):
+def fails(results: Results, _: ExitStack) -> None:
     results.add(replace(ADD, contender="bridge", samples=[]), 5.0)
     raise RuntimeError("no\nmore")
 
 
-def test_two_tasks_may_have_one_name(suites, monkeypatch):
+def test_two_tasks_may_have_one_name(suites: Give, monkeypatch: pytest.MonkeyPatch) -> None:
     suites(attach={"one": adds(ADD, 2.0)})
-    twice = sys.modules["bench.suites.attach"].tasks
-    monkeypatch.setattr(sys.modules["bench.suites.attach"], "tasks", lambda *a: twice(*a) * 2)
+    attach = sys.modules["bench.suites.attach"]
+    assert isinstance(attach, Suite)
+    once = attach.tasks
+    monkeypatch.setattr(attach, "tasks", lambda *a: once(*a) * 2)
     assert run.main(["attach"]) == 0
     assert written().series[0].samples == [2.0, 2.0]
     assert written().about["not_run"] == []
 
 
-def interrupted(number):
+def interrupted(number: signal.Signals) -> Measure:
     return lambda *_: signal.raise_signal(number)
 
 
-def written(name="bench-results"):
-    return document.read(run.Path(name, "results.json"))
+def written(name: str = "bench-results") -> Document:
+    return document.read(Path(name, "results.json"))
 
 
-def test_both_suites_are_measured_and_written(suites, capsys):
+def test_both_suites_are_measured_and_written(
+    suites: Give, capsys: pytest.CaptureFixture[str]
+) -> None:
     suites(attach={"one": adds(ADD, 2.0, 3.0)}, datapath={"two": adds(TCP, 1.5)})
     assert run.main(["--quick", "--rounds", "7", "--out", "here"]) == 0
     found = written("here")
@@ -91,15 +116,19 @@ def test_both_suites_are_measured_and_written(suites, capsys):
     assert "here/results.json" in capsys.readouterr().out
 
 
-def test_an_attach_run_boots_no_guest_to_tell_the_accelerator(suites, monkeypatch):
+def test_an_attach_run_boots_no_guest_to_tell_the_accelerator(
+    suites: Give, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(guest, "accelerator", lambda: pytest.fail("a guest was probed"))
     suites(attach={"one": adds(ADD, 2.0)}, datapath={"two": fails})
     assert run.main(["attach"]) == 0
     assert written().about["accelerator"]["name"] == ""
 
 
-def test_a_failure_ends_its_suite_and_not_the_other(suites, capsys):
-    given_back = []
+def test_a_failure_ends_its_suite_and_not_the_other(
+    suites: Give, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_back: list[str] = []
     suites(
         attach={
             "begun": lambda _, stack: stack.callback(given_back.append, "attach"),
@@ -118,17 +147,19 @@ def test_a_failure_ends_its_suite_and_not_the_other(suites, capsys):
     early, half, tcp = found.series
     assert (early.samples, early.note) == ([2.0], "")
     assert half.note == "incomplete: bad failed: RuntimeError: no"
-    assert tcp.samples == [1.0], "the first suite gives back before the second begins"
+    assert tcp.samples == [1.0], "the first suite must give back before the second begins"
     assert "attach: bad failed: RuntimeError: no" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_keeps_what_was_measured_and_gives_back(suites, number, capsys):
-    given_back = []
+def test_an_interruption_keeps_what_was_measured_and_gives_back(
+    suites: Give, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given_back: list[str] = []
 
-    def begin(results, stack):
+    def begin(results: Results, stack: ExitStack) -> None:
         stack.callback(given_back.append, "made")
-        stack.callback(signal.raise_signal, number)  # one more, meanwhile
+        stack.callback(signal.raise_signal, number)  # a second one, while the first is handled
         results.add(replace(ADD, samples=[]), 2.0)
 
     suites(attach={"begin": begin, "long": interrupted(number), "late": fails})
@@ -144,12 +175,16 @@ def test_an_interruption_keeps_what_was_measured_and_gives_back(suites, number, 
     assert "The run was interrupted." in told.out
 
 
-def test_an_interruption_waits_until_a_suite_has_given_back(suites):
-    given_back = []
+def test_an_interruption_waits_until_a_suite_has_given_back(suites: Give) -> None:
+    given_back: list[str] = []
 
-    def begin(_, stack):
+    def last() -> None:
+        signal.raise_signal(signal.SIGINT)
+        given_back.append("last")
+
+    def begin(_: Results, stack: ExitStack) -> None:
         stack.callback(given_back.append, "first")
-        stack.callback(lambda: (signal.raise_signal(signal.SIGINT), given_back.append("last")))
+        stack.callback(last)
 
     suites(attach={"begin": begin}, datapath={"never": fails})
     assert run.main(["all"]) == 130
@@ -157,31 +192,32 @@ def test_an_interruption_waits_until_a_suite_has_given_back(suites):
     assert written().about["not_run"] == ["datapath: never"]
 
 
-def test_what_cannot_be_given_back_is_told(suites):
+def test_what_cannot_be_given_back_is_told(suites: Give) -> None:
     suites(attach={"begin": lambda _, stack: stack.callback(lambda: 1 / 0)})
     assert run.main(["attach"]) == 1
     [failure] = written().about["failed"]
     assert (failure["task"], failure["error"][:17]) == ("giving back", "ZeroDivisionError")
 
 
-def test_what_is_left_behind_is_told(suites, monkeypatch, capsys):
+def test_what_is_left_behind_is_told(
+    suites: Give, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     suites(attach={"one": adds(ADD, 2.0)})
     monkeypatch.setattr(snapshot, "left_behind", lambda _: ["link stray0"])
     assert run.main(["attach"]) == 1
     assert "Left behind: link stray0" in capsys.readouterr().out
 
 
-def test_an_option_that_a_suite_cannot_use_ends_it_before_anything_runs(monkeypatch, capsys):
-    module = ModuleType("bench.suites.attach")
-
-    def tasks(options, results, stack: ExitStack):
+def test_an_option_that_a_suite_cannot_use_ends_it_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
         raise ValueError(f"--peer {options.peers[0]}: no such program")
 
-    module.tasks = tasks
-    monkeypatch.setitem(sys.modules, "bench.suites.attach", module)
+    monkeypatch.setitem(sys.modules, "bench.suites.attach", Suite("attach", tasks))
     assert run.main(["attach", "--peer", "x=/nowhere"]) == 2
     assert "--peer x=/nowhere: no such program" in capsys.readouterr().err
-    assert not run.Path("bench-results/results.json").exists()
+    assert not Path("bench-results/results.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -195,50 +231,52 @@ def test_an_option_that_a_suite_cannot_use_ends_it_before_anything_runs(monkeypa
         (["everything"], "everything"),
     ],
 )
-def test_bad_arguments_are_named(arguments, told, capsys):
+def test_bad_arguments_are_named(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as error:
         run.main(arguments)
     assert error.value.code == 2
     assert told in capsys.readouterr().err
 
 
-def test_the_document_tells_no_path_of_this_machine(suites, tmp_path):
-    here = run.Path(machine.__file__).parents[2]
+def test_the_document_tells_no_path_of_this_machine(suites: Give, tmp_path: Path) -> None:
+    here = Path(machine.__file__).parents[2]
 
-    def bad(results, _):
+    def bad(results: Results, _: ExitStack) -> None:
         adds(replace(ADD, note=f"see {here}/x"), 1.0)(results, _)
-        raise RuntimeError(f"{run.Path.home()}/y is missing")
+        raise RuntimeError(f"{Path.home()}/y is missing")
 
     suites(attach={"bad": bad})
     assert run.main(["attach", "--peer", f"x={tmp_path}/x,{tmp_path}/c.json"]) == 1
-    told = run.Path("bench-results/results.json").read_text()
+    told = Path("bench-results/results.json").read_text()
     assert json.loads(told)["options"]["peers"] == ["x=x,c.json"]
-    for private in (tmp_path, here.parent, run.Path.home()):
+    for private in (tmp_path, here.parent, Path.home()):
         assert f"{private}/" not in told
 
 
 class Terminal(io.StringIO):
-    def isatty(self):
+    def isatty(self) -> bool:
         return True
 
 
-def test_the_time_left_follows_what_was_true_so_far(monkeypatch):
+def test_the_time_left_follows_what_was_true_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     progress = Progress(100, io.StringIO())
     progress.start("a", 20)
     assert "0%  1 min 40 s left  a" in progress.line()
-    now[0] = 40  # twice as long as it said
+    now[0] = 40  # "a" took twice as long as estimated
     progress.done()
     progress.start("b", 80)
     assert "20%  2 min 40 s left  b" in progress.line()
     now[0] = 120
     assert "60%  1 min 20 s left  b" in progress.line()
-    now[0] = 4000  # longer than it said is not done
+    now[0] = 4000  # "b" took longer than estimated, and still runs
     assert "96%" in progress.line()
 
 
-def test_a_terminal_gets_one_line_and_a_file_plain_ones():
+def test_a_terminal_gets_one_line_and_a_file_plain_ones() -> None:
     terminal, file = Terminal(), io.StringIO()
     for stream in (terminal, file):
         progress = Progress(2, stream)

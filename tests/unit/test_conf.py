@@ -1,21 +1,27 @@
-"""conf/: each example is a configuration that vmlink takes, and each mode has one."""
+"""conf/: vmlink accepts each example, and there is an example of each mode."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cni.config import network as config
+from cni.config.network import NetConf
 from cni.modes import MODES
 from cni.spec.types import Request
-from tests.unit.test_config import PREV
+from tests.unit.purekit import PREV
 
 CONF = Path(__file__).parents[2] / "conf"
-LISTS = {path.name: json.loads(path.read_text()) for path in CONF.glob("*.conflist")}
+LISTS: dict[str, Any] = {
+    path.name: json.loads(path.read_text()) for path in CONF.glob("*.conflist")
+}
 
 
-def parsed(name):
-    """Vmlink's own entry, as a runtime would hand it over."""
+def parsed(name: str) -> NetConf:
+    """The entry of vmlink in a list, as a runtime would pass it to the plugin."""
     given = LISTS[name]
     (place,) = [n for n, p in enumerate(given["plugins"]) if p["type"] == "vmlink"]
     conf = {**given["plugins"][place], "cniVersion": given["cniVersion"], "name": given["name"]}
@@ -24,9 +30,9 @@ def parsed(name):
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_an_example_is_taken(name):
+def test_an_example_is_taken(name: str) -> None:
     assert parsed(name).mode in MODES
 
 
-def test_each_mode_has_an_example():
+def test_each_mode_has_an_example() -> None:
     assert {parsed(name).mode for name in LISTS} == set(MODES) == set(config.MODES)

@@ -1,4 +1,8 @@
-"""The network configuration: every key, its default, and the message when it is wrong."""
+"""The network configuration: each key, its default, and the error when its value is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -6,40 +10,28 @@ from cni.config import network as config
 from cni.config.network import Chosen, KubeOvn, NetConf, TapConf
 from cni.config.uplinks import Chained, LinuxUplink
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
-from cni.spec.types import AttachmentKey, Interface, Request, Result
+from cni.spec.types import AttachmentKey, Interface, Result
+from tests.unit.purekit import IPAM, PREV, parse, request
 
-BASE = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink"}
-PREV = {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}
 MACS = [f"02:00:00:00:00:0{n}" for n in range(5)]
 
 
-def request(conf, args=None):
-    return Request("ADD", "1.1.0", {**BASE, **conf}, b"", {}, args or {})
-
-
-def parse(conf, args=None):
-    return config.parse(request(conf, args))
-
-
-def bridged(**conf):
+def bridged(**conf: Any) -> dict[str, Any]:
     return {"linux": {"bridge": "br0"}, **conf}
 
 
-def chained(**conf):
+def chained(**conf: Any) -> dict[str, Any]:
     return {"prevResult": PREV, **conf}
 
 
-def kube(**conf):
+def kube(**conf: Any) -> dict[str, Any]:
     return {"ovs": {"bridge": "br-int"}, "kubeovn": {"provider": "ovn"}, **conf}
 
 
-def test_defaults():
+def test_defaults() -> None:
     assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"))
     prev = Result((Interface("eth0", sandbox="/n"),))
     assert parse(chained()) == NetConf("net", "tc", Chained(), prev=prev)
-
-
-IPAM = {"type": "host-local", "subnet": "10.0.0.0/24"}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +58,7 @@ IPAM = {"type": "host-local", "subnet": "10.0.0.0/24"}
         (bridged(capabilities={"mac": True}, runtimeConfig={"other": 1}, args={"x": 1}), {}),
     ],
 )
-def test_keys(conf, expected):
+def test_keys(conf: dict[str, Any], expected: dict[str, Any]) -> None:
     found = parse(conf)
     assert {name: getattr(found, name) for name in expected} == expected
     if not expected:
@@ -74,9 +66,11 @@ def test_keys(conf, expected):
 
 
 @pytest.mark.parametrize("given", range(4), ids=["runtimeConfig", "args.cni", "CNI_ARGS", "config"])
-def test_where_the_mac_comes_from(given):
-    """The places from `given` on hold one; the first of them wins."""
-    places = [{"mac": mac} if n >= given else {} for n, mac in enumerate(MACS)]
+def test_where_the_mac_comes_from(given: int) -> None:
+    """Each place from number `given` on has a MAC of its own: the first of them wins."""
+    places: list[dict[str, Any]] = [
+        {"mac": mac} if n >= given else {} for n, mac in enumerate(MACS)
+    ]
     conf = bridged(runtimeConfig=places[0], args={"cni": places[1]}, **places[3])
     args = {"MAC": MACS[2]} if given <= 2 else {}
     assert parse(conf, args).mac == MACS[given]
@@ -90,7 +84,7 @@ def test_where_the_mac_comes_from(given):
         ({"TC_REDIRECT_TAP_NAME": "fc0"}, TapConf(1, 2, "fc0")),
     ],
 )
-def test_args_for_the_tap_win(args, expected):
+def test_args_for_the_tap_win(args: dict[str, str], expected: TapConf) -> None:
     assert parse(bridged(tap={"owner": 1, "group": 2, "name": "tap0"}), args).tap == expected
 
 
@@ -104,7 +98,7 @@ def test_args_for_the_tap_win(args, expected):
         ({"MAC": "ff:ff:ff:ff:ff:ff"}, BadConfig),
     ],
 )
-def test_bad_args(args, error):
+def test_bad_args(args: dict[str, str], error: type[VmlinkError]) -> None:
     with pytest.raises(error):
         parse(bridged(), args)
 
@@ -119,12 +113,12 @@ def test_bad_args(args, error):
         (kube(kubeovn={"provider": "ovn", "subnet": "x"}), "kubeovn.subnet"),
     ],
 )
-def test_unknown_keys_are_named_with_their_value(conf, key):
+def test_unknown_keys_are_named_with_their_value(conf: dict[str, Any], key: str) -> None:
     with pytest.raises(UnsupportedField, match=rf"^{key}: unknown key \(value .*\); known are"):
         parse(conf)
 
 
-def test_a_network_of_kube_ovn():
+def test_a_network_of_kube_ovn() -> None:
     assert parse(kube()).kubeovn == KubeOvn("ovn")
     routes = [{"dst": "10.0.0.0/8", "gw": "10.1.0.1"}]
     section = {"provider": "net1.default.ovn", "routes": routes}
@@ -134,18 +128,20 @@ def test_a_network_of_kube_ovn():
 CHOSEN = Chosen("veth", "annotation x")
 
 
-def test_a_mode_that_is_chosen_passes_over_what_is_for_others():
+def test_a_mode_that_is_chosen_passes_over_what_is_for_others() -> None:
     conf = bridged(mode="tap", tap={"owner": 7}, placeholder=True)
     assert config.parse(request(conf), CHOSEN) == parse(bridged(mode="veth"))
     same = Chosen("tap", "annotation x")
     assert config.parse(request(conf), same) == parse(conf)
 
 
-def test_a_mode_that_is_chosen_is_named_by_who_chose():
+def test_a_mode_that_is_chosen_is_named_by_who_chose() -> None:
     with pytest.raises(BadConfig, match=r"^annotation x: veth does not go with the uplink chained"):
         config.parse(request(chained()), CHOSEN)
 
 
+NO_REDIRECTS: list[Any] = ["tc", None, {}]
+NO_PLUGINS: list[Any] = ["a/b", "..", ".", 5, None, []]
 NO_MACS = ["01:00:00:00:00:01", "00:00:00:00:00:00", "02:00:00:00:00", "0200.0000.0001", "x", 5]
 NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
 
@@ -154,7 +150,7 @@ NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
     ("conf", "key"),
     [
         *((bridged(mode=v), "mode") for v in ("bridge", "", None, ["tc"])),
-        *((bridged(redirect=v), "redirect") for v in ("tc", None, {})),
+        *((bridged(redirect=v), "redirect") for v in NO_REDIRECTS),
         *((bridged(resultStyle=v), "resultStyle") for v in ("cni", True)),
         *((bridged(mtu=v), "mtu") for v in (67, 65522, -1, 0, "1500", True, 1500.0)),
         *((bridged(queues=v), "queues") for v in (0, 257, "2", True)),
@@ -166,7 +162,7 @@ NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
         *((bridged(mac=v), "mac") for v in NO_MACS),
         (bridged(runtimeConfig={"mac": "x"}), "runtimeConfig.mac"),
         (bridged(args={"cni": {"mac": "x"}}), "args.cni.mac"),
-        *((bridged(ipam={"type": v}), "ipam.type") for v in ("a/b", "..", ".", 5, None, [])),
+        *((bridged(ipam={"type": v}), "ipam.type") for v in NO_PLUGINS),
         (bridged(ipam={"subnet": "10.0.0.0/8"}), "ipam.type"),
         ({"linux": []}, "linux"),
         ({"linux": {}}, "linux.bridge"),
@@ -191,7 +187,7 @@ NO_LINKS = ["", ".", "a/b", "x" * 16, "br%d", "\ud800", 5, None]
         (chained(ipam=IPAM), "ipam"),
     ],
 )
-def test_wrong_values_are_named_by_their_key(conf, key):
+def test_wrong_values_are_named_by_their_key(conf: dict[str, Any], key: str) -> None:
     with pytest.raises(BadConfig) as error:
         parse(conf)
     assert error.value.msg.startswith(f"{key}: ")
@@ -207,24 +203,22 @@ def test_wrong_values_are_named_by_their_key(conf, key):
         ([{"containerID": "c", "ifname": "e", "extra": 1}] * 2, {AttachmentKey("c", "e")}),
     ],
 )
-def test_valid_attachments(key, listed, expected):
+def test_valid_attachments(
+    key: str, listed: list[dict[str, Any]] | None, expected: set[AttachmentKey]
+) -> None:
     assert config.valid_attachments({key: listed}) == expected
 
 
-def test_the_newer_list_wins():
+def test_the_newer_list_wins() -> None:
     both = {"cni.dev/attachments": 5, "cni.dev/valid-attachments": []}
     assert config.valid_attachments(both) == set()
 
 
-@pytest.mark.parametrize(
-    "conf",
-    [{}]
-    + [
-        {"cni.dev/valid-attachments": v}
-        for v in ({}, "c1", 0, ["c1"], [{}], [{"containerID": "c1"}], [None])
-    ],
-)
-def test_gc_collects_nothing_on_a_doubtful_list(conf):
+NO_LISTS: list[Any] = [{}, "c1", 0, ["c1"], [{}], [{"containerID": "c1"}], [None]]
+
+
+@pytest.mark.parametrize("conf", [{}, *({"cni.dev/valid-attachments": v} for v in NO_LISTS)])
+def test_gc_collects_nothing_on_a_doubtful_list(conf: dict[str, Any]) -> None:
     with pytest.raises(VmlinkError) as error:
         config.valid_attachments(conf)
     assert error.value.code == 7

@@ -1,10 +1,14 @@
-"""vmlinkctl on records made by hand: what people see, what programs get, and errors."""
+"""vmlinkctl on made-up records: its tables, its JSON and its errors."""
+
+from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
@@ -12,7 +16,22 @@ from cni import __version__
 from cni.attach.records import Record, Store
 from cni.plugins import ctl
 
-DEVICE = {
+
+class Told(NamedTuple):
+    """How vmlinkctl ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Call(Protocol):
+    """Runs vmlinkctl with the arguments."""
+
+    def __call__(self, *arguments: str) -> Told: ...
+
+
+DEVICE: dict[str, Any] = {
     "id": "vlt1",
     "kind": "tap",
     "netns": "/run/netns/x",
@@ -61,7 +80,7 @@ ROWS = {
 
 
 @pytest.fixture
-def run_dir(tmp_path):
+def run_dir(tmp_path: Path) -> Path:
     store = Store(tmp_path / "state")
     store.create()
     for record in (TC, TWO_PAIRS, VETH, BEGUN):
@@ -70,16 +89,16 @@ def run_dir(tmp_path):
 
 
 @pytest.fixture
-def call(run_dir, capsys):
-    def run(*arguments):
+def call(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*arguments: str) -> Told:
         code = ctl.main(["--run-dir", str(run_dir), *arguments])
         out, err = capsys.readouterr()
-        return code, out, err
+        return Told(code, out, err)
 
     return run
 
 
-def test_list(call):
+def test_list(call: Call) -> None:
     code, out, err = call("list")
     head, *lines = [line.split() for line in out.splitlines()]
     assert (code, err) == (0, "")
@@ -87,16 +106,16 @@ def test_list(call):
     assert {tuple(line[:2]): line[2:] for line in lines} == ROWS
 
 
-def test_columns_are_aligned(call):
-    lines = call("list")[1].splitlines()
+def test_columns_are_aligned(call: Call) -> None:
+    lines = call("list").out.splitlines()
     last = lines[0].index("STATE")
     assert {line[last - 2 : last] for line in lines} == {"  "}
     assert {line[last:] for line in lines} == {"STATE", "attached", "unfinished"}
     assert not any(line.endswith(" ") for line in lines)
 
 
-def test_list_for_programs(call):
-    rows = json.loads(call("list", "--json")[1])
+def test_list_for_programs(call: Call) -> None:
+    rows = json.loads(call("list", "--json").out)
     assert {(r["container"], r["ifname"]) for r in rows} == set(ROWS)
     assert next(r for r in rows if (r["container"], r["ifname"]) == ("c1", "eth1")) == {
         "container": "c1",
@@ -111,7 +130,9 @@ def test_list_for_programs(call):
 
 
 @pytest.mark.parametrize("directory", ["state", "nowhere"])
-def test_an_empty_node_is_no_error(tmp_path, capsys, directory):
+def test_an_empty_node_is_no_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], directory: str
+) -> None:
     run_dir = tmp_path / directory
     assert ctl.main(["--run-dir", str(run_dir), "list"]) == 0
     assert capsys.readouterr().out.startswith("CONTAINER")
@@ -119,22 +140,22 @@ def test_an_empty_node_is_no_error(tmp_path, capsys, directory):
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_pools(call, run_dir):
+def test_pools(call: Call, run_dir: Path) -> None:
     directory = run_dir / "pool" / "net@tap"
     directory.mkdir(parents=True)
     numbers = ("size", "refill_below", "ready", "made", "given", "returned", "thrown_away")
     pool = {"network": "net", "mode": "tap", **dict.fromkeys(numbers, 0), "error": "no bridge"}
     (directory / "pool.json").write_text(json.dumps({**pool, "conf": {"name": "net"}}))
-    assert json.loads(call("pool", "--json")[1]) == [pool]
-    head, line = call("pool")[1].splitlines()
+    assert json.loads(call("pool", "--json").out) == [pool]
+    head, line = call("pool").out.splitlines()
     assert head.split() == [name.upper() for name in pool]
     assert line.split() == ["net", "tap", *"0000000", "no", "bridge"]
     (directory / "pool.json").write_text("{")
-    assert call("pool")[1].splitlines() == [" ".join(head.split()).replace(" ", "  ")]
+    assert call("pool").out.splitlines() == [" ".join(head.split()).replace(" ", "  ")]
 
 
-def test_show_for_programs(call):
-    shown = json.loads(call("show", "c1", "--json")[1])
+def test_show_for_programs(call: Call) -> None:
+    shown = json.loads(call("show", "c1", "--json").out)
     assert [s["ifname"] for s in shown] == ["eth0", "eth1"]
     assert shown[1]["device"] == DEVICE
     assert shown[1]["netns"] == "/run/netns/x"
@@ -144,7 +165,7 @@ def test_show_for_programs(call):
 
 
 @pytest.mark.parametrize("container", ["c1", "c2", "c3"])
-def test_show_for_people(call, container):
+def test_show_for_people(call: Call, container: str) -> None:
     code, out, _ = call("show", container)
     assert code == 0
     assert f"container   {container}\n" in out
@@ -155,20 +176,20 @@ def test_show_for_people(call, container):
 @pytest.mark.parametrize(
     ("arguments", "ifnames"), [((), ["vlt0", "vlt1"]), (("--ifname", "eth1"), ["vlt1"])]
 )
-def test_device(call, arguments, ifnames):
-    found = json.loads(call("device", "c1", *arguments)[1])
+def test_device(call: Call, arguments: tuple[str, ...], ifnames: list[str]) -> None:
+    found = json.loads(call("device", "c1", *arguments).out)
     assert [d["id"] for d in found] == ifnames
     assert found[-1] == DEVICE
 
 
-def test_device_for_qemu(call):
-    first, second = call("device", "c1", "--format", "qemu")[1].splitlines()
+def test_device_for_qemu(call: Call) -> None:
+    first, second = call("device", "c1", "--format", "qemu").out.splitlines()
     assert "fds=3:4" in first
     assert first.endswith(",mq=on")
     assert second.startswith("-netdev tap,id=vlt1,fd=5 -device virtio-net-pci,id=vlt1n,")
 
 
-def test_device_for_programs_that_want_another_dialect(call):
+def test_device_for_programs_that_want_another_dialect(call: Call) -> None:
     code, out, _ = call("device", "c1", "--ifname", "eth1", "--format", "firecracker")
     assert (code, json.loads(out)["host_dev_name"]) == (0, "vlt1")
     code, out, err = call("device", "c1", "--format", "firecracker")
@@ -176,10 +197,10 @@ def test_device_for_programs_that_want_another_dialect(call):
     assert "set queues to 1" in err
 
 
-def test_the_device_of_a_former_version_is_read(call, run_dir):
+def test_the_device_of_a_former_version_is_read(call: Call, run_dir: Path) -> None:
     old = {k: v for k, v in DEVICE.items() if k not in ("ifname", "neighbours", "search")}
     Store(run_dir / "state").begin(replace(TC, container_id="old", device=old))
-    assert json.loads(call("device", "old")[1])[0]["neighbours"] == []
+    assert json.loads(call("device", "old").out)[0]["neighbours"] == []
 
 
 @pytest.mark.parametrize(
@@ -199,14 +220,16 @@ def test_the_device_of_a_former_version_is_read(call, run_dir):
         (("unplug", "c1", "eth1", "--api-socket", "/x"), "Cloud Hypervisor at /x: vm.remove"),
     ],
 )
-def test_errors_go_to_stderr_and_to_the_exit_code(call, arguments, message):
+def test_errors_go_to_stderr_and_to_the_exit_code(
+    call: Call, arguments: tuple[str, ...], message: str
+) -> None:
     code, out, err = call(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("vmlinkctl: ")
     assert message in err
 
 
-def test_a_record_that_cannot_be_read_is_told(call, run_dir):
+def test_a_record_that_cannot_be_read_is_told(call: Call, run_dir: Path) -> None:
     (run_dir / "state" / "x.json").mkdir()
     code, out, err = call("list")
     assert (code, out) == (1, "")
@@ -225,14 +248,14 @@ def test_a_record_that_cannot_be_read_is_told(call, run_dir):
         *(["plug", "c1", "eth0", "--qmp", "x", "--timeout", t] for t in ("0", "-1", "nan", "1m")),
     ],
 )
-def test_usage(call, capsys, arguments):
+def test_usage(call: Call, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         call(*arguments)
     assert stopped.value.code == 2
     assert "usage: vmlinkctl" in capsys.readouterr().err
 
 
-def test_version(call, capsys):
+def test_version(call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         call("--version")
     assert stopped.value.code == 0
@@ -240,7 +263,7 @@ def test_version(call, capsys):
 
 
 @pytest.mark.parametrize("records", [1, 2000], ids=["all in the buffer", "more than a pipe takes"])
-def test_a_reader_who_goes_away_is_no_error(tmp_path, records):
+def test_a_reader_who_goes_away_is_no_error(tmp_path: Path, records: int) -> None:
     store = Store(tmp_path / "state")
     store.create()
     for number in range(records):

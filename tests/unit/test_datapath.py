@@ -1,4 +1,4 @@
-"""The plan of `bench datapath`, and how it reads what its tools say."""
+"""`bench datapath`: the order of its tasks, and how it reads the output of iperf3 and traffic.c."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EFFORT = Effort(passes=3, flow=0.5, flood=0.1, asked=4)
 
 @dataclass
 class Said:
-    """A host whose tools say what is given, and remembers what it was told to execute."""
+    """A host that records each command, and answers as iperf3 (`answer`) and traffic.c would."""
 
     answer: str
     told: list[str] = field(default_factory=list)
@@ -52,6 +52,8 @@ def host() -> Said:
 
 @dataclass
 class Fake:
+    """A contender. It opens `pair`, or fails to boot where there is none."""
+
     name: str
     pair: Pair | None = None
     reason: str = ""
@@ -78,9 +80,9 @@ def results() -> Results:
 
 
 @pytest.fixture
-def contest(results: Results) -> Contest:
+def contest(results: Results, monkeypatch: pytest.MonkeyPatch) -> Contest:
     contest = Contest("", results, ExitStack())
-    contest._node = object()  # type: ignore[assignment]
+    monkeypatch.setattr(contest, "_node", object())
     return contest
 
 
@@ -115,7 +117,8 @@ def test_the_warm_up_tells_how_many_bytes_a_flow_takes(contest: Contest) -> None
     entry = Entry(Fake("a", measured), directions=("out",), streams=(4,))
     for task in contest.passes([entry], replace(EFFORT, passes=1)):
         task.run()
-    warm, flow = (c for c in measured.near.told if c.startswith("iperf3"))  # type: ignore[attr-defined]
+    assert isinstance(measured.near, Said)
+    warm, flow = (c for c in measured.near.told if c.startswith("iperf3"))
     assert " -n 33554432 -P 1 " in warm
     assert " -n 125000000 -P 4 " in flow
     assert flow.endswith(" -R")
@@ -134,7 +137,8 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
     ]
     tasks = contest.passes(entries, EFFORT)
     assert not any("absent" in task.name for task in tasks)
-    gone.near.fails = True  # type: ignore[attr-defined]
+    assert isinstance(gone.near, Said)
+    gone.near.fails = True
     for task in tasks:
         task.run()
     empty = {s.contender: s.note for s in results.series if not s.samples}
@@ -144,7 +148,7 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
         "beside": "failed: broken is not there",
         "gone": "failed: it has gone away",
     }
-    assert len(gone.near.told) == 1, "tried again"  # type: ignore[attr-defined]
+    assert len(gone.near.told) == 1, "a contender that failed must not be measured again"
     assert {s.contender for s in results.series if s.samples} == {"good"}
 
 

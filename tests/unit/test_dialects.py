@@ -1,7 +1,10 @@
-"""What each VMM and guest is told of the NIC of each mode: golden files, and refusals with why."""
+"""Each format of vmlinkctl for the NIC of each mode: golden files, and what is refused and why."""
+
+from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -50,25 +53,25 @@ PAIRS = [(mode, name) for mode in MODES for name in FORMATS]
 
 
 @pytest.mark.parametrize(("mode", "name"), [p for p in PAIRS if p not in REFUSED])
-def test_golden(mode, name):
+def test_golden(mode: str, name: str) -> None:
     expected = (GOLDEN / f"{mode}.{name}").read_text()
     assert FORMATS[name]([MODES[mode]], True) + "\n" == expected
 
 
 @pytest.mark.parametrize(("mode", "name"), REFUSED)
-def test_what_cannot_work_is_refused_with_the_reason(mode, name):
+def test_what_cannot_work_is_refused_with_the_reason(mode: str, name: str) -> None:
     with pytest.raises(BadDevice) as refused:
         FORMATS[name]([MODES[mode]], True)
     assert refused.value.msg.startswith(MODES[mode].id + ": ")
     assert REFUSED[mode, name] in refused.value.msg
 
 
-def test_every_golden_file_is_looked_at():
+def test_every_golden_file_is_looked_at() -> None:
     names = {f"{mode}.{name}" for mode, name in PAIRS if (mode, name) not in REFUSED}
     assert {path.name for path in GOLDEN.iterdir()} == names
 
 
-def test_firecracker_cannot_take_a_nic_without_offload():
+def test_firecracker_cannot_take_a_nic_without_offload() -> None:
     with pytest.raises(BadDevice, match="userspace-tso-enable"):
         firecracker.network_interface(replace(TC, offload=False))
 
@@ -80,7 +83,7 @@ def test_firecracker_cannot_take_a_nic_without_offload():
         ({"routes": (("10.9.0.0/16", ""),)}, "10.9.0.0/16 has none"),
     ],
 )
-def test_cloud_init_needs_addresses_and_gateways(change, message):
+def test_cloud_init_needs_addresses_and_gateways(change: dict[str, Any], message: str) -> None:
     with pytest.raises(BadDevice, match=message):
         guest.cloud_init([replace(TC, **change)])
 
@@ -93,31 +96,35 @@ def test_cloud_init_needs_addresses_and_gateways(change, message):
         ({"routes": (("10.9.0.0/16", "10.0.0.1"),)}, "use cloud-init"),
     ],
 )
-def test_the_kernel_takes_one_address_and_a_default_route(change, message):
+def test_the_kernel_takes_one_address_and_a_default_route(
+    change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(BadDevice, match=message):
         guest.kernel_ip([replace(TC, **change)])
 
 
-def test_the_kernel_takes_one_interface():
+def test_the_kernel_takes_one_interface() -> None:
     with pytest.raises(BadDevice, match="choose by --ifname"):
         guest.kernel_ip([TC, TC])
     alone = replace(TC, routes=(), nameservers=())
     assert guest.kernel_ip([alone]) == "ip=10.0.0.2:::255.255.255.0::eth0:off"
 
 
-def test_a_gateway_out_of_reach_is_on_the_link():
+def test_a_gateway_out_of_reach_is_on_the_link() -> None:
     told = yaml.safe_load(guest.cloud_init([TC]))["ethernets"]["eth0"]["routes"]
     assert told[0] == {"to": "0.0.0.0/0", "via": "10.0.0.1"}
     assert told[1] == {"to": "::/0", "via": "fd00:1::1", "on-link": True}
 
 
-def test_libvirt_is_told_in_xml_whatever_the_path():
+def test_libvirt_is_told_in_xml_whatever_the_path() -> None:
     path = "/run/<a>&'b'/sock"
     found = ElementTree.fromstring(libvirt.interface(replace(MODES["vhostuser"], path=path)))
-    assert found.find("source").attrib == {"type": "unix", "path": path, "mode": "server"}
+    source = found.find("source")
+    assert source is not None
+    assert source.attrib == {"type": "unix", "path": path, "mode": "server"}
 
 
-def test_cloud_hypervisor_counts_single_queues():
+def test_cloud_hypervisor_counts_single_queues() -> None:
     assert cloud_hypervisor.by_descriptors(MODES["tap"])["num_queues"] == 4
 
 
@@ -130,22 +137,22 @@ def test_cloud_hypervisor_counts_single_queues():
         (4, True, "fds=3:4:5:6,vhost=on,vhostfds=7:8:9:10"),
     ],
 )
-def test_qemu_is_told_the_descriptors(queues, vhost, netdev):
+def test_qemu_is_told_the_descriptors(queues: int, vhost: bool, netdev: str) -> None:
     told = qemu.cold([replace(TC, queues=queues)], vhost)
     assert told.split()[1] == f"tap,id=vlt1,{netdev}"
 
 
-def test_qemu_counts_on_from_one_nic_to_the_next():
+def test_qemu_counts_on_from_one_nic_to_the_next() -> None:
     first, second = qemu.cold([MODES["tap"], TC], True).splitlines()
     assert "fds=3:4,vhost=on,vhostfds=5:6" in first
     assert "fd=7,vhost=on,vhostfd=8" in second
 
 
-def test_each_command_of_hot_plug_but_the_last_can_be_taken_back():
+def test_each_command_of_hot_plug_but_the_last_can_be_taken_back() -> None:
     commands = qemu.commands(MODES["vhostuser"], [])
-    inverse = [qemu.inverse(command) for command in commands]
-    assert [(i["execute"], i["arguments"]["id"]) for i in inverse[:-1]] == [
+    *inverse, last = (qemu.inverse(command) for command in commands)
+    assert [i and (i["execute"], i["arguments"]["id"]) for i in inverse] == [
         ("chardev-remove", "vlu1c"),
         ("netdev_del", "vlu1"),
     ]
-    assert inverse[-1] is None
+    assert last is None

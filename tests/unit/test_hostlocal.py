@@ -1,4 +1,4 @@
-"""host-local in-process: allocation order, exclusions, refusals, roll-back."""
+"""host-local: the order of allocation, what is excluded or refused, and roll-back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store of host-local: its files, changes by others, crashes, threads."""
+"""The store of host-local: its files, changes by other processes, crashes and threads."""
 
 from __future__ import annotations
 

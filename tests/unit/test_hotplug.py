@@ -1,6 +1,11 @@
-"""Hot plug against servers of the documented protocols: what is said, undone, and passed on."""
+"""Hot plug against fake VMMs: the requests, what is undone after a refusal, and the errors."""
+
+from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,7 +13,7 @@ from cni.errors import VmmRefused
 from cni.vmm import cloud_hypervisor as clh
 from cni.vmm import descriptors, qemu_hotplug
 from cni.vmm.device import Device
-from tests.unit.fakevmm import cloud_hypervisor, qemu
+from tests.unit.fakevmm import Command, FileId, Heard, cloud_hypervisor, qemu
 
 TAP = Device("vlt1", "tap", "02:00:00:00:00:01", 1400, 2, tap="vlt1")
 SOCKET = Device("vlu1", "vhostuser", "02:00:00:00:00:01", 1400, 2, path="/run/x/sock")
@@ -17,8 +22,8 @@ NO = {"error": {"class": "GenericError", "desc": "PCI: no slot is available"}}
 
 
 @pytest.fixture
-def files(monkeypatch):
-    """Descriptors in place of a tap's, which are closed whatever happens."""
+def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FileId]]:
+    """Four files in place of a tap's queues. After the test, those that TAP uses must be closed."""
     opened = [os.memfd_create(f"queue-{n}") for n in range(4)]
     known = [(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in opened]
     monkeypatch.setattr(descriptors, "_opened", lambda device: opened[: device.queues])
@@ -32,19 +37,19 @@ def files(monkeypatch):
             os.close(fd)
 
 
-def names(heard):
+def names(heard: Heard[Command]) -> list[str]:
     return [request["execute"] for request in heard.requests][1:]
 
 
-def ids(heard, *commands):
+def ids(heard: Heard[Command], *commands: str) -> list[str]:
     return [r["arguments"]["id"] for r in heard.requests if r["execute"] in commands]
 
 
-def event(name, device):
+def event(name: str, device: str) -> dict[str, Any]:
     return {"event": name, "data": {"device": device}, "timestamp": {}}
 
 
-def test_plug_names_the_descriptors_that_it_passes(tmp_path, files):
+def test_plug_names_the_descriptors_that_it_passes(tmp_path: Path, files: list[FileId]) -> None:
     with qemu(tmp_path / "qmp") as heard:
         qemu_hotplug.plug(str(tmp_path / "qmp"), TAP, 5)
     assert names(heard) == ["getfd", "getfd", "netdev_add", "device_add"]
@@ -61,7 +66,9 @@ def test_plug_names_the_descriptors_that_it_passes(tmp_path, files):
         ("getfd", []),
     ],
 )
-def test_what_was_done_is_undone_when_qemu_refuses(tmp_path, files, refused, undone):
+def test_what_was_done_is_undone_when_qemu_refuses(
+    tmp_path: Path, files: list[FileId], refused: str, undone: list[str]
+) -> None:
     with (
         qemu(tmp_path / "qmp", {refused: NO}) as heard,
         pytest.raises(VmmRefused, match=f"QEMU refused {refused}: PCI: no slot is available"),
@@ -70,7 +77,7 @@ def test_what_was_done_is_undone_when_qemu_refuses(tmp_path, files, refused, und
     assert names(heard)[names(heard).index(refused) + 1 :] == undone
 
 
-def test_vhost_user_is_a_chardev_first(tmp_path):
+def test_vhost_user_is_a_chardev_first(tmp_path: Path) -> None:
     memory = {"query-memdev": {"return": [{"id": "mem", "share": True}]}}
     with qemu(tmp_path / "qmp", {**memory, "device_add": NO}) as heard, pytest.raises(VmmRefused):
         qemu_hotplug.plug(str(tmp_path / "qmp"), SOCKET, 5)
@@ -81,7 +88,7 @@ def test_vhost_user_is_a_chardev_first(tmp_path):
     assert heard.fds == []
 
 
-def test_vhost_user_needs_shared_memory(tmp_path):
+def test_vhost_user_needs_shared_memory(tmp_path: Path) -> None:
     memory = {"query-memdev": {"return": [{"id": "ram", "share": False}]}}
     with qemu(tmp_path / "qmp", memory) as heard, pytest.raises(VmmRefused, match="share=on"):
         qemu_hotplug.plug(str(tmp_path / "qmp"), SOCKET, 5)
@@ -89,14 +96,14 @@ def test_vhost_user_needs_shared_memory(tmp_path):
 
 
 @pytest.mark.parametrize("when", ["device_del", "device_del+"], ids=["before", "after"])
-def test_unplug_waits_for_the_event_of_its_own_device(tmp_path, when):
+def test_unplug_waits_for_the_event_of_its_own_device(tmp_path: Path, when: str) -> None:
     mine = {when: event("DEVICE_DELETED", "vlt1n")}
     with qemu(tmp_path / "qmp", events=mine) as heard:
         qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
     assert ids(heard, "device_del", "netdev_del") == ["vlt1n", "vlt1"]
 
 
-def test_the_event_of_another_device_does_not_count(tmp_path):
+def test_the_event_of_another_device_does_not_count(tmp_path: Path) -> None:
     other = {"device_del": event("DEVICE_DELETED", "other")}
     with (
         qemu(tmp_path / "qmp", events=other) as heard,
@@ -106,7 +113,7 @@ def test_the_event_of_another_device_does_not_count(tmp_path):
     assert names(heard) == ["device_del"]
 
 
-def test_a_guest_that_keeps_it(tmp_path):
+def test_a_guest_that_keeps_it(tmp_path: Path) -> None:
     kept = {"device_del+": event("DEVICE_UNPLUG_GUEST_ERROR", "vlt1n")}
     with (
         qemu(tmp_path / "qmp", events=kept) as heard,
@@ -116,19 +123,19 @@ def test_a_guest_that_keeps_it(tmp_path):
     assert names(heard) == ["device_del"]
 
 
-def test_unplug_takes_what_a_former_try_has_left(tmp_path):
+def test_unplug_takes_what_a_former_try_has_left(tmp_path: Path) -> None:
     with qemu(tmp_path / "qmp", {"device_del": GONE}) as heard:
         qemu_hotplug.unplug(str(tmp_path / "qmp"), SOCKET, 5)
     assert names(heard) == ["device_del", "netdev_del", "chardev-remove"]
 
 
-def test_unplug_of_what_is_not_there(tmp_path):
+def test_unplug_of_what_is_not_there(tmp_path: Path) -> None:
     both = {"device_del": GONE, "netdev_del": GONE}
     with qemu(tmp_path / "qmp", both), pytest.raises(VmmRefused, match="Device 'x' not found"):
         qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
 
 
-def test_a_monitor_that_another_client_holds(tmp_path):
+def test_a_monitor_that_another_client_holds(tmp_path: Path) -> None:
     with (
         qemu(tmp_path / "qmp", greeting=b""),
         pytest.raises(VmmRefused, match="does another client hold the monitor"),
@@ -136,7 +143,7 @@ def test_a_monitor_that_another_client_holds(tmp_path):
         qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 0.2)
 
 
-def test_what_is_no_monitor(tmp_path):
+def test_what_is_no_monitor(tmp_path: Path) -> None:
     with (
         qemu(tmp_path / "qmp", greeting=b"220 smtp\r\n"),
         pytest.raises(VmmRefused, match="is not a QMP monitor"),
@@ -144,7 +151,9 @@ def test_what_is_no_monitor(tmp_path):
         qemu_hotplug.unplug(str(tmp_path / "qmp"), TAP, 5)
 
 
-def test_cloud_hypervisor_gets_the_descriptors_with_the_request(tmp_path, files):
+def test_cloud_hypervisor_gets_the_descriptors_with_the_request(
+    tmp_path: Path, files: list[FileId]
+) -> None:
     with cloud_hypervisor(
         tmp_path / "api", "200 OK", b'{"id":"vlt1","bdf":"0000:00:05.0"}'
     ) as heard:
@@ -154,22 +163,22 @@ def test_cloud_hypervisor_gets_the_descriptors_with_the_request(tmp_path, files)
     assert heard.fds == files[:2]
 
 
-def test_cloud_hypervisor_makes_the_socket_of_vhost_user(tmp_path):
+def test_cloud_hypervisor_makes_the_socket_of_vhost_user(tmp_path: Path) -> None:
     with cloud_hypervisor(tmp_path / "api") as heard:
         clh.add(str(tmp_path / "api"), SOCKET, 5)
-    body = heard.requests[0][2]
+    body = heard.requests[0].body
     assert (body["vhost_user"], body["vhost_mode"]) == (True, "Server")
     assert (body["vhost_socket"], heard.fds) == (SOCKET.path, [])
 
 
-def test_cloud_hypervisor_takes_it_away(tmp_path):
+def test_cloud_hypervisor_takes_it_away(tmp_path: Path) -> None:
     with cloud_hypervisor(tmp_path / "api") as heard:
         clh.remove(str(tmp_path / "api"), TAP, 5)
     ((line, _, body),) = heard.requests
     assert (line, body) == ("PUT /api/v1/vm.remove-device HTTP/1.1", {"id": "vlt1"})
 
 
-def test_what_cloud_hypervisor_says_is_passed_on(tmp_path, files):
+def test_what_cloud_hypervisor_says_is_passed_on(tmp_path: Path, files: list[FileId]) -> None:
     with (
         cloud_hypervisor(tmp_path / "api", "404 Not Found", b'["VM is not created"]'),
         pytest.raises(VmmRefused, match=r"refused vm.add-net: 404 \[.VM is not created.\]"),

@@ -1,4 +1,4 @@
-"""The executed IPAM plugin: found, fed, waited for, killed, and what it says passed on."""
+"""Executed IPAM plugins: how they are found, called and killed, and how they answer."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import os
 import signal
 import stat
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
 from cni.errors import BadConfig, DeadlineExceeded, IpamFailed, NotReady
 from cni.ipam import delegate
 from cni.spec.types import IP, AttachmentKey, Result, Route
+from tests.unit.purekit import descriptors
+from tests.waits import until
 
 ANSWER = {
     "cniVersion": "1.0.0",
@@ -25,13 +26,18 @@ ANSWER = {
     "routes": [{"dst": "0.0.0.0/0"}],
     "dns": {"nameservers": ["192.0.2.3"]},
 }
-Script = Callable[..., delegate.Call]
+
+
+class Script(Protocol):
+    """Writes an IPAM plugin `fake` with a body in Python, and returns a Call that executes it."""
+
+    def __call__(
+        self, body: str, stdin: bytes = ..., version: str = ..., **env: str
+    ) -> delegate.Call: ...
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """A plugin `fake` with the given Python body, and a call of it."""
-
     def make(body: str, stdin: bytes = b"{}", version: str = "1.0.0", **env: str) -> delegate.Call:
         path = tmp_path / "fake"
         path.write_text(f"#!{sys.executable} -IS\nimport json, os, sys\n{body}\n")
@@ -48,7 +54,7 @@ def says(answer: Any) -> str:
 
 
 def gone(pid: int) -> bool:
-    """Dead, though perhaps not yet reaped by init."""
+    """Whether the process has ended; init may not have reaped it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -88,17 +94,14 @@ def test_it_gets_cni_variables_path_and_all_of_a_large_stdin(
         "PATH": os.environ["PATH"],
     }
     assert length == len(stdin)
-    assert fds == 4, "stdin, stdout, stderr and the directory being listed"
+    assert fds == 4, "expected stdin, stdout, stderr and the directory that it lists"
     assert own_session
 
 
 def test_add_runs_while_the_caller_works(script: Script, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     wait = delegate.begin_add(script(f"open({str(mark)!r}, 'w').close()\n{says(ANSWER)}"))
-    limit = time.monotonic() + 20
-    while not mark.exists():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(mark.exists)
     assert wait(10).ips[0].address == "10.1.0.9/24"
 
 
@@ -110,16 +113,11 @@ def test_a_plugin_that_hangs_is_killed_with_its_children(script: Script, tmp_pat
         f"    os.rename({str(pids)!r} + '.new', {str(pids)!r})\ntime.sleep(600)"
     )
     wait = delegate.begin_add(script(body))
-    limit = time.monotonic() + 20
-    while not pids.exists():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(pids.exists)
     with pytest.raises(DeadlineExceeded, match=r"fake ADD took longer than 0.05 s"):
         wait(0.05)
     for pid in map(int, pids.read_text().split()):
-        while not gone(pid):
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        until(partial(gone, pid))
     with pytest.raises(DeadlineExceeded):
         wait(10)
 
@@ -132,10 +130,7 @@ def test_delete_ends_an_add_that_nobody_waited_for(script: Script, tmp_path: Pat
     )
     call = script(body)
     wait = delegate.begin_add(call)
-    limit = time.monotonic() + 20
-    while not log.exists() or log.read_text() != "ADD ":
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    until(lambda: log.exists() and log.read_text() == "ADD ")
     delegate.delete(call)
     assert log.read_text() == "ADD DEL "
     with pytest.raises(IpamFailed, match="was ended before it answered"):
@@ -174,7 +169,7 @@ def test_bad_answers_are_ipam_failed(script: Script, body: str, message: str, de
 
 
 def test_nothing_is_left_open(script: Script) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     delegate.begin_add(script(says(ANSWER)))(20)
     for body in ("sys.exit(1)", "import time\ntime.sleep(600)"):
         with pytest.raises((IpamFailed, DeadlineExceeded)):
@@ -183,7 +178,7 @@ def test_nothing_is_left_open(script: Script) -> None:
     Path(call.env["CNI_PATH"].split(":")[1], "fake").write_text("no program")
     with pytest.raises(IpamFailed, match="cannot execute"):
         delegate.check(call)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert delegate._pending == {}
 
 

@@ -1,18 +1,22 @@
-"""Networks for Kata: which modes, what is refused, the DAN file, the socket that it looks for."""
+"""Networks for Kata: modes, refusals, the DAN file, and the socket that kata-go looks for."""
+
+from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cni.attach.context import Context
 from cni.config import network as config
 from cni.errors import AttachmentExists, BadConfig, BadEnvironment, CheckFailed, IOFailure
 from cni.ipam import delegate
 from cni.modes.steps import kata
 from cni.spec.types import IP, AttachmentKey, Request, Result, Route
 from cni.vmm import dan
-from tests.unit.purekit import KEY, NETNS, context, netconf
+from tests.unit.purekit import BASE, KEY, NETNS, context, netconf
 
 IPAM = {"ipam": {"type": "host-local"}}
 LINUX, OVS = {"linux": {"bridge": "br0"}, **IPAM}, {"ovs": {"bridge": "br0"}, **IPAM}
@@ -20,13 +24,13 @@ GIVEN = Result(
     ips=(IP("10.0.0.2/24", "10.0.0.1"), IP("fd00::2/64")),
     routes=(Route("0.0.0.0/0"), Route("10.9.0.0/16", "10.0.0.9")),
 )
-FACTS = {"mac": "02:00:00:00:00:01", "mtu": 1400, "socket": "/run/openvswitch/vlu1"}
+FACTS: dict[str, Any] = {"mac": "02:00:00:00:00:01", "mtu": 1400, "socket": "/run/openvswitch/vlu1"}
 ENTRY = kata.DanEntry("tap0", 1)
 OTHER = {"name": "eth9", "device": {"type": "vfio", "pci_device_id": "0000:01:00.0"}}
 
 
 @pytest.mark.parametrize("runtime", ["kata", "kata-go"])
-def test_kata_puts_the_tap_behind_a_veth_itself(runtime):
+def test_kata_puts_the_tap_behind_a_veth_itself(runtime: str) -> None:
     assert netconf(**LINUX, runtime=runtime).mode == "veth"
     assert netconf(**LINUX).mode == "tc"
 
@@ -47,46 +51,48 @@ def test_kata_puts_the_tap_behind_a_veth_itself(runtime):
         ),
     ],
 )
-def test_what_kata_cannot_use_is_refused(conf, message):
+def test_what_kata_cannot_use_is_refused(conf: dict[str, Any], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         netconf(**conf)
 
 
-def test_a_tap_may_be_named_nearly_so():
+def test_a_tap_may_be_named_nearly_so() -> None:
     for name in ("tap_kata", "tap0_kata1", "ifb01"):
         assert netconf(**LINUX, tap={"name": name}).tap.name == name
 
 
 @pytest.mark.parametrize("name", ["tap0_kata", "ifb0"])
-def test_an_interface_by_a_name_of_katas(name):
-    conf = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink", **LINUX, "runtime": "kata"}
+def test_an_interface_by_a_name_of_katas(name: str) -> None:
+    conf = {**BASE, **LINUX, "runtime": "kata"}
     with pytest.raises(BadEnvironment, match=f"CNI_IFNAME: {name}"):
         config.parse(Request("ADD", "1.1.0", conf, b"", {}, {}, AttachmentKey("c1", name)))
 
 
-def test_without_addresses_there_is_the_file():
+def test_without_addresses_there_is_the_file() -> None:
     assert netconf(linux={"bridge": "br0"}, runtime="kata", mode="tap").runtime == "kata"
 
 
 @pytest.fixture
-def cx(tmp_path):
+def cx(tmp_path: Path) -> Context:
     made = context(dict(FACTS), GIVEN)
     made.node = replace(made.node, dan_dir=tmp_path / "dans", run_dir=tmp_path)
     made.ipam_call = delegate.Call("net", {}, {"CNI_NETNS": NETNS})
     return made
 
 
-def devices(cx):
-    return json.loads(dan.path_of(cx.node.dan_dir, KEY.container_id).read_text())["devices"]
+def devices(cx: Context) -> list[dict[str, Any]]:
+    text = dan.path_of(cx.node.dan_dir, KEY.container_id).read_text()
+    found: list[dict[str, Any]] = json.loads(text)["devices"]
+    return found
 
 
-def put(cx, *entries):
+def put(cx: Context, *entries: dict[str, Any]) -> None:
     cx.node.dan_dir.mkdir(exist_ok=True)
     path = dan.path_of(cx.node.dan_dir, KEY.container_id)
     path.write_text(json.dumps({"netns": NETNS, "devices": list(entries)}))
 
 
-def test_the_entry_of_vhost_user(cx):
+def test_the_entry_of_vhost_user(cx: Context) -> None:
     kata.DanEntry("", 2).do(cx)
     (entry,) = devices(cx)
     device = {"type": "vhost-user", "path": FACTS["socket"], "queue_num": 2, "queue_size": 0}
@@ -94,7 +100,7 @@ def test_the_entry_of_vhost_user(cx):
     assert [r["dest"] for r in entry["network_info"]["routes"]] == ["", "10.9.0.0/16"]
 
 
-def test_entries_of_others_stay(cx):
+def test_entries_of_others_stay(cx: Context) -> None:
     put(cx, OTHER)
     ENTRY.do(cx)
     assert [d["name"] for d in devices(cx)] == ["eth0", "eth9"]
@@ -105,7 +111,7 @@ def test_entries_of_others_stay(cx):
         ENTRY.check(cx)
 
 
-def test_the_name_of_another_nic_is_not_taken_from_it(cx):
+def test_the_name_of_another_nic_is_not_taken_from_it(cx: Context) -> None:
     put(cx, {**OTHER, "name": "eth0"})
     with pytest.raises(AttachmentExists, match="has another NIC eth0"):
         ENTRY.do(cx)
@@ -113,14 +119,14 @@ def test_the_name_of_another_nic_is_not_taken_from_it(cx):
     assert devices(cx) == [{**OTHER, "name": "eth0"}]
 
 
-def test_an_entry_of_our_own_is_written_anew(cx):
+def test_an_entry_of_our_own_is_written_anew(cx: Context) -> None:
     ENTRY.do(cx)
     kata.DanEntry("tap0", 4).do(cx)
     assert [d["device"]["queue_num"] for d in devices(cx)] == [4]
 
 
 @pytest.mark.parametrize("facts", [True, False], ids=["known", "record lost"])
-def test_undo_removes_the_file_with_its_last_entry(cx, facts):
+def test_undo_removes_the_file_with_its_last_entry(cx: Context, facts: bool) -> None:
     ENTRY.do(cx)
     if not facts:
         cx.facts.clear()
@@ -130,7 +136,7 @@ def test_undo_removes_the_file_with_its_last_entry(cx, facts):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"devices": 7}', "{"])
-def test_what_is_no_dan_file(cx, text):
+def test_what_is_no_dan_file(cx: Context, text: str) -> None:
     put(cx)
     path = dan.path_of(cx.node.dan_dir, KEY.container_id)
     path.write_text(text)
@@ -141,14 +147,14 @@ def test_what_is_no_dan_file(cx, text):
     assert not path.exists()
 
 
-def test_a_directory_that_cannot_be_made(cx):
+def test_a_directory_that_cannot_be_made(cx: Context) -> None:
     cx.node.dan_dir.write_text("")
     with pytest.raises(IOFailure, match="dan_dir: cannot write"):
         ENTRY.do(cx)
 
 
 @pytest.fixture
-def sockets(monkeypatch, tmp_path):
+def sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(kata, "_SOCKETS", f"{tmp_path}/vhostuser_{{}}/vhu.sock")
     return tmp_path
 
@@ -157,11 +163,13 @@ FOUND = kata.FoundSocket("vlu1")
 
 
 @pytest.mark.parametrize(("first", "name"), [(0, "10.0.0.2"), (1, "fd00::2")])
-def test_kata_finds_the_socket_by_the_first_address(cx, sockets, first, name):
+def test_kata_finds_the_socket_by_the_first_address(
+    cx: Context, sockets: Path, first: int, name: str
+) -> None:
     cx.pending_ipam = lambda _: replace(GIVEN, ips=GIVEN.ips[first:])
     FOUND.do(cx)
     link = sockets / f"vhostuser_{name}" / "vhu.sock"
-    assert os.readlink(link) == FACTS["socket"]
+    assert str(link.readlink()) == FACTS["socket"]
     FOUND.check(cx)
     FOUND.do(cx)
     FOUND.undo(cx)
@@ -171,7 +179,9 @@ def test_kata_finds_the_socket_by_the_first_address(cx, sockets, first, name):
 
 
 @pytest.mark.parametrize("kind", ["another pod's", "a link elsewhere", "a file"])
-def test_what_somebody_else_has_there_is_neither_used_nor_removed(cx, sockets, kind):
+def test_what_somebody_else_has_there_is_neither_used_nor_removed(
+    cx: Context, sockets: Path, kind: str
+) -> None:
     place = sockets / "vhostuser_10.0.0.2"
     if kind == "another pod's":
         place.mkdir()
@@ -188,13 +198,13 @@ def test_what_somebody_else_has_there_is_neither_used_nor_removed(cx, sockets, k
     assert set(sockets.rglob("*")) == before
 
 
-def test_what_a_dead_vmlinkd_was_making_is_removed(cx, sockets):
+def test_what_a_dead_vmlinkd_was_making_is_removed(cx: Context, sockets: Path) -> None:
     (sockets / "vhostuser_vlu1").mkdir()
     FOUND.undo(cx)
     assert list(sockets.iterdir()) == []
 
 
-def test_without_an_address_there_is_nothing_to_find(cx, sockets):
+def test_without_an_address_there_is_nothing_to_find(cx: Context, sockets: Path) -> None:
     cx.pending_ipam = lambda _: Result()
     with pytest.raises(BadConfig, match="ipam: returned no address"):
         FOUND.do(cx)

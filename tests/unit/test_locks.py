@@ -1,4 +1,6 @@
-"""Attachment locks: one at a time for a key, nobody waits for another's, none is kept."""
+"""Locks by attachment: one holder at a time, no wait for other keys, no lock kept after use."""
+
+from __future__ import annotations
 
 import threading
 
@@ -13,24 +15,24 @@ ONE, OTHER = AttachmentKey("c1", "eth0"), AttachmentKey("c1", "eth1")
 
 
 class Holder(threading.Thread):
-    """Holds a key from `inside` until `leave`."""
+    """Holds the lock of a key: `inside` is set while it does, and `leave` makes it release it."""
 
-    def __init__(self, locks, key):
+    def __init__(self, locks: KeyLocks, key: AttachmentKey) -> None:
         super().__init__()
         self.locks, self.key = locks, key
         self.inside, self.leave = threading.Event(), threading.Event()
         self.start()
 
-    def run(self):
+    def run(self) -> None:
         with self.locks.held(self.key, Cancel(10)):
             self.inside.set()
             self.leave.wait(10)
 
 
-def test_a_key_is_held_by_one_at_a_time():
+def test_a_key_is_held_by_one_at_a_time() -> None:
     locks, most, inside = KeyLocks(), [0], [0]
 
-    def work():
+    def work() -> None:
         for _ in range(200):
             with locks.held(ONE, Cancel(10)):
                 inside[0] += 1
@@ -47,13 +49,13 @@ def test_a_key_is_held_by_one_at_a_time():
     assert locks._locks == {}
 
 
-def test_waiting_ends_at_the_deadline_and_another_key_is_free():
+def test_waiting_ends_at_the_deadline_and_another_key_is_free() -> None:
     locks = KeyLocks()
     holder = Holder(locks, ONE)
     assert holder.inside.wait(10)
     for seconds in (0.01, 0, -1):
         with pytest.raises(DeadlineExceeded, match="c1/eth0"), locks.held(ONE, Cancel(seconds)):
-            pytest.fail("held by two")
+            pytest.fail("two threads hold one key")
     with locks.held(OTHER, Cancel(0)):
         assert set(locks._locks) == {ONE, OTHER}
     holder.leave.set()
@@ -61,7 +63,7 @@ def test_waiting_ends_at_the_deadline_and_another_key_is_free():
     assert locks._locks == {}
 
 
-def test_who_waits_gets_it_next():
+def test_who_waits_gets_it_next() -> None:
     locks = KeyLocks()
     first = Holder(locks, ONE)
     assert first.inside.wait(10)
@@ -75,7 +77,7 @@ def test_who_waits_gets_it_next():
     assert locks._locks == {}
 
 
-def test_an_error_gives_the_lock_back():
+def test_an_error_gives_the_lock_back() -> None:
     locks = KeyLocks()
     with pytest.raises(ZeroDivisionError), locks.held(ONE, Cancel(1)):
         raise ZeroDivisionError

@@ -1,6 +1,9 @@
-"""What an ADD tells the runtime and the VMM, plain and as tc-redirect-tap's readers expect it."""
+"""What an ADD returns to the runtime and records for the VMM, in both styles of result."""
+
+from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,46 +36,46 @@ PREV = Result(
 )
 
 
-def told(conf, facts=FACTS):
+def told(conf: dict[str, Any], facts: dict[str, Any] = FACTS) -> tuple[Result, dict[str, Any]]:
     parsed, cx = netconf(**conf), context(dict(facts), GIVEN)
     made = result_of(parsed, cx, NETNS)
     return made, describe(parsed, cx, made, NETNS)
 
 
-def chained(prev=PREV, **conf):
+def chained(prev: Result = PREV, **conf: Any) -> dict[str, Any]:
     return {"prevResult": results.dump(prev, "1.1.0"), **conf}
 
 
 @pytest.mark.parametrize(("mode", "interfaces"), [("tc", (POD, TAP, HOST)), ("veth", (POD, HOST))])
-def test_plain(mode, interfaces):
+def test_plain(mode: str, interfaces: tuple[Interface, ...]) -> None:
     made, _ = told({**LINUX, "mode": mode})
     assert made.interfaces == interfaces
     assert made.ips == tuple(replace(ip, interface=0) for ip in GIVEN.ips)
     assert (made.routes, made.dns) == (GIVEN.routes, GIVEN.dns)
 
 
-def test_dns_of_the_configuration_wins():
+def test_dns_of_the_configuration_wins() -> None:
     assert told({**LINUX, "dns": {"search": ["x"]}})[0].dns == {"search": ["x"]}
 
 
-def test_chained_adds_to_what_others_made():
+def test_chained_adds_to_what_others_made() -> None:
     made, _ = told(chained())
     assert made == replace(PREV, interfaces=(*PREV.interfaces, TAP))
 
 
-def test_a_tap_by_its_own_name():
+def test_a_tap_by_its_own_name() -> None:
     made, device = told({**LINUX, "tap": {"name": "tap0"}, "queues": 3})
     assert made.interfaces[1].name == device["tap"] == "tap0"
     assert device["queues"] == 3
 
 
-def test_tc_redirect_tap():
+def test_tc_redirect_tap() -> None:
     made, _ = told({**LINUX, "resultStyle": "tc-redirect-tap"})
     assert made.interfaces == (POD, HOST, TAP, PSEUDO)
     assert made.ips == tuple(replace(ip, interface=n) for n in (0, 3) for ip in GIVEN.ips)
 
 
-def test_tc_redirect_tap_chained():
+def test_tc_redirect_tap_chained() -> None:
     made, _ = told(chained(resultStyle="tc-redirect-tap"))
     assert made.interfaces == (*PREV.interfaces, TAP, PSEUDO)
     guests = tuple(replace(ip, interface=4) for ip in PREV.ips if ip.interface == 1)
@@ -82,7 +85,7 @@ def test_tc_redirect_tap_chained():
 
 
 @pytest.mark.parametrize("style", ["plain", "tc-redirect-tap"])
-def test_the_device_tells_a_guest_all_it_needs(style):
+def test_the_device_tells_a_guest_all_it_needs(style: str) -> None:
     _, device = told({**LINUX, "resultStyle": style})
     assert device == {
         "ifname": KEY.ifname,
@@ -103,16 +106,16 @@ def test_the_device_tells_a_guest_all_it_needs(style):
     }
 
 
-def test_the_device_has_the_addresses_of_its_own_interface_only():
+def test_the_device_has_the_addresses_of_its_own_interface_only() -> None:
     assert told(chained())[1]["addresses"] == ("10.0.0.2/24", "fd00::2/64")
 
 
-def test_addresses_that_name_no_interface_are_the_pods():
+def test_addresses_that_name_no_interface_are_the_pods() -> None:
     ips = (IP("10.0.0.2/24"), IP("10.5.0.2/24", interface=2))
     assert told(chained(replace(PREV, ips=ips)))[1]["addresses"] == ("10.0.0.2/24",)
 
 
-def test_a_plain_container_has_no_device():
+def test_a_plain_container_has_no_device() -> None:
     assert told({**LINUX, "mode": "veth"})[1] == {}
 
 
@@ -120,7 +123,9 @@ def test_a_plain_container_has_no_device():
 @pytest.mark.parametrize(
     "interfaces", [(), (Interface("eth0", MAC),), (Interface("eth1", sandbox=NETNS),)]
 )
-def test_a_prev_result_without_the_pods_interface_is_refused(style, interfaces):
+def test_a_prev_result_without_the_pods_interface_is_refused(
+    style: str, interfaces: tuple[Interface, ...]
+) -> None:
     prev = Result(interfaces)
     with pytest.raises(BadConfig, match="prevResult: has no interface eth0"):
         told(chained(prev, resultStyle=style))

@@ -1,12 +1,15 @@
-"""python-ovs's parser replaced: messages in pieces of any size, several in one piece, garbage."""
+"""The JSON parser for OVSDB: messages cut anywhere, several in one piece, text that is not JSON."""
+
+from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from cni.ovs.json_parser import Parser
 
-MESSAGES = [
+MESSAGES: list[Any] = [
     {"id": 1, "result": [{"uuid": ["uuid", "x"]}, {}], "error": None},
     {"method": "update3", "params": [None, "id", {"Port": {"u": {"modify": {"name": 'a"}{\\'}}}}]},
     {},
@@ -14,8 +17,8 @@ MESSAGES = [
 ]
 
 
-def parse_all(text, size):
-    """As ovs.jsonrpc.Connection.recv does."""
+def parse_all(text: str, size: int) -> tuple[list[Any], Parser]:
+    """Feed the text in pieces, as ovs.jsonrpc.Connection.recv does."""
     found, parser = [], Parser()
     for start in range(0, len(text), size):
         piece = text[start : start + size]
@@ -29,14 +32,14 @@ def parse_all(text, size):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 4096])
 @pytest.mark.parametrize("between", ["", "\n", "  \t"])
-def test_messages_come_apart_wherever_the_pieces_end(size, between):
+def test_messages_come_apart_wherever_the_pieces_end(size: int, between: str) -> None:
     text = between.join(json.dumps(m, ensure_ascii=False) for m in MESSAGES * 3)
     found, rest = parse_all(text, size)
     assert found == MESSAGES * 3
     assert not rest.is_done()
 
 
-def test_a_message_that_is_not_whole_is_waited_for():
+def test_a_message_that_is_not_whole_is_waited_for() -> None:
     parser = Parser()
     assert parser.feed('{"a": "x') == 8
     assert not parser.is_done()
@@ -45,8 +48,8 @@ def test_a_message_that_is_not_whole_is_waited_for():
 
 
 @pytest.mark.parametrize("text", ["x", "{,}", "true{}"])
-def test_what_is_not_json_is_told(text):
-    """By a text, which ovs.jsonrpc takes for the reason to give the connection up."""
+def test_what_is_not_json_is_told(text: str) -> None:
+    """The result is then a string: ovs.jsonrpc closes the connection and gives it as the reason."""
     parser = Parser()
     parser.feed(text)
     assert parser.is_done()

@@ -1,7 +1,10 @@
-"""Results in every CNI version: round trip, what a version leaves out, what is refused."""
+"""CNI results in every version: written and read again, keys by version, malformed fields."""
+
+from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -28,8 +31,8 @@ FULL = Result(
 )
 
 
-def only_old(full):
-    """What is left of a result in the versions before 1.1.0."""
+def only_old(full: Result) -> Result:
+    """The same result without what versions before 1.1.0 cannot express."""
     return replace(
         full,
         interfaces=tuple(Interface(i.name, i.mac, sandbox=i.sandbox) for i in full.interfaces),
@@ -39,13 +42,13 @@ def only_old(full):
 
 @pytest.mark.parametrize("version", result.VERSIONS)
 @pytest.mark.parametrize("value", [FULL, Result()], ids=["full", "empty"])
-def test_round_trip(version, value):
+def test_round_trip(version: str, value: Result) -> None:
     dumped = json.loads(json.dumps(result.dump(value, version)))
     assert dumped["cniVersion"] == version
     assert result.load(dumped) == (value if version == "1.1.0" else only_old(value))
 
 
-KEYS = {
+KEYS: dict[str, tuple[set[str], set[str]]] = {
     "interfaces": ({"name", "mac", "sandbox"}, {"mtu", "socketPath", "pciID"}),
     "ips": ({"address", "gateway", "interface"}, set()),
     "routes": ({"dst", "gw"}, {"mtu", "advmss", "priority", "table", "scope"}),
@@ -53,7 +56,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize("version", result.VERSIONS)
-def test_each_version_has_its_own_keys(version):
+def test_each_version_has_its_own_keys(version: str) -> None:
     dumped = result.dump(FULL, version)
     for where, (always, new) in KEYS.items():
         expected = always | (new if version == "1.1.0" else set())
@@ -65,17 +68,17 @@ def test_each_version_has_its_own_keys(version):
 
 
 @pytest.mark.parametrize("empty", [{}, {"ips": None, "interfaces": None, "dns": None}])
-def test_what_is_absent_is_empty(empty):
+def test_what_is_absent_is_empty(empty: dict[str, Any]) -> None:
     assert result.load(empty) == Result()
 
 
-def test_addresses_without_interfaces():
-    """IPAM plugins return these: index 0 is the interface that somebody else makes."""
+def test_addresses_without_interfaces() -> None:
+    """An IPAM plugin returns these. Index 0 is then an interface that the main plugin makes."""
     ips = [{"address": "10.0.0.2/24", "interface": n} for n in (-1, 0)]
     assert [ip.interface for ip in result.load({"ips": ips}).ips] == [None, 0]
 
 
-def test_gateways_are_written_as_the_kernel_writes_them():
+def test_gateways_are_written_as_the_kernel_writes_them() -> None:
     loaded = result.load({"ips": [{"address": "fd00::2/64", "gateway": "FD00:0::1"}]})
     assert loaded.ips[0].gateway == "fd00::1"
 
@@ -115,7 +118,7 @@ ROUTE_NUMBERS = ["mtu", "advmss", "priority", "table", "scope"]
         ),
     ],
 )
-def test_a_malformed_field_is_named_by_its_path(data, where):
+def test_a_malformed_field_is_named_by_its_path(data: Any, where: str) -> None:
     with pytest.raises(BadConfig) as error:
         result.load(data, "prevResult")
     assert error.value.msg.startswith(f"prevResult{where}: ")

@@ -1,4 +1,6 @@
-"""Contenders take turns, and one that cannot be measured is told and left out."""
+"""Contenders of `bench attach` take turns, and a peer that fails is reported and left out."""
+
+from __future__ import annotations
 
 import itertools
 from contextlib import ExitStack
@@ -12,6 +14,8 @@ from bench.suites.rounds import Part, able, in_turns, nothing, once, turns
 
 @dataclass
 class Fake:
+    """A contender and its attachment in one. `there` counts what is not released yet."""
+
     name: str
     role: str = "vmlink"
     verbs: tuple[str, ...] = ("ADD", "DEL")
@@ -19,20 +23,20 @@ class Fake:
     calls: tuple[str, ...] = ()
     there: int = 0
 
-    def attachment(self):
+    def attachment(self) -> Fake:
         self.there += 1
         return self
 
-    def call(self, verb):
+    def call(self, verb: str) -> float:
         assert verb != self.fails, "exit code 7"
         self.calls += (verb,)
         return 1.5
 
-    def release(self):
+    def release(self) -> None:
         self.there -= 1
 
 
-def test_each_is_once_in_a_round_and_comes_after_every_other():
+def test_each_is_once_in_a_round_and_comes_after_every_other() -> None:
     found = [Fake(name) for name in "abc"]
     order = [each.name for each in turns(found, 30)]
     rounds = [order[n : n + 3] for n in range(0, 90, 3)]
@@ -42,7 +46,7 @@ def test_each_is_once_in_a_round_and_comes_after_every_other():
     assert order == [each.name for each in turns(found, 30)]
 
 
-def test_every_verb_of_every_round_is_a_sample():
+def test_every_verb_of_every_round_is_a_sample() -> None:
     results, one, other = Results(), Fake("one"), Fake("other", verbs=("ADD",))
     in_turns([one, other], 3, results, {"present": 7})
     found = {(s.contender, s.metric, s.at["present"]): s.samples for s in results.series}
@@ -53,14 +57,14 @@ def test_every_verb_of_every_round_is_a_sample():
     }
 
 
-def test_what_is_around_a_call_is_given_back_when_it_fails():
+def test_what_is_around_a_call_is_given_back_when_it_fails() -> None:
     broken = Fake("broken", fails="DEL")
     with pytest.raises(AssertionError):
         once(broken, Results(), {}, nothing)
     assert broken.there == 0
 
 
-def test_a_peer_that_fails_is_told_and_left_out():
+def test_a_peer_that_fails_is_told_and_left_out() -> None:
     results, good, broken = Results(), Fake("good"), Fake("broken", "peer", fails="ADD")
     assert able([good, broken], results, {}) == [good]
     (told,) = results.series
@@ -68,7 +72,7 @@ def test_a_peer_that_fails_is_told_and_left_out():
     assert "exit code 7" in told.note
 
 
-def test_vmlink_itself_must_not_fail():
+def test_vmlink_itself_must_not_fail() -> None:
     with pytest.raises(AssertionError):
         able([Fake("ours", fails="DEL")], Results(), {})
 
@@ -76,6 +80,6 @@ def test_vmlink_itself_must_not_fail():
 @pytest.mark.parametrize(
     ("options", "expected"), [(Options(), 150), (Options(quick=True), 10), (Options(True, 3), 3)]
 )
-def test_rounds_that_a_user_asks_for_come_first(options, expected):
+def test_rounds_that_a_user_asks_for_come_first(options: Options, expected: int) -> None:
     with ExitStack() as stack:
         assert Part(options, Results(), stack).rounds == expected

@@ -1,6 +1,9 @@
-"""vmlinkd.yaml: the defaults, what is refused, and that the documented file is the truth."""
+"""vmlinkd.yaml: defaults, values, errors; the file in conf/ must hold exactly the defaults."""
 
-from dataclasses import asdict, replace
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,13 +16,15 @@ from cni.modes import MODES
 
 POOLABLE = ("tap", "vhostuser")
 REFUSED = (BadConfig, UnsupportedField)
+Load = Callable[[str | bytes], Settings]
+
 NUMBER = "(workers|deadline): expected a number"
 DOCUMENTED = Path(__file__).parents[2] / "conf" / "vmlinkd.yaml"
 
 
 @pytest.fixture
-def load(tmp_path):
-    def write_and_load(text):
+def load(tmp_path: Path) -> Load:
+    def write_and_load(text: str | bytes) -> Settings:
         path = tmp_path / "vmlinkd.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return settings.load(path, MODES, POOLABLE)
@@ -27,14 +32,14 @@ def load(tmp_path):
     return write_and_load
 
 
-def test_the_documented_file_holds_every_default():
+def test_the_documented_file_holds_every_default() -> None:
     assert settings.load(DOCUMENTED, MODES, POOLABLE) == Settings()
     assert settings.load(None, MODES, POOLABLE) == Settings()
     assert yaml.safe_load(DOCUMENTED.read_text()) == asdict(Settings())
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}"])
-def test_an_empty_file_means_the_defaults(load, text):
+def test_an_empty_file_means_the_defaults(load: Load, text: str) -> None:
     assert load(text) == Settings()
 
 
@@ -47,7 +52,7 @@ def test_an_empty_file_means_the_defaults(load, text):
         ("deadline: 600\nlog_level: debug", Settings(deadline=600, log_level="debug")),
     ],
 )
-def test_values(load, text, expected):
+def test_values(load: Load, text: str, expected: Settings) -> None:
     assert load(text) == expected
 
 
@@ -67,12 +72,14 @@ def test_values(load, text, expected):
         (b"log_level: \xff", "cannot read"),
     ],
 )
-def test_what_is_refused_is_named_with_its_file(load, text, message):
+def test_what_is_refused_is_named_with_its_file(
+    load: Load, text: str | bytes, message: str
+) -> None:
     with pytest.raises(REFUSED, match=rf"/vmlinkd\.yaml: {message}"):
         load(text)
 
 
-def test_a_file_that_is_named_must_be_there(tmp_path):
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="cannot read"):
         settings.load(tmp_path / "absent.yaml", MODES, POOLABLE)
 
@@ -85,7 +92,7 @@ def test_a_file_that_is_named_must_be_there(tmp_path):
         ("ovs: {db: 'tcp:127.0.0.1:6640'}", Ovs("tcp:127.0.0.1:6640")),
     ],
 )
-def test_the_database_of_open_vswitch(load, text, expected):
+def test_the_database_of_open_vswitch(load: Load, text: str, expected: Ovs) -> None:
     assert load(text).ovs == expected
 
 
@@ -103,12 +110,12 @@ def test_the_database_of_open_vswitch(load, text, expected):
         ("ovs: {ca_cert: a.pem}", "ovs.ca_cert: expected an absolute path"),
     ],
 )
-def test_a_wrong_database_is_named(load, text, message):
+def test_a_wrong_database_is_named(load: Load, text: str, message: str) -> None:
     with pytest.raises(REFUSED, match=message):
         load(text)
 
 
-def test_a_cluster_with_kube_ovn(load, tmp_path):
+def test_a_cluster_with_kube_ovn(load: Load, tmp_path: Path) -> None:
     (tmp_path / "config").touch()
     found = load(
         f"kubernetes: {{node: n1, kubeconfig: {tmp_path}/config}}\n"
@@ -139,7 +146,7 @@ def test_a_cluster_with_kube_ovn(load, tmp_path):
         ("kubeovn: {network: br-int}", "kubeovn.network: expected keys and values"),
     ],
 )
-def test_a_wrong_cluster_is_named(load, text, message):
+def test_a_wrong_cluster_is_named(load: Load, text: str, message: str) -> None:
     with pytest.raises(REFUSED, match=message):
         load(text)
 
@@ -154,7 +161,7 @@ def test_a_wrong_cluster_is_named(load, text, message):
         ),
     ],
 )
-def test_pools(load, text, expected):
+def test_pools(load: Load, text: str, expected: dict[str, dict[str, PoolSize]]) -> None:
     assert load(text).pools == expected
 
 
@@ -181,21 +188,12 @@ def test_pools(load, text, expected):
         ),
     ],
 )
-def test_a_wrong_pool_is_named(load, text, message):
+def test_a_wrong_pool_is_named(load: Load, text: str, message: str) -> None:
     with pytest.raises(REFUSED, match=message):
         load(text)
 
 
-def test_the_dump_is_read_again_and_has_what_the_environment_tells(load, monkeypatch):
-    monkeypatch.setenv("NODE_NAME", "n1")
-    made = load(
-        "pools: {net: {tap: {size: 8}}}\nruntime_classes: {kata: tc}\n"
-        "kubeovn: {listen: /x, network: {ovs: {bridge: br-int}}}"
-    )
-    assert load(settings.dump(made)) == replace(made, kubernetes=Kubernetes("n1"))
-
-
-def test_the_command_line_goes_first():
+def test_the_command_line_goes_first() -> None:
     assert settings.with_db(Settings(), "tcp:127.0.0.1:1").ovs.db == "tcp:127.0.0.1:1"
     with pytest.raises(BadConfig, match="--ovs-db: expected"):
         settings.with_db(Settings(), "db.sock")

@@ -1,26 +1,34 @@
-"""What a configured bandwidth becomes in the kernel's terms, and which steps it adds."""
+"""Bandwidth limits: the parameters of the kernel's tbf qdisc, and the steps that set them."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
+from cni.attach.plan import Step
 from cni.errors import BadConfig
 from cni.kernel.rtnl_decode import attributes, decode_qdisc
 from cni.modes import MODES
 from cni.modes.steps.limits import Limit, Shape, ShapeLink
-from tests.unit.purekit import KEY, netconf
+from tests.unit.purekit import KEY, PREV, netconf
 
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
 LINUX = {"linux": {"bridge": "br0"}}
 OVS = {"ovs": {"bridge": "br0"}}
-PREV = {"prevResult": {"interfaces": [{"name": "eth0", "sandbox": "/n"}]}}
+CHAINED = {"prevResult": PREV}
 
 
-def written(rate, burst, mtu=1500):
-    """(bytes per second, bucket, queue) in bytes, as they are sent to the kernel."""
+def written(rate: int, burst: int, mtu: int = 1500) -> tuple[int, int, int]:
+    """Bytes per second, size of the bucket and of the queue in bytes, as sent to the kernel."""
     body = Limit("egress", rate, burst).tbf(3, KEY.qdisc, mtu).body
     options = attributes(attributes(body, 20)[2])
     queue, bucket = options[1][24:28], options[6]
-    numbers = (int.from_bytes(raw, "little") for raw in (bucket, queue))
-    return decode_qdisc(body).rate, *numbers
+    return (
+        decode_qdisc(body).rate,
+        int.from_bytes(bucket, "little"),
+        int.from_bytes(queue, "little"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,7 +41,9 @@ def written(rate, burst, mtu=1500):
         (2**53, 2**30, (2**50, 2**27, 2**32 - 1)),
     ],
 )
-def test_the_queue_is_for_the_rate_and_not_for_the_whole_burst(rate, burst, expected):
+def test_the_queue_is_for_the_rate_and_not_for_the_whole_burst(
+    rate: int, burst: int, expected: tuple[int, int, int]
+) -> None:
     assert written(rate, burst) == expected
 
 
@@ -41,13 +51,17 @@ def test_the_queue_is_for_the_rate_and_not_for_the_whole_burst(rate, burst, expe
 @pytest.mark.parametrize(
     ("rate", "bucket"), [(10_000, 131_072), (10_000_000, 131_072), (10**9, 12_500_000)]
 )
-def test_a_burst_that_nobody_chose_is_a_tenth_of_a_second(rate, bucket, burst):
+def test_a_burst_that_nobody_chose_is_a_tenth_of_a_second(
+    rate: int, bucket: int, burst: int
+) -> None:
     rates = {"egressRate": rate, "egressBurst": burst}
-    assert netconf(**LINUX, bandwidth=rates).bandwidth.egress_burst // 8 == bucket
+    limits = netconf(**LINUX, bandwidth=rates).bandwidth
+    assert limits is not None
+    assert limits.egress_burst // 8 == bucket
 
 
 @pytest.mark.parametrize(("mtu", "least"), [(1500, 1518 * 8), (9000, 9018 * 8)])
-def test_a_burst_that_no_full_frame_passes_is_refused(mtu, least):
+def test_a_burst_that_no_full_frame_passes_is_refused(mtu: int, least: int) -> None:
     assert written(8000, least, mtu)[1] == least // 8
     with pytest.raises(BadConfig, match=rf"bandwidth.egressBurst: {least - 1} .* give {least} or"):
         written(8000, least - 1, mtu)
@@ -60,14 +74,14 @@ def test_a_burst_that_no_full_frame_passes_is_refused(mtu, least):
         ("veth", LINUX, ShapeLink),
         ("tap", LINUX, ShapeLink),
         ("macvtap", {"master": "nic0"}, ShapeLink),
-        ("macvtap", PREV, ShapeLink),
+        ("macvtap", CHAINED, ShapeLink),
         ("veth", OVS, None),
         ("tc", OVS, Shape),
         ("tap", OVS, None),
     ],
 )
-def test_who_limits(mode, uplink, kind):
-    def shaping(**conf):
+def test_who_limits(mode: str, uplink: dict[str, Any], kind: type[Step] | None) -> None:
+    def shaping(**conf: Any) -> list[type[Step]]:
         plan = MODES[mode].plan(KEY, netconf(mode=mode, **uplink, **conf))
         return [type(step) for step in plan.steps if isinstance(step, Shape | ShapeLink)]
 
@@ -75,6 +89,6 @@ def test_who_limits(mode, uplink, kind):
     assert shaping(bandwidth=LIMIT) == ([kind] if kind else [])
 
 
-def test_an_interface_that_stays_is_always_looked_after():
-    steps = MODES["tc"].plan(KEY, netconf(**PREV)).steps
+def test_an_interface_that_stays_is_always_looked_after() -> None:
+    steps = MODES["tc"].plan(KEY, netconf(**CHAINED)).steps
     assert Shape("eth0", KEY.tap_link, True, (0, 0, 0, 0)) in steps

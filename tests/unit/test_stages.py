@@ -1,11 +1,13 @@
-"""A call taken apart: the parts are named after the steps, and together they are the whole."""
+"""The time of a call by its parts: client, queue, engine and steps add up to the whole call."""
+
+from __future__ import annotations
 
 import pytest
 
 from bench.suites.stages import split
 
 
-def test_the_parts_are_the_whole():
+def test_the_parts_are_the_whole() -> None:
     line = {"ms": 2.0, "steps": {"Veth.do": 0.5, "Redirect.do": 0.25}}
     parts = split(line, whole=3.0, client=0.5)
     assert parts == pytest.approx(

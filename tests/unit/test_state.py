@@ -1,14 +1,17 @@
-"""Records: written whole or not at all, private, and read with suspicion."""
+"""Records of attachments: written as a whole or not at all, readable by root alone, checked."""
+
+from __future__ import annotations
 
 import errno
 import json
 import os
 import stat
 from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from cni import files
 from cni.attach.records import Record, Store
 from cni.errors import AttachmentExists, IOFailure
 from cni.spec.types import AttachmentKey
@@ -30,33 +33,34 @@ RECORD = Record(
 
 
 @pytest.fixture
-def directory(tmp_path):
+def directory(tmp_path: Path) -> Path:
     return tmp_path / "run" / "state"
 
 
 @pytest.fixture
-def store(directory):
+def store(directory: Path) -> Store:
     made = Store(directory)
     made.create()
     return made
 
 
-def mode(path):
+def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def path_of(directory, key=KEY):
+def path_of(directory: Path, key: AttachmentKey = KEY) -> Path:
     return directory / f"{key.digest}.json"
 
 
-def test_what_is_begun_is_loaded(store):
+def test_what_is_begun_is_loaded(store: Store) -> None:
     store.begin(RECORD)
-    assert store.load(KEY) == RECORD
-    assert store.load(KEY).key == KEY
+    found = store.load(KEY)
+    assert found == RECORD
+    assert found.key == KEY
     assert list(store.all()) == [RECORD]
 
 
-def test_what_the_steps_found_is_behind_it(store, directory):
+def test_what_the_steps_found_is_behind_it(store: Store, directory: Path) -> None:
     store.begin(RECORD)
     found = replace(RECORD, facts={"mtu": 9000}, result={"ips": []}, device={"id": "x"})
     store.finish(found)
@@ -65,7 +69,7 @@ def test_what_the_steps_found_is_behind_it(store, directory):
     assert len(list(directory.iterdir())) == 1
 
 
-def test_a_second_line_that_is_cut_leaves_an_intent(store, directory):
+def test_a_second_line_that_is_cut_leaves_an_intent(store: Store, directory: Path) -> None:
     store.begin(RECORD)
     whole = path_of(directory).stat().st_size
     store.finish(replace(RECORD, facts={"mtu": 9000}))
@@ -75,14 +79,14 @@ def test_a_second_line_that_is_cut_leaves_an_intent(store, directory):
         assert store.load(KEY) == RECORD
 
 
-def test_a_record_is_begun_once(store):
+def test_a_record_is_begun_once(store: Store) -> None:
     store.begin(RECORD)
     with pytest.raises(AttachmentExists, match="DEL comes first"):
         store.begin(replace(RECORD, mode="tap"))
     assert store.load(KEY) == RECORD
 
 
-def test_records_are_told_apart_by_the_whole_key(store):
+def test_records_are_told_apart_by_the_whole_key(store: Store) -> None:
     for container, ifname in (("c1", "eth0"), ("c1", "eth1"), ("c2", "eth0"), ("c", "1eth0")):
         store.begin(replace(RECORD, container_id=container, ifname=ifname))
     assert len(list(store.all())) == 4
@@ -95,13 +99,13 @@ def test_records_are_told_apart_by_the_whole_key(store):
     }
 
 
-def test_what_is_absent_is_no_error(store, directory):
+def test_what_is_absent_is_no_error(store: Store, directory: Path) -> None:
     store.remove(KEY)
     assert store.load(KEY) is None
     assert list(store.all()) == list(Store(directory / "nowhere").all()) == []
 
 
-def test_only_root_reads(store, directory):
+def test_only_root_reads(store: Store, directory: Path) -> None:
     before = os.umask(0)
     try:
         Store(directory.parent / "other").create()
@@ -112,15 +116,17 @@ def test_only_root_reads(store, directory):
     assert [mode(p) for p in directory.iterdir()] == [0o600]
 
 
-def fails_at(monkeypatch, call):
-    def refuse(*_args, **_kwargs):
+def fails_at(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def refuse(*_args: object, **_kwargs: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, call, refuse)
+    monkeypatch.setattr(os, call, refuse)
 
 
 @pytest.mark.parametrize("call", ["open", "write"])
-def test_a_failed_finish_leaves_the_intent(store, monkeypatch, call):
+def test_a_failed_finish_leaves_the_intent(
+    store: Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     store.begin(RECORD)
     mine = replace(RECORD)
     with monkeypatch.context() as patch:
@@ -131,7 +137,9 @@ def test_a_failed_finish_leaves_the_intent(store, monkeypatch, call):
 
 
 @pytest.mark.parametrize("call", ["open", "write"])
-def test_a_failed_begin_leaves_nothing(store, directory, monkeypatch, call):
+def test_a_failed_begin_leaves_nothing(
+    store: Store, directory: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
     with monkeypatch.context() as patch:
         fails_at(patch, call)
         with pytest.raises(IOFailure, match=r"cannot write .*: No space left"):
@@ -139,7 +147,7 @@ def test_a_failed_begin_leaves_nothing(store, directory, monkeypatch, call):
     assert list(directory.iterdir()) == []
 
 
-def test_a_symbolic_link_is_not_followed(store, directory, tmp_path):
+def test_a_symbolic_link_is_not_followed(store: Store, directory: Path, tmp_path: Path) -> None:
     target = tmp_path / "precious"
     target.write_text("kept")
     path_of(directory).symlink_to(target)
@@ -170,7 +178,9 @@ GOOD = asdict(RECORD)
     ],
     ids="empty cut bytes null list number text {} less more identity".split(),
 )
-def test_a_file_that_is_no_record_is_passed_over_with_a_warning(store, directory, caplog, content):
+def test_a_file_that_is_no_record_is_passed_over_with_a_warning(
+    store: Store, directory: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
     other = replace(RECORD, ifname="eth1")
     store.begin(other)
     path_of(directory).write_bytes(content)
@@ -180,8 +190,8 @@ def test_a_file_that_is_no_record_is_passed_over_with_a_warning(store, directory
     assert len(caplog.records) == 2
 
 
-def test_a_record_that_cannot_be_read_is_an_error_of_its_own(store, directory):
-    """Else a DEL would take the attachment for unknown and leave things behind."""
+def test_a_record_that_cannot_be_read_is_an_error_of_its_own(store: Store, directory: Path) -> None:
+    """Otherwise a DEL would take the attachment for unknown, and leave its links behind."""
     path_of(directory).mkdir()
     with pytest.raises(IOFailure, match="cannot read"):
         store.load(KEY)

@@ -1,15 +1,18 @@
-"""Uplinks: every key, what goes with which mode, and the message when it is wrong."""
+"""Uplinks and bandwidth: each key, the modes that it goes with, the error when it is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from cni.config import network as config
-from cni.config.network import Bandwidth, TapConf
-from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink
+from cni.config.network import Bandwidth, NetConf, TapConf
+from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 from cni.errors import BadConfig, UnsupportedField
-from cni.spec.types import Request
-from tests.unit.test_config import BASE, IPAM, PREV, parse
+from tests.unit.purekit import IPAM, PREV, parse, request
 
-UPLINKS = {
+UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
     "ovs": {"ovs": {"bridge": "br0"}},
     "master": {"master": "eth1"},
@@ -18,13 +21,18 @@ UPLINKS = {
 FITTING = {(mode, uplink) for mode, uplinks in config.MODES.items() for uplink in uplinks}
 
 
-def ovs(**keys):
+def ovs(**keys: Any) -> dict[str, Any]:
     return {"ovs": {"bridge": "br0", **keys}}
+
+
+def ovs_uplink(conf: NetConf) -> OvsUplink:
+    assert isinstance(conf.uplink, OvsUplink)
+    return conf.uplink
 
 
 @pytest.mark.parametrize("mode", config.MODES)
 @pytest.mark.parametrize("uplink", UPLINKS)
-def test_each_mode_with_each_uplink(mode, uplink):
+def test_each_mode_with_each_uplink(mode: str, uplink: str) -> None:
     conf = {"mode": mode, **UPLINKS[uplink]}
     if (mode, uplink) in FITTING:
         assert parse(conf).uplink.kind == uplink
@@ -49,7 +57,7 @@ def test_each_mode_with_each_uplink(mode, uplink):
         ({"prevResult": PREV}, Chained()),
     ],
 )  # fmt: skip
-def test_uplinks(conf, expected):
+def test_uplinks(conf: dict[str, Any], expected: Uplink) -> None:
     assert parse(conf).uplink == expected
 
 
@@ -61,12 +69,16 @@ def test_uplinks(conf, expected):
         ({}, {}),
     ],
 )
-def test_the_logical_port_is_the_pods_when_the_runtime_tells_whose(args, ids):
-    assert parse(ovs(), args).uplink.external_ids == ids
+def test_the_logical_port_is_the_pods_when_the_runtime_tells_whose(
+    args: dict[str, str], ids: dict[str, str]
+) -> None:
+    assert ovs_uplink(parse(ovs(), args)).external_ids == ids
     own = parse(ovs(external_ids={"iface-id": "mine"}), args)
-    assert own.uplink.external_ids == {"iface-id": "mine"}
+    assert ovs_uplink(own).external_ids == {"iface-id": "mine"}
 
 
+NO_TRUNK_LISTS: list[Any] = ["1", {}, 7]
+NO_TRUNKS: list[Any] = [7, {}, {"id": 1, "minID": 2}, {"minID": 1}]
 KUBELET = {"K8S_POD_NAME": "p", "K8S_POD_NAMESPACE": "ns"}
 
 
@@ -78,17 +90,17 @@ KUBELET = {"K8S_POD_NAME": "p", "K8S_POD_NAMESPACE": "ns"}
          {"iface-id": "p.ns", "iface-status": "active", "iface-id-ver": "u"}),
     ],
 )  # fmt: skip
-def test_a_logical_port_of_ovn(args, ids):
+def test_a_logical_port_of_ovn(args: dict[str, str], ids: dict[str, str]) -> None:
     assert parse(ovs(ovn=True), args).uplink == OvsUplink("br0", external_ids=ids, ovn=True)
 
 
-def test_a_logical_port_must_have_a_name():
+def test_a_logical_port_must_have_a_name() -> None:
     with pytest.raises(BadConfig, match=r"^ovs\.external_ids\.iface-id: required with ovs\.ovn"):
         parse(ovs(ovn=True), {"K8S_POD_NAME": "p"})
-    named = parse(ovs(ovn=True, external_ids={"iface-id": "mine"})).uplink
-    assert named.external_ids == {"iface-id": "mine", "iface-status": "active"}
-    gone = config.parse(Request("DEL", "1.1.0", {**BASE, **ovs(ovn=True)}, b"", {}, {}))
-    assert "iface-id" not in gone.uplink.external_ids
+    named = parse(ovs(ovn=True, external_ids={"iface-id": "mine"}))
+    assert ovs_uplink(named).external_ids == {"iface-id": "mine", "iface-status": "active"}
+    gone = config.parse(request(ovs(ovn=True), verb="DEL"))
+    assert "iface-id" not in ovs_uplink(gone).external_ids
 
 
 @pytest.mark.parametrize(
@@ -102,8 +114,8 @@ def test_a_logical_port_must_have_a_name():
         ({"ovs": {}}, "ovs.bridge"),
         ({"ovs": "br0"}, "ovs"),
         *((ovs(vlan=v), "ovs.vlan") for v in (0, 4095, "1")),
-        *((ovs(trunk=v), "ovs.trunk") for v in ("1", {}, 7)),
-        *((ovs(trunk=[v]), "ovs.trunk[0]") for v in (7, {}, {"id": 1, "minID": 2}, {"minID": 1})),
+        *((ovs(trunk=v), "ovs.trunk") for v in NO_TRUNK_LISTS),
+        *((ovs(trunk=[v]), "ovs.trunk[0]") for v in NO_TRUNKS),
         (ovs(trunk=[{"id": 1}, {"id": 4095}]), "ovs.trunk[1].id"),
         (ovs(trunk=[{"minID": 5, "maxID": 3}]), "ovs.trunk[0]"),
         *((ovs(external_ids={"a": v}), "ovs.external_ids.a") for v in (1, "", None)),
@@ -124,7 +136,7 @@ def test_a_logical_port_must_have_a_name():
          "runtimeConfig.CNIDeviceInfoFile"),
     ],
 )  # fmt: skip
-def test_wrong_values_are_named_by_their_key(conf, key):
+def test_wrong_values_are_named_by_their_key(conf: dict[str, Any], key: str) -> None:
     with pytest.raises(BadConfig) as error:
         parse(conf)
     assert error.value.msg.startswith(f"{key}: ")
@@ -139,12 +151,12 @@ def test_wrong_values_are_named_by_their_key(conf, key):
         ({**ovs(), "bandwidth": {"rate": 1}}, "bandwidth.rate"),
     ],
 )
-def test_unknown_keys_are_named(conf, key):
+def test_unknown_keys_are_named(conf: dict[str, Any], key: str) -> None:
     with pytest.raises(UnsupportedField, match=f"^{key}: unknown key"):
         parse(conf)
 
 
-def test_who_may_open_the_socket():
+def test_who_may_open_the_socket() -> None:
     conf = {**ovs(), "mode": "vhostuser", "vhostuser": {"owner": 3, "group": 4}}
     assert parse(conf).tap == TapConf(3, 4)
     assert parse(conf, {"TC_REDIRECT_TAP_NAME": "fc0"}).tap.name == ""
@@ -165,7 +177,7 @@ RATES = {"ingressRate": 8000, "ingressBurst": 16000, "egressRate": 0, "egressBur
          Bandwidth(8000, 16000)),
     ],
 )  # fmt: skip
-def test_bandwidth(conf, expected):
+def test_bandwidth(conf: dict[str, Any], expected: Bandwidth | None) -> None:
     assert parse({**ovs(), **conf}).bandwidth == expected
 
 
@@ -180,12 +192,12 @@ def test_bandwidth(conf, expected):
     ],
 )
 @pytest.mark.parametrize("where", ["", "runtimeConfig."])
-def test_bad_bandwidth_is_named_by_its_key(rates, key, where):
+def test_bad_bandwidth_is_named_by_its_key(rates: Any, key: str, where: str) -> None:
     conf = {"runtimeConfig": {"bandwidth": rates}} if where else {"bandwidth": rates}
     with pytest.raises(BadConfig) as error:
         parse({**ovs(), **conf})
     assert error.value.msg.startswith(f"{where}{key}: ")
 
 
-def test_a_del_needs_no_prev_result_to_be_chained():
-    assert config.parse(Request("DEL", "1.1.0", BASE, b"", {}, {})).uplink == Chained()
+def test_a_del_needs_no_prev_result_to_be_chained() -> None:
+    assert config.parse(request({}, verb="DEL")).uplink == Chained()

@@ -1,9 +1,13 @@
-"""Threads that serve a socket, and what comes when all of them wait for somebody else."""
+"""The threads that serve vmlinkd's socket, and the further ones when all of them are blocked."""
+
+from __future__ import annotations
 
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +19,13 @@ COUNT = 2
 
 
 class Served:
-    """Answers at once, to `wait` when it is let go, to `one` as often as it is told."""
+    """A socket with workers, who answer with the name of their thread.
 
-    def __init__(self, path):
+    A call `wait` is answered once `go` is set, one of the calls `one` for each release of the
+    semaphore, and any other call at once.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.go = threading.Event()
         self.one = threading.Semaphore(0)
@@ -27,20 +35,20 @@ class Served:
         self.workers = Workers(self.listener, COUNT, self.serve, "test")
         self.workers.start()
 
-    def serve(self, conn):
+    def serve(self, conn: socket.socket) -> None:
         what = conn.recv(8)
         assert what != b"wait" or self.go.wait(20)
         assert what != b"one" or self.one.acquire(timeout=20)
         conn.sendall(threading.current_thread().name.encode())
 
-    def ask(self, what):
+    def ask(self, what: bytes) -> socket.socket:
         conn = socket.socket(socket.AF_UNIX)
         conn.settimeout(20)
         conn.connect(str(self.path))
         conn.sendall(what)
         return conn
 
-    def close(self):
+    def close(self) -> None:
         self.go.set()
         self.one.release(64)
         if not self.workers._stopping.is_set():
@@ -50,7 +58,7 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setattr(workers, "_PATIENCE", 0.05)
     made = Served(tmp_path / "sock")
     yield made
@@ -58,18 +66,18 @@ def served(tmp_path, monkeypatch):
     until(lambda: not threads())
 
 
-def threads():
+def threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("test-")]
 
 
-def test_no_more_threads_than_were_asked_for(served):
+def test_no_more_threads_than_were_asked_for(served: Served) -> None:
     for _ in range(5):
         with served.ask(b"now") as conn:
             assert conn.recv(16).startswith(b"test-")
     until(lambda: len(threads()) == COUNT)
 
 
-def test_who_waits_keeps_nobody_else_waiting(served):
+def test_who_waits_keeps_nobody_else_waiting(served: Served) -> None:
     waiting = [served.ask(b"wait") for _ in range(3 * COUNT)]
     with served.ask(b"now") as conn:
         assert conn.recv(16).startswith(b"test-")
@@ -77,11 +85,11 @@ def test_who_waits_keeps_nobody_else_waiting(served):
     for conn in waiting:
         with conn:
             assert conn.recv(16).startswith(b"test-")
-    # Those that nobody needs go when they have served once more.
+    # A thread that is not needed any more ends after it has served one more call.
     until(lambda: COUNT <= len(threads()) <= 2 * COUNT)
 
 
-def test_the_end_waits_for_what_is_in_flight(served):
+def test_the_end_waits_for_what_is_in_flight(served: Served) -> None:
     with served.ask(b"wait") as conn:
         until(lambda: served.workers._free == COUNT - 1)
         served.workers.stop()
@@ -93,7 +101,7 @@ def test_the_end_waits_for_what_is_in_flight(served):
         assert conn.recv(16).startswith(b"test-")
 
 
-def test_there_is_an_end_to_more(served, monkeypatch):
+def test_there_is_an_end_to_more(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_MOST", 2 * COUNT)
     waiting = [served.ask(b"wait") for _ in range(4 * COUNT)]
     until(lambda: len(threads()) == 2 * COUNT + 1)
@@ -105,8 +113,8 @@ def test_there_is_an_end_to_more(served, monkeypatch):
             assert conn.recv(16).startswith(b"test-")
 
 
-def test_a_few_that_end_are_no_reason_for_the_rest_to_wait(served):
-    """Those in the queue wait, too, and each that ends makes way for one of them alone."""
+def test_a_few_that_end_are_no_reason_for_the_rest_to_wait(served: Served) -> None:
+    """A call that ends only lets in the next one of the queue, which blocks as well."""
     many, ended = 20 * COUNT, 0
     waiting = [served.ask(b"one") for _ in range(many)]
     with served.ask(b"now") as conn:
@@ -121,13 +129,13 @@ def test_a_few_that_end_are_no_reason_for_the_rest_to_wait(served):
             assert conn.recv(16).startswith(b"test-")
 
 
-def answered(conn):
+def answered(conn: socket.socket) -> bool:
     with suppress(TimeoutError):
         return conn.recv(16).startswith(b"test-")
     return False
 
 
-def test_those_that_went_take_no_room(served, monkeypatch):
+def test_those_that_went_take_no_room(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_MOST", 2 * COUNT)
     for _ in range(2):
         served.go.clear()

@@ -1,7 +1,10 @@
-"""What vmlink-hook understands of a runtime's command line, a bundle and a state."""
+"""How vmlink-hook reads an OCI runtime's command line, a bundle and a container's state."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,17 +34,17 @@ HOOK = ["/opt/vmlink-hook", "--mode", "tc"]
         ("", None),
     ],
 )
-def test_the_bundle_of_a_command_line(arguments, bundle):
+def test_the_bundle_of_a_command_line(arguments: str, bundle: str | None) -> None:
     found = runtime_wrapper.bundle_of(arguments.split())
     assert found == (None if bundle is None else Path(bundle))
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path: Path) -> Path:
     return tmp_path / "config.json"
 
 
-def test_the_hook_is_added_beside_others_and_once(config):
+def test_the_hook_is_added_beside_others_and_once(config: Path) -> None:
     other = {"path": "/bin/other"}
     first = {"ociVersion": "1.0.2", "hooks": {"poststop": [other], "poststart": [other]}}
     config.write_text(json.dumps(first))
@@ -72,23 +75,25 @@ def test_the_hook_is_added_beside_others_and_once(config):
         '{"annotations": {"io.kubernetes.cri-o.ContainerType": "container"}}',
     ],
 )
-def test_what_the_runtime_will_refuse_and_containers_of_a_pod_are_passed_on(config, text):
+def test_what_the_runtime_will_refuse_and_containers_of_a_pod_are_passed_on(
+    config: Path, text: str
+) -> None:
     config.write_text(text)
     runtime_wrapper.add_hooks(config, HOOK)
     assert config.read_text() == text
 
 
-def test_no_bundle_is_the_runtimes_error(config):
+def test_no_bundle_is_the_runtimes_error(config: Path) -> None:
     runtime_wrapper.add_hooks(config, HOOK)
     assert not config.exists()
 
 
-def test_a_runtime_that_is_not_there():
+def test_a_runtime_that_is_not_there() -> None:
     with pytest.raises(VmlinkError, match="cannot execute /no/runc: No such file"):
         runtime_wrapper.execute(["/no/runc", "--version"], HOOK)
 
 
-def bundle(config, namespaces, **rest):
+def bundle(config: Path, namespaces: Any, **rest: Any) -> dict[str, Any]:
     config.write_text(json.dumps({"linux": {"namespaces": namespaces}, **rest}))
     return {"id": "c1", "pid": 7, "bundle": str(config.parent)}
 
@@ -105,29 +110,29 @@ def bundle(config, namespaces, **rest):
         (["odd", {"type": "network", "path": "/run/netns/x"}], "/run/netns/x"),
     ],
 )
-def test_the_namespace_of_a_bundle(config, namespaces, netns):
+def test_the_namespace_of_a_bundle(config: Path, namespaces: Any, netns: str) -> None:
     assert oci.container(bundle(config, namespaces)).netns == netns
 
 
 @pytest.mark.parametrize("path", ["relative", 7, ["x"], "/nul\0"])
-def test_a_namespace_that_is_no_path_is_refused(config, path):
+def test_a_namespace_that_is_no_path_is_refused(config: Path, path: Any) -> None:
     state = bundle(config, [{"type": "network", "path": path}])
     with pytest.raises(VmlinkError, match=r"linux\.namespaces: path: expected an absolute path"):
         oci.container(state)
 
 
 @pytest.mark.parametrize("odd", ["/nowhere", "relative", "", None, 7, "/nul\0"])
-def test_without_a_bundle_the_pid_tells(odd):
+def test_without_a_bundle_the_pid_tells(odd: Any) -> None:
     assert oci.container({"id": "c1", "pid": 7, "bundle": odd}).netns == "/proc/7/ns/net"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "-a", "a" * 201, "a\n", None, 7])
-def test_an_id_that_is_no_file_name_is_refused(name):
+def test_an_id_that_is_no_file_name_is_refused(name: Any) -> None:
     with pytest.raises(VmlinkError, match="state: id: "):
         oci.container({"id": name, "pid": 7})
 
 
-def test_annotations_of_the_state_come_before_the_bundles(config):
+def test_annotations_of_the_state_come_before_the_bundles(config: Path) -> None:
     state = bundle(config, [], annotations={"vmlink.mode": "tc", "a": "1"})
     state["annotations"] = {"vmlink.mode": "macvtap", "n": 1}
     found = oci.container(state).annotations
@@ -135,5 +140,5 @@ def test_annotations_of_the_state_come_before_the_bundles(config):
 
 
 @pytest.mark.parametrize("odd", [None, [], "text"])
-def test_odd_annotations_are_none(config, odd):
+def test_odd_annotations_are_none(config: Path, odd: Any) -> None:
     assert oci.container(bundle(config, [], annotations=odd)).annotations == {}
