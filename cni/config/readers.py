@@ -31,7 +31,7 @@ def is_unicast_mac(text: str) -> bool:
 def as_object(value: Any, where: str) -> dict[str, Any]:
     """Return an object of JSON or a mapping of YAML."""
     if not isinstance(value, dict):
-        raise BadConfig(f"{where}: expected keys and values, found {value!r}")
+        raise BadConfig(f"{where}: expected an object (keys and values), found {value!r}")
     return value
 
 

@@ -133,7 +133,7 @@ def serve(run_dir: Path, config: Settings) -> None:
         workers = [Workers(listener, config.workers, server.serve)]
         if config.kubeovn.listen:
             workers.append(_kubeovn_workers(engine, configs, config, stack))
-        _run(workers)
+        _run(workers, stack)
 
 
 def _lock(run_dir: Path, stack: ExitStack) -> None:
@@ -208,26 +208,36 @@ def _listen(path: Path, stack: ExitStack) -> socket.socket:
     return listener
 
 
-def _run(servers: Sequence[Workers]) -> None:
-    """Serve until a signal comes, and finish what is under way then."""
-    # A signal that comes just before a wait is not missed when it is written into a pipe.
-    signalled, wakeup = os.pipe()
-    os.set_blocking(wakeup, False)
-    signal.set_wakeup_fd(wakeup)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+def _run(servers: Sequence[Workers], stack: ExitStack) -> None:
+    """Serve until a signal comes; `stack` then finishes what is under way."""
+    signalled = _signals(stack)
     faulthandler.enable()
     gc.freeze()  # what is loaded by now stays: no need to look at it in each collection
     for server in servers:
+        stack.callback(server.join)
+    for server in servers:
+        stack.callback(server.stop)  # all of them stop before the first is waited for
         server.start()
     notify("READY=1")
     log.info("vmlinkd %s is ready", __version__)
     os.read(signalled, 1)
     notify("STOPPING=1")
-    for server in servers:
-        server.stop()
-    for server in servers:
-        server.join()
+
+
+def _signals(stack: ExitStack) -> int:
+    """Return a pipe that can be read once SIGTERM or SIGINT has come.
+
+    A pipe keeps a signal that comes just before a wait, which a lock would miss.
+    """
+    signalled, wakeup = os.pipe()
+    for fd in (signalled, wakeup):
+        stack.callback(os.close, fd)
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup)
+    stack.callback(signal.set_wakeup_fd, -1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return signalled
 
 
 def notify(state: str) -> None:

@@ -27,7 +27,7 @@ _READ = (
 ).split()
 _NETEM = ("latency", "limit", "loss", "jitter")
 _NO_NETEM = (
-    "none, since vmlink delays and drops no packets; take it away, or leave the pod to kube-ovn"
+    "none, since vmlink delays and drops no packets; remove it, or leave the pod to kube-ovn"
 )
 _FIELDS = frozenset((*_READ, *_NETEM))
 _DOMAIN = ".kubernetes.io/"
@@ -135,9 +135,11 @@ class _Reader:
         self.prefix = prefix
 
     def name(self, field: str) -> str:
+        """Return the annotation's whole name."""
         return self.prefix + _DOMAIN + field
 
     def text(self, field: str) -> str:
+        """Return its value; "" when it is absent."""
         return self._annotations.get(self.name(field), "")
 
     def items(self, field: str) -> list[str]:
@@ -145,6 +147,7 @@ class _Reader:
         return [item.strip() for item in self.text(field).split(",") if item.strip()]
 
     def error(self, field: str, expected: str) -> TryAgain:
+        """Return the error for a wrong value."""
         return TryAgain(
             f"annotation {self.name(field)}: expected {expected}; found {self.text(field)!r}"
         )

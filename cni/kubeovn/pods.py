@@ -81,7 +81,7 @@ class Pods:
     def wait(self, pod: PodName, uid: str, lacking: Callable[[Pod], str], cancel: Cancel) -> Pod:
         """Return the pod as soon as it lacks nothing.
 
-        `lacking` says what a pod lacks, "" for nothing; `uid` is "" when the runtime has not told
+        `lacking` says what a pod lacks, "" for nothing; `uid` is "" when the runtime does not pass
         it. Raises DeadlineExceeded with what was waited for, ClientGone when the caller hangs up,
         TryAgain without credentials or when the pod is deleted meanwhile.
         """
@@ -119,7 +119,7 @@ class Pods:
         return f"; the API server: {self._trouble}" if self._trouble else ""
 
     def ready(self) -> None:
-        """Raise NotReady, for STATUS, when there are credentials but the API server is away."""
+        """Raise NotReady, for STATUS, when there are credentials but no watch."""
         if not self.settings.configured:
             return
         self.start()

@@ -120,8 +120,7 @@ def _works(tables: Tables, port: Port, since: int) -> bool:
 
 def _removed(name: str) -> SwitchRefused:
     return SwitchRefused(
-        f"port {name} was taken away from the bridge by another program; find out which, and try "
-        "again"
+        f"port {name} was taken away by another program; find out which one, and try again"
     )
 
 

@@ -133,7 +133,8 @@ class _Bridges:
 
     def _ask(self) -> list[str] | VmlinkError:
         if not self._ovs.may_be_there():
-            return NotReady(f"{self._ovs.no_answer()} (openvswitch-switch, or --ovs-db)")
+            reason = self._ovs.no_answer()
+            return NotReady(f"{reason} (the package openvswitch-switch, or --ovs-db)")
         try:
             return sorted(self._ovs.look(_SWITCH_SECONDS).bridges or {})
         except VmlinkError as e:

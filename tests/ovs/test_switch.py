@@ -111,8 +111,8 @@ def test_nothing_is_left_of_it(node: Node) -> None:
 
 
 HOLDER = """
-from bench.node import Node, give_back_on_sigterm
-from bench.switch import Switch
+from bench.testbed.node import Node, give_back_on_sigterm
+from bench.testbed.switch import Switch
 import signal
 give_back_on_sigterm()
 with Node() as node, Switch(node.namespace, dpdk=True) as switch:

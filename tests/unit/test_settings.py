@@ -65,8 +65,8 @@ def test_values(load: Load, text: str, expected: Settings) -> None:
         *((f"dan_dir: {v}", "dan_dir: expected an absolute path") for v in ("dans", "7", "")),
         ("worker: 4", r"worker: unknown key \(value 4\); known are .*, workers"),
         ("1: 4", "1: unknown key"),
-        ("- workers", "expected keys and values"),
-        ("workers", "expected keys and values"),
+        ("- workers", "expected an object"),
+        ("workers", "expected an object"),
         ("workers: [", "cannot read"),
         ("log_level: 2024-13-45", "cannot read"),
         (b"log_level: \xff", "cannot read"),
@@ -99,7 +99,7 @@ def test_the_database_of_open_vswitch(load: Load, text: str, expected: Ovs) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ovs: br0", "ovs: expected keys and values"),
+        ("ovs: br0", "ovs: expected an object"),
         ("ovs: {bridge: br0}", "ovs.bridge: unknown key"),
         *((f"ovs: {{db: {v}}}", "ovs.db: expected") for v in ("5", "/x", "'punix:/x'", "'unix:x'")),
         ("ovs: {db: 'ssl:127.0.0.1:6640'}", "ovs.private_key: required"),
@@ -134,7 +134,7 @@ def test_a_cluster_with_kube_ovn(load: Load, tmp_path: Path) -> None:
         ("kubernetes: {server: x}", "kubernetes.server: unknown key"),
         ("kubernetes: {node: 5}", "kubernetes.node: expected a text"),
         ("kubernetes: {kubeconfig: /absent}", "kubernetes.kubeconfig: there is no file /absent"),
-        ("runtime_classes: [kata]", "runtime_classes: expected keys and values"),
+        ("runtime_classes: [kata]", "runtime_classes: expected an object"),
         ("runtime_classes: {kata: vm}", "runtime_classes.kata: expected one of tc, .* found 'vm'"),
         ("runtime_classes: {5: tc}", "runtime_classes.5: expected a text"),
         ("kubeovn: {listen: x}", "kubeovn.listen: expected an absolute path"),
@@ -143,7 +143,7 @@ def test_a_cluster_with_kube_ovn(load: Load, tmp_path: Path) -> None:
         ("kubeovn: {listen: /x, daemon: /x}", "kubeovn.listen: is kube-ovn's own"),
         ("kubeovn: {listen: /x}", "kubeovn.network: required beside listen"),
         ("kubeovn: {providers: ovn}", "kubeovn.providers: expected a list"),
-        ("kubeovn: {network: br-int}", "kubeovn.network: expected keys and values"),
+        ("kubeovn: {network: br-int}", "kubeovn.network: expected an object"),
     ],
 )
 def test_a_wrong_cluster_is_named(load: Load, text: str, message: str) -> None:
@@ -168,10 +168,10 @@ def test_pools(load: Load, text: str, expected: dict[str, dict[str, PoolSize]]) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pools: 5", "pools: expected keys and values"),
-        ("pools: {net: 5}", "pools.net: expected keys and values"),
+        ("pools: 5", "pools: expected an object"),
+        ("pools: {net: 5}", "pools.net: expected an object"),
         ("pools: {a/b: {tap: {size: 1}}}", "pools.a/b: 'a/b' must start with"),
-        ("pools: {net: {tap: }}", "pools.net.tap: expected keys and values"),
+        ("pools: {net: {tap: }}", "pools.net.tap: expected an object"),
         ("pools: {net: {tap: {}}}", "pools.net.tap.size: required"),
         ("pools: {net: {tap: {size: 0}}}", "pools.net.tap.size: expected a number from 1 to 1024"),
         (
