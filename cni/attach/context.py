@@ -15,7 +15,7 @@ from cni.config.settings import DAN_DIR
 from cni.errors import ClientGone, DeadlineExceeded
 from cni.ipam import delegate
 from cni.ipam.reservations import Claims
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.ovs.database import Database, Pending
@@ -52,7 +52,7 @@ class Node:
     attachments leave in the file system is below `run_dir`, and Kata's files in `dan_dir`."""
 
     host: Namespace
-    reaper: Reaper
+    reaper: LinkDeleter
     run_dir: Path
     ovs: Database
     dan_dir: Path = Path(DAN_DIR)

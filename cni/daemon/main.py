@@ -28,7 +28,7 @@ from cni.daemon.pool import Pools
 from cni.daemon.workers import Workers, hang_up, refuse_strangers
 from cni.errors import VmlinkError
 from cni.kernel import redirect
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netns import Namespace, descriptor
 from cni.kubeovn.pod_network import PodConfigs
 from cni.kubeovn.pods import Pods
@@ -141,7 +141,7 @@ def serve(run_dir: Path, config: Settings) -> None:
     store = Store(run_dir / "state")
     store.create()
     # Each deletion keeps a thread for the kernel's tail, long after its worker is free again.
-    reaper = Reaper(config.workers)
+    reaper = LinkDeleter(config.workers)
     owner = str(run_dir)
 
     def known(key: AttachmentKey) -> bool:

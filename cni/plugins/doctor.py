@@ -22,7 +22,7 @@ from cni.config.settings import Ovs
 from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 from cni.errors import NotReady, VmlinkError
 from cni.kernel import redirect
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.modes import MODES
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _findings(wanted: Sequence[str], run_dir: Path, db: str) -> Iterator[Finding]:
     with Namespace.own() as host, closing(Database(Ovs(db), str(run_dir))) as ovs:
-        node = Node(host, Reaper(threads=0), run_dir, ovs)
+        node = Node(host, LinkDeleter(threads=0), run_dir, ovs)
         bridges = _Bridges(ovs)
         for name in MODES:
             for kind in config.MODES[name] if name in wanted else ():

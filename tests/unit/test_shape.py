@@ -3,7 +3,8 @@
 import pytest
 
 from cni.errors import BadConfig
-from cni.kernel.rtnl_decode import attributes, decode_qdisc
+from cni.kernel.netlink_message import attributes
+from cni.kernel.rtnl_decode import decode_qdisc
 from cni.modes import MODES
 from cni.modes.steps.limits import Limit, Shape, ShapeLink
 from tests.unit.purekit import KEY, netconf
