@@ -1,4 +1,7 @@
-"""What a `host-local` config asks for. All functions raise BadConfig, which names the key."""
+"""The configuration of `host-local`: ranges, requested addresses, DNS.
+
+All functions raise BadConfig, which names the key. Source: cni.dev, plugins/ipam/host-local.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,10 @@ _PREFIX = re.compile(r"[0-9]{1,3}\Z")
 
 @dataclass(frozen=True)
 class Range:
-    """A canonical range: `first` to `last`, both included, without the gateway."""
+    """A range of addresses as numbers, `first` to `last` included; `prefix` is the subnet's length.
+
+    `key` is where it stands in the configuration. The gateway may lie in it and is not given out.
+    """
 
     key: str
     version: int
@@ -35,6 +41,7 @@ class Range:
         return self.version == address.version and self.first <= int(address) <= self.last
 
     def address(self, number: int) -> Address:
+        """The address with that number."""
         return IPv4Address(number) if self.version == 4 else IPv6Address(number)
 
     def __str__(self) -> str:
@@ -42,10 +49,12 @@ class Range:
 
 
 def section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section `ipam` of a network configuration."""
     return _object(config.get("ipam"), "ipam")
 
 
 def directory_of(network: str, config: Mapping[str, Any]) -> str:
+    """The directory of a network's store, `<dataDir>/<network>`."""
     if not _NETWORK.match(network):
         raise BadConfig(f"name: {network!r} cannot name a directory; use letters, digits, _ . -")
     base = _text(section(config), "dataDir", "ipam") or DATA_DIR
@@ -55,7 +64,10 @@ def directory_of(network: str, config: Mapping[str, Any]) -> str:
 
 
 def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
-    """Capability ranges, the old-style one, `ranges`: last_reserved_ip counts in this order."""
+    """The range sets: of the capability ipRanges, of `subnet` (old style), of `ranges`.
+
+    The files last_reserved_ip.<number> number them in this order.
+    """
     ipam = section(config)
     runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
     sets = _named_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges")
@@ -75,7 +87,7 @@ def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
 
 
 def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Address, str]:
-    """The addresses asked for, each with the key that asked; a prefix length is ignored."""
+    """The addresses that are asked for, each with the key that does; a prefix is ignored."""
     cni = _object(_object(config.get("args") or {}, "args").get("cni") or {}, "args.cni")
     runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
     asked = [(args["IP"], "CNI_ARGS IP")] if args.get("IP") else []
@@ -85,6 +97,7 @@ def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Addres
 
 
 def resolv_conf(ipam: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the file `resolvConf` as the `dns` of a result; {} without one (resolv.conf(5))."""
     path = _text(ipam, "resolvConf", "ipam")
     dns: dict[str, Any] = {}
     for line in _read_file(path, "ipam.resolvConf").splitlines() if path else ():
@@ -105,7 +118,7 @@ def _named_sets(value: Any, key: str) -> list[list[Range]]:
     for i, item in enumerate(_list(value, key)):
         ranges = [_range(r, f"{key}[{i}][{j}]") for j, r in enumerate(_list(item, f"{key}[{i}]"))]
         if not ranges:
-            raise BadConfig(f"{key}[{i}]: an empty range set; give it a range or remove it")
+            raise BadConfig(f"{key}[{i}]: an empty range set; add a range or remove it")
         if len({r.version for r in ranges}) > 1:
             raise BadConfig(f"{key}[{i}]: IPv4 and IPv6 in one range set; make a set of each")
         sets.append(ranges)
@@ -163,11 +176,11 @@ def _without_prefix(value: Any, key: str) -> Address:
 
 def _address(value: Any, key: str) -> Address:
     try:
-        if not isinstance(value, str):
-            raise ValueError
-        address = ip_address(value)
+        address = ip_address(value) if isinstance(value, str) else None
     except ValueError:
-        raise BadConfig(f"{key}: expected an IP address, found {value!r}") from None
+        address = None
+    if address is None:
+        raise BadConfig(f"{key}: expected an IP address, found {value!r}")
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             raise BadConfig(f"{key}: {value!r} has a zone; write the address alone")
