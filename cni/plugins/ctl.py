@@ -205,7 +205,7 @@ def _exec(options: argparse.Namespace) -> None:
     arguments: list[str] = []
     for one in _devices(options):
         _require_shared_memory(one, options.command)
-        fds, vhost = descriptors.opened(one)
+        fds, vhost = descriptors.open_queues(one)
         for fd in (*fds, *vhost):
             os.set_inheritable(fd, True)
         arguments += qemu.arguments(one, fds, vhost)
