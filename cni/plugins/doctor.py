@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cni.attach.context import Node
 from cni.config import network as config
-from cni.config.network import Bandwidth, NetConf
+from cni.config.network import NetConf
 from cni.config.settings import Ovs
 from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 from cni.errors import NotReady, VmlinkError
@@ -29,6 +29,7 @@ from cni.modes import MODES
 from cni.modes.steps import limits
 from cni.ovs.database import Database
 from cni.plugins.table import columns
+from cni.spec.types import Bandwidth
 from cni.vmm import descriptors, kvm
 
 _ALL = Bandwidth(8 << 20, 8 << 20, 8 << 20, 8 << 20)
@@ -124,7 +125,7 @@ def _find(name: str, uplink: str, check: Check) -> Finding:
 
 
 class _Bridges:
-    """The bridges of Open vSwitch, read once: waiting for one that does not answer takes seconds."""
+    """The bridges of Open vSwitch, read once: a server that does not answer costs seconds."""
 
     def __init__(self, ovs: Database) -> None:
         self._ovs = ovs

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import pairwise
 from typing import Any
 
+from cni.config.readers import items, obj
 from cni.errors import BadConfig
 
 Address = IPv4Address | IPv6Address
@@ -50,7 +51,7 @@ class Range:
 
 def section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The section `ipam` of a network configuration."""
-    return _object(config.get("ipam"), "ipam")
+    return obj(config, "ipam")
 
 
 def directory_of(network: str, config: Mapping[str, Any]) -> str:
@@ -69,11 +70,11 @@ def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
     The files last_reserved_ip.<number> number them in this order.
     """
     ipam = section(config)
-    runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
-    sets = _named_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges")
+    runtime = obj(config, "runtimeConfig")
+    sets = _named_sets(runtime, "ipRanges", "runtimeConfig.")
     if ipam.get("subnet"):
         sets.append([_range(ipam, "ipam")])
-    sets += _named_sets(ipam.get("ranges"), "ipam.ranges")
+    sets += _named_sets(ipam, "ranges", "ipam.")
     file = _text(ipam, "rangeFromFile", "ipam")
     if not sets and file:
         sets.append([_range_from_file(file)])
@@ -88,12 +89,11 @@ def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
 
 def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Address, str]:
     """The addresses that are asked for, each with the key that does; a prefix is ignored."""
-    cni = _object(_object(config.get("args") or {}, "args").get("cni") or {}, "args.cni")
-    runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
-    asked = [(args["IP"], "CNI_ARGS IP")] if args.get("IP") else []
-    for data, key in ((cni, "args.cni.ips"), (runtime, "runtimeConfig.ips")):
-        asked += [(v, f"{key}[{n}]") for n, v in enumerate(_list(data.get("ips"), key))]
-    return {_without_prefix(value, key): key for value, key in asked}
+    cni = obj(obj(config, "args"), "cni", "args.")
+    asked = {"CNI_ARGS IP": args["IP"]} if args.get("IP") else {}
+    for data, where in ((cni, "args.cni."), (obj(config, "runtimeConfig"), "runtimeConfig.")):
+        asked |= {where + key: value for key, value in _elements(data, "ips", where).items()}
+    return {_without_prefix(value, key): key for key, value in asked.items()}
 
 
 def resolv_conf(ipam: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,20 +113,27 @@ def resolv_conf(ipam: Mapping[str, Any]) -> dict[str, Any]:
     return dns
 
 
-def _named_sets(value: Any, key: str) -> list[list[Range]]:
-    sets = []
-    for i, item in enumerate(_list(value, key)):
-        ranges = [_range(r, f"{key}[{i}][{j}]") for j, r in enumerate(_list(item, f"{key}[{i}]"))]
-        if not ranges:
-            raise BadConfig(f"{key}[{i}]: an empty range set; add a range or remove it")
-        if len({r.version for r in ranges}) > 1:
-            raise BadConfig(f"{key}[{i}]: IPv4 and IPv6 in one range set; make a set of each")
-        sets.append(ranges)
-    return sets
+def _named_sets(data: Mapping[str, Any], key: str, where: str) -> list[list[Range]]:
+    sets = _elements(data, key, where)
+    return [_range_set(sets, name, where) for name in sets]
 
 
-def _range(value: Any, key: str) -> Range:
-    data = _object(value, key)
+def _range_set(data: Mapping[str, Any], key: str, where: str) -> list[Range]:
+    elements = _elements(data, key, where)
+    ranges = [_range(obj(elements, name, where), where + name) for name in elements]
+    if not ranges:
+        raise BadConfig(f"{where}{key}: an empty range set; add a range or remove it")
+    if len({r.version for r in ranges}) > 1:
+        raise BadConfig(f"{where}{key}: IPv4 and IPv6 in one range set; make a set of each")
+    return ranges
+
+
+def _elements(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """The elements of a list, each by its own key, such as `ranges[0]`."""
+    return {f"{key}[{n}]": value for n, value in enumerate(items(data, key, where))}
+
+
+def _range(data: Mapping[str, Any], key: str) -> Range:
     text = _text(data, "subnet", key)
     base, _, length = text.partition("/")
     if not _PREFIX.match(length):
@@ -159,7 +166,7 @@ def _range(value: Any, key: str) -> Range:
 def _range_from_file(path: str) -> Range:
     key = "ipam.rangeFromFile"
     try:
-        return _range(json.loads(_read_file(path, key)), key)
+        return _range(obj({key: json.loads(_read_file(path, key))}, key), key)
     except ValueError as e:
         raise BadConfig(f"{key}: {path} is not JSON: {e}") from e
 
@@ -194,20 +201,6 @@ def _read_file(path: str, key: str) -> str:
             return file.read()
     except OSError as e:
         raise BadConfig(f"{key}: cannot read {path}: {e.strerror}") from e
-
-
-def _object(value: Any, key: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise BadConfig(f"{key}: expected an object, found {value!r}")
-    return value
-
-
-def _list(value: Any, key: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise BadConfig(f"{key}: expected a list, found {value!r}")
-    return value
 
 
 def _text(data: Mapping[str, Any], name: str, key: str) -> str:
