@@ -84,9 +84,9 @@ class LinkDeleter:
         """Delete the links `indexes` of the namespace `ns`; one that is not there is no error.
 
         Returns when their names are free. With a `group` one request deletes all links of that
-        group: `indexes` are those to wait for, and must be of the group. Without, there is a
-        request for each. Raises NetlinkError, with ETIMEDOUT after `timeout` seconds; the deletion
-        still goes on then.
+        group, and `indexes` are those to wait for; one that is of another group stays. Without,
+        there is a request for each. Raises NetlinkError, with ETIMEDOUT after `timeout` seconds;
+        the deletion still goes on then.
         """
         if not indexes:
             return

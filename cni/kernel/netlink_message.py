@@ -57,15 +57,15 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
 
     The flags NLA_F_NESTED and NLA_F_NET_BYTEORDER are taken off the types.
     """
-    found = {}
+    decoded = {}
     end = len(data)
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         if length < 4:
             break
-        found[kind & 0x3FFF] = data[start + 4 : start + length]
+        decoded[kind & 0x3FFF] = data[start + 4 : start + length]
         start += (length + 3) & ~3
-    return found
+    return decoded
 
 
 def encode(message: Message, sequence: int, flags: int = 0) -> bytes:

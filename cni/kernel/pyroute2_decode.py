@@ -83,5 +83,5 @@ def _decoded(name: str, payload: bytes) -> Any:
 
 @cache
 def _message_class(name: str) -> Any:
-    # Importing pyroute2 takes 150 ms, which vmlinkctl and vmlink-hook should not pay for nothing.
+    # Importing pyroute2 takes 130 ms, which programs that read none of these should not pay.
     return getattr(import_module(f"pyroute2.netlink.rtnl.{name}"), name)

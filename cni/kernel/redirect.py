@@ -30,8 +30,8 @@ from cni.kernel.tc_encode import Kind
 
 ENGINES = ("cls_bpf", "tcx", "mirred")
 
-# After the filters that people add, who number from 1. The kernel, where nobody gives a priority,
-# takes 49152 for a first filter and for another one less than the first has.
+# After filters whose priority somebody chose: people begin with 1. Where nobody does, the kernel
+# takes 49152 for the first filter, and one less than the first has for another.
 PRIORITY = 0xB0F0
 # The handle of our filter says whether the clsact is ours or was there before, so that a later
 # detach, perhaps by another process, deletes only a clsact of ours.

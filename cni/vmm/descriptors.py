@@ -42,7 +42,7 @@ def open_queues(device: Device) -> tuple[list[int], list[int]]:
 
 
 def close(fds: list[int]) -> None:
-    """Close descriptors."""
+    """Close descriptors that `open_queues` has returned."""
     for fd in fds:
         os.close(fd)
 
