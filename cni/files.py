@@ -1,5 +1,8 @@
-"""Small files, read and written whole: an ADD's in as few system calls as it takes (the objects of
-open() make as many again), and files that readers find whole or not at all."""
+"""Small files, read and written whole, in as few system calls as possible.
+
+They are written by calls of `os` because the objects of open() make about as many system calls
+again, and an ADD writes several files.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +16,39 @@ _PIECE = 1 << 16
 
 
 def replace(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write `path` anew. Raises IOFailure; what was there is then still there."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file so that readers see the old content or the new, never a part.
+
+    `mode` is exact: the umask does not count. Raises IOFailure; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.unlink(missing_ok=True)
-        by_way_of(str(fresh), str(path), data, os.O_EXCL, mode, exact=True)
+        temporary.unlink(missing_ok=True)
+        write_and_rename(str(temporary), str(path), data, os.O_EXCL, mode, exact=True)
     except OSError as e:
         raise IOFailure(f"cannot write {path}: {e.strerror}") from e
 
 
-def by_way_of(
-    fresh: str, path: str, data: bytes, flags: int, mode: int, exact: bool = False
+def write_and_rename(
+    temporary: str, path: str, data: bytes, flags: int, mode: int, exact: bool = False
 ) -> None:
-    """Write `fresh`, with further `flags` of open(2), and give it the name `path`. The `mode` is
-    less the umask, unless it is `exact`. Raises OSError; `fresh` is gone then."""
+    """Write the file `temporary` and rename it to `path`.
+
+    `flags` are further ones of open(2). The umask is taken off `mode` unless it is `exact`. Raises
+    OSError; `temporary` is gone then.
+    """
     try:
-        write(fresh, data, os.O_NOFOLLOW | flags, mode)
+        write(temporary, data, os.O_NOFOLLOW | flags, mode)
         if exact:
-            os.chmod(fresh, mode)
-        os.rename(fresh, path)
+            os.chmod(temporary, mode)
+        os.rename(temporary, path)
     except OSError:
         with suppress(OSError):
-            os.unlink(fresh)
+            os.unlink(temporary)
         raise
 
 
 def read(path: str, flags: int = 0) -> bytes:
-    """`flags` are further ones of open(2). Raises OSError."""
+    """Read a whole file; `flags` are further ones of open(2). Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         data = piece = os.read(fd, _PIECE)
@@ -52,7 +61,11 @@ def read(path: str, flags: int = 0) -> bytes:
 
 
 def write(path: str, data: bytes, flags: int, mode: int) -> None:
-    """Makes the file if it is not there, and cuts off what it had behind `data`. Raises OSError."""
+    """Write a whole file, which is made if it is not there.
+
+    An existing file is overwritten in place and then cut to the length of `data`. `flags` are
+    further ones of open(2). Raises OSError.
+    """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, mode)
     try:
         _write_all(fd, data)
@@ -63,7 +76,7 @@ def write(path: str, data: bytes, flags: int, mode: int) -> None:
 
 
 def append(path: str, data: bytes) -> None:
-    """To a file that is there, in one piece where the file system has room. Raises OSError."""
+    """Append to an existing file, by one write(2) where there is room. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         _write_all(fd, data)

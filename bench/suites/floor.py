@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.report.results import Results, Series
 from bench.testbed.node import Node
 from cni.kernel import redirect, rtnl_encode, tuntap
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.modes.steps.links import silent
@@ -47,7 +47,7 @@ class Floor:
 
     def __init__(self, node: Node, bridge: str = "", parallel: int = 8) -> None:
         self._home = node.namespace
-        self._reaper = Reaper(parallel)
+        self._reaper = LinkDeleter(parallel)
         with self._home.entered():
             self._host = Netlink()
         if not bridge:

@@ -14,7 +14,7 @@ from cni.cancel import Cancel
 from cni.config.settings import DAN_DIR
 from cni.ipam import delegate
 from cni.ipam.reservations import Claims
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.ovs.database import Database
@@ -28,7 +28,7 @@ class Node:
     attachments leave in the file system is below `run_dir`, and Kata's files in `dan_dir`."""
 
     host: Namespace
-    reaper: Reaper
+    reaper: LinkDeleter
     run_dir: Path
     ovs: Database
     dan_dir: Path = Path(DAN_DIR)

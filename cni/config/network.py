@@ -26,6 +26,7 @@ from cni.config.uplinks import Chained, LinuxUplink, OvsUplink, Uplink
 from cni.errors import BadConfig, BadEnvironment
 from cni.spec import result as results
 from cni.spec.types import AttachmentKey, Lease, Request, Result
+from cni.spec.types import Bandwidth as Bandwidth
 
 # Each mode with the uplinks that it makes sense with; the first mode is the default.
 MODES = {
@@ -81,19 +82,6 @@ class TapConf:
     owner: int | None = None
     group: int | None = None
     name: str = ""
-
-
-@dataclass(frozen=True)
-class Bandwidth:
-    """Rates in bits per second and bursts in bits; 0 is no limit. Ingress is towards the pod.
-
-    Source: CNI conventions, capability `bandwidth`.
-    """
-
-    ingress_rate: int = 0
-    ingress_burst: int = 0
-    egress_rate: int = 0
-    egress_burst: int = 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from cni.daemon.pool import Pools
 from cni.daemon.workers import Workers
 from cni.errors import BadConfig, VmlinkError
 from cni.kernel import redirect
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netns import Namespace
 from cni.kubeovn import open_pods
 from cni.kubeovn.pod_network import PodConfigs
@@ -158,11 +158,11 @@ def _node(run_dir: Path, config: Settings, stack: ExitStack) -> Node:
     redirect.supported()  # cached; the first call takes milliseconds that no ADD should pay
     stack.callback(os.close, redirect.keep_patched())
     # A deletion keeps a thread busy long after its worker is free again.
-    reaper = Reaper(config.workers)
-    stack.callback(reaper.close)
+    deleter = LinkDeleter(config.workers)
+    stack.callback(deleter.close)
     ovs = open_database(config.ovs, owner=str(run_dir))
     stack.callback(ovs.close)
-    return Node(host, reaper, run_dir, ovs, Path(config.dan_dir))
+    return Node(host, deleter, run_dir, ovs, Path(config.dan_dir))
 
 
 def _is_known(store: Store, pools: Pools, key: AttachmentKey) -> bool:

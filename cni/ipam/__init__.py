@@ -1,1 +1,1 @@
-"""Addresses: host-local in this process, any other IPAM plugin executed."""
+"""IPAM: host-local in this process, any other plugin executed; addresses that kube-ovn gave."""

@@ -1,13 +1,12 @@
 """IPAM of one request: `host-local` in this process, any other `ipam.type` executed.
 
-Source: CNI specification, section "Delegation". A plugin is a regular executable file in a
-CNI_PATH directory; it gets the request's CNI_* variables, PATH, and the complete stdin.
-No pipes are used: stdin, stdout and stderr are memfds, so neither side can block the other.
+Source: CNI specification, section "Delegation". A plugin is an executable file in a directory of
+CNI_PATH; it gets the request's CNI_* variables, PATH, and the whole stdin. Its stdin, stdout and
+stderr are memfds and not pipes, so that neither side can block the other.
 
-GC and STATUS came with CNI 1.1.0; Debian's 1.1.1 plugins answer code 4, "unknown CNI_COMMAND".
-That code with that variable named means, by the specification, that the verb is not known:
-there is nothing to collect then, and STATUS asks VERSION instead whether an ADD with this
-cniVersion can succeed. The newest upstream plugins answer both verbs with success.
+GC and STATUS came with CNI 1.1.0. A plugin that does not know them, such as those of Debian
+(1.1.1), answers with code 4 and names CNI_COMMAND. GC then has nothing to do, and STATUS asks for
+VERSION instead: whether an ADD with this cniVersion can succeed. Newer plugins succeed in both.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from cni.spec import result
 from cni.spec.types import AttachmentKey, Result
 
 HOST_LOCAL = "host-local"
-SECONDS = 30.0  # the default patience with an executed plugin
+SECONDS = 30.0  # how long an executed plugin may take, unless the caller says otherwise
 
 _OUTPUT_LIMIT = 4 << 20
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -35,9 +34,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class Call:
-    """What IPAM needs of a request. GC and STATUS have no key.
+    """What IPAM needs of a request; for GC and STATUS `key` is None.
 
-    `config` is `stdin` decoded, `args` is CNI_ARGS parsed, `env` holds the request's CNI_*.
+    `config` is `stdin` decoded, `args` is CNI_ARGS parsed, `env` has the request's CNI_* variables.
     """
 
     network: str
@@ -49,6 +48,7 @@ class Call:
 
     @property
     def type(self) -> str:
+        """The name of the IPAM plugin. Raises BadConfig."""
         ipam = self.config.get("ipam")
         kind = ipam.get("type") if isinstance(ipam, dict) else None
         if not isinstance(kind, str) or not kind:
@@ -56,17 +56,19 @@ class Call:
         return kind
 
     def host_local(self) -> verbs.IpamRequest:
+        """The same as host-local's verbs take it."""
         assert self.key is not None, "ADD, DEL and CHECK are about one attachment"
         return verbs.IpamRequest(self.key, self.network, self.config, self.args)
 
 
 def begin_add(call: Call) -> Callable[[float], Result]:
-    """Start an ADD; the callable waits for its result, at most so many seconds.
+    """Start an ADD; returns a function that waits for its result, so many seconds at most.
 
-    host-local is done on return. An executed plugin runs on meanwhile; `delete` of the same
-    attachment ends it first, so an ADD that nobody waits for leaves nothing either. The callable
-    may be asked again and says the same.
-    Raises BadConfig, BadEnvironment, IpamFailed and what hostlocal.add raises; the callable
+    host-local has finished on return. An executed plugin goes on meanwhile; `delete` of the same
+    attachment kills it first, so that an ADD without a caller leaves nothing. The function returns
+    or raises the same each time.
+
+    Raises BadConfig, BadEnvironment, IpamFailed and what hostlocal.verbs.add raises; the function
     raises IpamFailed with the plugin's code and message, or DeadlineExceeded (plugin killed).
     """
     if call.type == HOST_LOCAL:
@@ -93,7 +95,7 @@ def begin_add(call: Call) -> Callable[[float], Result]:
 
 
 def delete(call: Call, seconds: float = SECONDS) -> None:
-    """Release what the attachment holds. Raises as `begin_add` and its callable."""
+    """Release the addresses of an attachment. Raises as `begin_add` and its function."""
     if call.type == HOST_LOCAL:
         verbs.delete(call.host_local())
         return
@@ -103,7 +105,10 @@ def delete(call: Call, seconds: float = SECONDS) -> None:
 
 
 def check(call: Call, seconds: float = SECONDS) -> None:
-    """Raises CheckFailed (host-local), else as `begin_add` and its callable."""
+    """Check that an attachment has its addresses.
+
+    Raises CheckFailed (host-local), otherwise as `begin_add` and its function.
+    """
     if call.type == HOST_LOCAL:
         verbs.check(call.host_local())
     else:
@@ -111,9 +116,10 @@ def check(call: Call, seconds: float = SECONDS) -> None:
 
 
 def collect(call: Call, valid: Collection[AttachmentKey], seconds: float = SECONDS) -> None:
-    """GC. An executed plugin reads its list from stdin; one that does not know GC is passed over.
+    """Release the addresses of all attachments that are not `valid`, for the verb GC.
 
-    Raises as `begin_add` and its callable.
+    An executed plugin reads that list from stdin; one that does not know GC is left alone. Raises
+    as `begin_add` and its function.
     """
     if call.type == HOST_LOCAL:
         verbs.collect(call.network, call.config, valid)
@@ -126,7 +132,10 @@ def collect(call: Call, valid: Collection[AttachmentKey], seconds: float = SECON
 
 
 def status(call: Call, seconds: float = SECONDS) -> None:
-    """Raises NotReady when ADD cannot succeed, else as `begin_add` and its callable."""
+    """Check that an ADD can succeed, for the verb STATUS.
+
+    Raises NotReady, otherwise as `begin_add` and its function.
+    """
     if call.type == HOST_LOCAL:
         verbs.status(call.network, call.config)
         return
@@ -139,7 +148,7 @@ def status(call: Call, seconds: float = SECONDS) -> None:
 
 
 def find(kind: str, cni_path: str) -> str:
-    """The executable of the plugin `kind` in the directories of CNI_PATH. Raises BadConfig."""
+    """Find the executable of the plugin `kind` in the directories of CNI_PATH. Raises BadConfig."""
     if kind in (".", "..") or "/" in kind or "\0" in kind:
         raise BadConfig(f"ipam.type: {kind!r} is no file name; name a plugin, not a path")
     directories = [d for d in cni_path.split(":") if d.startswith("/")]
@@ -152,7 +161,7 @@ def find(kind: str, cni_path: str) -> str:
 
 
 class _Child:
-    """An executed plugin. Either `finish` or `kill` must follow; both reap it."""
+    """A plugin that runs. `finish` or `kill` must follow: they wait for its end."""
 
     def __init__(self, call: Call, verb: str) -> None:
         self.kind, self.verb = call.type, verb
@@ -163,7 +172,7 @@ class _Child:
         stdin, self.stdout, self.stderr = fds
         try:
             os.pwrite(stdin, call.stdin, 0)
-            # Its own session: one signal ends it and whatever it started.
+            # In a session of its own, so that one signal kills it with all that it has started.
             self.process = subprocess.Popen(
                 [path],
                 stdin=stdin,
@@ -181,7 +190,7 @@ class _Child:
             os.close(stdin)
 
     def finish(self, seconds: float) -> bytes:
-        """What the plugin printed, once it has ended well."""
+        """Wait for the plugin; returns what it printed."""
         if self.process.returncode is not None:
             raise IpamFailed(f"ipam.type: {self.kind} {self.verb} was ended before it answered")
         try:
@@ -198,6 +207,7 @@ class _Child:
             self.kill()
 
     def kill(self) -> None:
+        """End the plugin if it still runs, and close what it wrote to."""
         if self.process.returncode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
@@ -221,10 +231,10 @@ class _Child:
         return os.pread(fd, _OUTPUT_LIMIT, 0)
 
     def _failure(self, code: int, out: bytes) -> IpamFailed:
-        said = _json(out)
-        number, msg = said.get("code"), said.get("msg")
+        error = _json(out)
+        number, msg = error.get("code"), error.get("msg")
         if isinstance(number, int) and number > 0 and isinstance(msg, str) and number is not True:
-            details = said.get("details")
+            details = error.get("details")
             source = f"from the IPAM plugin {self.kind}, {self.verb}"
             return IpamFailed(msg, f"{details}; {source}" if details else source, code=number)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with {code}"

@@ -1,4 +1,4 @@
-"""Who has which address on this node, of those that kube-ovn gave out."""
+"""Which pod of this node has which address, of those that kube-ovn has given out."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from cni.spec.types import AttachmentKey
 
 @dataclass(frozen=True)
 class Claim:
-    """`holder` is the logical port: another container with the same one is the same pod anew."""
+    """An attachment's right to its addresses; `holder` is the logical port that has them.
+
+    Another container with the same holder is the same pod with a new sandbox.
+    """
 
     key: AttachmentKey
     holder: str
 
 
 class Claims:
-    """Addresses by logical switch, since two switches may have the same one."""
+    """The addresses in use, by logical switch: two switches may have the same address.
+
+    Threads may share one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[tuple[str, str], Claim] = {}
 
     def take(self, claim: Claim, switch: str, addresses: Iterable[str]) -> None:
-        """All or none. Raises TryAgain when another pod has one, until its DEL."""
+        """Take all of the addresses or none. Raises TryAgain while another pod has one."""
         wanted = [(switch, address) for address in addresses]
         with self._lock:
             for place in wanted:
@@ -40,6 +46,6 @@ class Claims:
             self._held.update(dict.fromkeys(wanted, claim))
 
     def release(self, key: AttachmentKey) -> None:
-        """What the attachment still has; another container of its pod may have taken it over."""
+        """Give back what the attachment still has: its pod's next sandbox may have taken it."""
         with self._lock:
             self._held = {place: c for place, c in self._held.items() if c.key != key}

@@ -1,7 +1,8 @@
-"""Our two programs: what comes in on one link is redirected to another; what comes in is ignored.
+"""vmlink's two eBPF programs, loaded and attached by bpf(2).
 
-Plain bpf(2) by ctypes; the layouts are those of union bpf_attr in linux/bpf.h. Attaching and
-looking happen in the calling thread's network namespace.
+One redirects what comes in on a link to another link, one makes the namespace's own stack ignore
+it. Links are those of the calling thread's namespace. Sources: bpf(2), bpf-helpers(7), union
+bpf_attr in linux/bpf.h, Documentation/bpf/standardization/instruction-set.rst.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ SYSCALL = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x
 PROG_LOAD, PROG_ATTACH, PROG_DETACH = 5, 8, 9
 PROG_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD, PROG_QUERY = 13, 15, 16
 SCHED_CLS, TCX_INGRESS = 3, 46
-MOST_PROGRAMS = 64  # BPF_MPROG_MAX
+MOST_PROGRAMS = 64  # of one link: BPF_MPROG_MAX
 INSTRUCTION = struct.Struct("=BBhi")
 MOV_R0, MOV_R1, MOV_R2 = (0xB7, 0x00), (0xB7, 0x01), (0xB7, 0x02)
 CALL, EXIT = (0x85, 0x00), (0x95, 0x00)
 BPF_REDIRECT, BPF_F_INGRESS = 23, 1
 BPF_SKB_CHANGE_TYPE, PACKET_OTHERHOST = 32, 3
 TC_ACT_UNSPEC = -1
-_KEPT = 32  # the largest ifindex whose program is kept loaded
+_KEPT = 32  # programs are kept loaded for the ifindexes up to this one
 
 
 @dataclass(frozen=True)
 class Program:
-    """A loaded program; `target` is where ours redirects to, 0 if the kernel would not tell."""
+    """A loaded program; `target` is the ifindex that ours redirects to, 0 if it is not known."""
 
     id: int
     name: str
@@ -46,7 +47,8 @@ class Program:
 def _bpf(command: int, attr: bytearray, what: str) -> int:
     number = SYSCALL.get(platform.machine())
     if number is None:
-        raise refused(errnos.EOPNOTSUPP, what, f"bpf(2) on {platform.machine()} is not known here")
+        reason = f"vmlink does not know the number of bpf(2) on {platform.machine()}"
+        raise refused(errnos.EOPNOTSUPP, what, reason)
     buffer = (ctypes.c_char * len(attr)).from_buffer(attr)
     result: int = libc.syscall(number, command, buffer, len(attr))
     if result < 0:
@@ -55,8 +57,10 @@ def _bpf(command: int, attr: bytearray, what: str) -> int:
 
 
 def load_redirect(ifindex: int, *, into: bool = False) -> int:
-    """A descriptor of the program that sends everything out of the link `ifindex` or, with `into`,
-    lets it come in there; the caller closes it."""
+    """Load the program that redirects every frame to a link; the caller closes the descriptor.
+
+    The frames leave by that link or, with `into`, come in there. Raises NetlinkError.
+    """
     return load(
         NAME,
         (*MOV_R1, 0, ifindex),
@@ -68,8 +72,11 @@ def load_redirect(ifindex: int, *, into: bool = False) -> int:
 
 @cache
 def ignore_program() -> int:
-    """A descriptor, kept for good, of the program by which the namespace's own stack takes every
-    frame for somebody else's, as if it came with promiscuous mode; others still get it."""
+    """Load the program that keeps a namespace's own stack from every frame; it stays loaded.
+
+    It marks frames as another host's (PACKET_OTHERHOST), so that the stack drops them as it does in
+    promiscuous mode; a tap, a bridge or a packet socket still gets them. Raises NetlinkError.
+    """
     return load(
         IGNORE,
         (*MOV_R2, 0, PACKET_OTHERHOST),
@@ -80,7 +87,10 @@ def ignore_program() -> int:
 
 
 def load(name: str, *instructions: tuple[int, int, int, int]) -> int:
-    """A descriptor of a classifier; `instructions` as INSTRUCTION packs them."""
+    """Load a classifier (BPF_PROG_TYPE_SCHED_CLS); the caller closes the descriptor.
+
+    `instructions` are as INSTRUCTION packs them. Raises NetlinkError.
+    """
     code = ctypes.create_string_buffer(b"".join(INSTRUCTION.pack(*i) for i in instructions))
     license_ = ctypes.create_string_buffer(b"GPL")
     attr = struct.pack(
@@ -97,8 +107,11 @@ def load(name: str, *instructions: tuple[int, int, int, int]) -> int:
 
 @contextmanager
 def redirect_program(ifindex: int) -> Iterator[int]:
-    """A descriptor of that program. Those for small numbers are loaded once and kept: in a pod's
-    namespace the links have the same few, and each of its frames looks the number up there."""
+    """A descriptor of the program that redirects to a link, for as long as the block lasts.
+
+    The programs of small ifindexes are loaded once and kept: the links of all pods have the same
+    few, and the number is looked up in the namespace of the frame. Raises NetlinkError.
+    """
     if ifindex <= _KEPT:
         yield _kept_program(ifindex)
         return
@@ -115,13 +128,16 @@ def _kept_program(ifindex: int) -> int:
 
 
 def attach_tcx(prog_fd: int, ifindex: int) -> None:
-    """Behind what is attached to the ingress already. It stays when the descriptor is closed."""
+    """Attach a program to a link's ingress, after those that are there.
+
+    It stays when the descriptor is closed. Raises NetlinkError.
+    """
     attr = struct.pack("=IIIIIIQ", ifindex, prog_fd, TCX_INGRESS, 0, 0, 0, 0)
     _bpf(PROG_ATTACH, bytearray(attr), f"attach the redirect to link {ifindex}")
 
 
 def tcx_programs(ifindex: int) -> list[int]:
-    """Ids of all tcx programs of the ingress, in their order."""
+    """The ids of all tcx programs on a link's ingress, in their order. Raises NetlinkError."""
     ids = (ctypes.c_uint32 * MOST_PROGRAMS)()
     query = (ifindex, TCX_INGRESS, 0, 0, ctypes.addressof(ids), MOST_PROGRAMS)
     attr = bytearray(struct.pack("=IIIIQIIQQQQ", *query, 0, 0, 0, 0, 0))
@@ -131,12 +147,16 @@ def tcx_programs(ifindex: int) -> list[int]:
 
 
 def program_fd(prog_id: int) -> int:
+    """Open a loaded program; the caller closes the descriptor. Raises NotFound, NetlinkError."""
     attr = bytearray(struct.pack("=III", prog_id, 0, 0))
     return _bpf(PROG_GET_FD_BY_ID, attr, f"open bpf program {prog_id}")
 
 
 def program(fd: int) -> Program:
-    """struct bpf_prog_info, as far as it says whose the program is and where it leads."""
+    """Read the id, the name and the target of a program (struct bpf_prog_info).
+
+    Raises NetlinkError.
+    """
     code = ctypes.create_string_buffer(64)
     info = bytearray(128)
     struct.pack_into("=I", info, 20, 64)
@@ -147,13 +167,13 @@ def program(fd: int) -> Program:
     name = bytes(info[64:80]).rstrip(b"\0").decode("utf-8", "replace")
     number: int = struct.unpack_from("=I", info, 4)[0]
     first = INSTRUCTION.unpack_from(code.raw)
-    # With bpf_jit_harden=2 the kernel shows blinded constants, in other instructions.
+    # With bpf_jit_harden=2 the kernel shows other instructions, which hide the constants.
     target = first[3] if name == NAME and first[:2] == MOV_R1 else 0
     return Program(number, name, target)
 
 
 def program_by_id(prog_id: int) -> Program | None:
-    """None if it went away in the meantime."""
+    """Read a loaded program, None if it is gone. Raises NetlinkError."""
     try:
         fd = program_fd(prog_id)
     except NotFound:
@@ -165,16 +185,19 @@ def program_by_id(prog_id: int) -> Program | None:
 
 
 def tcx_attached(ifindex: int) -> Program | None:
-    """Our redirect on the ingress of a link. Raises NotFound if there is no such link."""
+    """Our redirect among the tcx programs of a link, None for none. Raises NotFound for no link."""
     for prog_id in tcx_programs(ifindex):
-        found = program_by_id(prog_id)
-        if found and found.name == NAME:
-            return found
+        loaded = program_by_id(prog_id)
+        if loaded and loaded.name == NAME:
+            return loaded
     return None
 
 
 def detach_tcx(ifindex: int) -> bool:
-    """Take our redirect away, nobody else's; False if there is none or no such link."""
+    """Detach our redirect, nobody else's; False if there is none or no such link.
+
+    Raises NetlinkError.
+    """
     try:
         ours = tcx_attached(ifindex)
         if ours is None:
@@ -193,7 +216,7 @@ def detach_tcx(ifindex: int) -> bool:
 
 
 def tcx_missing() -> str:
-    """Empty if tcx works here, else why not. Changes nothing."""
+    """Say why tcx does not work on this kernel, "" if it does; nothing is attached."""
     try:
         os.close(load_redirect(1))
         tcx_programs(0x7FFFFFFF)
@@ -203,4 +226,4 @@ def tcx_missing() -> str:
         if error.errno == errnos.EINVAL:
             return "the kernel has no tcx (needs Linux 6.6 and CONFIG_NET_XGRESS)"
         return error.msg
-    return "the kernel found tcx programs on a link that cannot be"
+    return "the kernel lists tcx programs of a link that does not exist"

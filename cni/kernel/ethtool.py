@@ -1,4 +1,8 @@
-"""Whether a link's sender may leave checksums to be finished, by SIOCETHTOOL (linux/ethtool.h)."""
+"""TX checksum offload of a link, read and turned off, by SIOCETHTOOL (linux/ethtool.h).
+
+With it, the sender leaves the checksum of a packet to the link, and may send packets larger than
+the MTU, which the link cuts (TSO).
+"""
 
 from __future__ import annotations
 
@@ -15,23 +19,28 @@ _GTXCSUM, _STXCSUM = 0x16, 0x17
 
 
 def tx_checksum(name: str) -> bool:
-    """For a link of the thread's namespace. Raises NotFound."""
-    return bool(_value(name, _GTXCSUM, 0))
+    """Whether a link of the calling thread's namespace has TX checksum offload on.
+
+    Raises NotFound, NetlinkError.
+    """
+    return bool(_ioctl(name, _GTXCSUM, 0, f"read TX checksum offload of {name}"))
 
 
 def stop_tx_checksum(name: str) -> None:
-    """From now on frames leave the link with their checksums, and unsegmented ones are cut."""
-    _value(name, _STXCSUM, 0)
+    """Turn it off: packets then enter the link with their checksums, and no larger than its MTU.
+
+    Raises NotFound, NetlinkError.
+    """
+    _ioctl(name, _STXCSUM, 0, f"turn TX checksum offload off on {name}")
 
 
-def _value(name: str, command: int, data: int) -> int:
+def _ioctl(name: str, command: int, data: int, what: str) -> int:
     value = ctypes.create_string_buffer(struct.pack("=II", command, data))
     request = struct.pack("=16sQ16x", name.encode(), ctypes.addressof(value))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
         try:
             fcntl.ioctl(s, _SIOCETHTOOL, request)
         except OSError as error:
-            what = f"turn checksum offload off on {name}"
             raise refused(error.errno or errnos.EIO, what) from error
-    found: int = struct.unpack_from("=II", value.raw)[1]
-    return found
+    answer: int = struct.unpack_from("=II", value.raw)[1]
+    return answer

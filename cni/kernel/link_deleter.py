@@ -1,8 +1,11 @@
-"""Deletes links and returns when they are gone, not when the kernel has swept up.
+"""Deletion of links that returns when their names are free, before the kernel has finished.
 
-RTM_DELLINK blocks who sends it in an RCU barrier, 14 to 24 ms, long after the link is out of
-all lists and its name free, which is when the kernel announces it. So a thread here sends, the
-caller listens; both on one socket, where announcements and answers come in one order.
+RTM_DELLINK keeps its sender for 14 to 24 ms in an RCU barrier. Long before that the link is gone
+from all lists and its name is free, which the kernel announces to RTNLGRP_LINK. So a thread sends
+the request, and the caller waits for the announcement. Both use one socket, on which announcements
+and answers keep their order.
+
+Sources: rtnetlink(7); unregister_netdevice_many() and netdev_run_todo() in net/core/dev.c.
 """
 
 from __future__ import annotations
@@ -22,46 +25,53 @@ from collections.abc import Collection
 from cni.kernel.netlink import (
     LARGEST,
     NETLINK_ADD_MEMBERSHIP,
-    NLMSG_ERROR,
     SOL_NETLINK,
     Netlink,
     NetlinkError,
     NotFound,
-    answer,
-    encode,
-    messages_in,
     refused,
 )
+from cni.kernel.netlink_message import (
+    NLM_F_ACK,
+    NLMSG_ERROR,
+    Message,
+    encode,
+    error_in,
+    messages_in,
+)
 from cni.kernel.netns import Namespace
-from cni.kernel.rtnl_encode import NLM_F_ACK, RTM_DELLINK, RTM_NEWLINK, Message, del_link
+from cni.kernel.rtnl_encode import RTM_DELLINK, RTM_NEWLINK, del_link
 
 NETLINK_DROP_MEMBERSHIP, RTNLGRP_LINK = 2, 1
-RECEIVE_BUFFER = 1 << 20
+RECEIVE_BUFFER = 1 << 20  # bytes
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_RCVBUFFORCE = 26, 27, 33
-# Classic BPF (linux/filter.h): each link that goes is changed first, and each of these
-# announcements would wake us. What is loaded comes in network order.
+# Classic BPF (linux/filter.h) that drops the announcements of changes: each link is changed before
+# it goes, and each announcement would wake the caller. BPF loads values in network byte order.
 _NO_CHANGES = (
     (0x28, 0, 0, 4),  # A = nlmsg_type
-    (0x15, 0, 1, socket.htons(RTM_NEWLINK)),  # unless A is this, pass over one
+    (0x15, 0, 1, socket.htons(RTM_NEWLINK)),  # unless A is this, skip one instruction
     (0x06, 0, 0, 0),  # drop
-    (0x06, 0, 0, 0xFFFFFFFF),  # take
+    (0x06, 0, 0, 0xFFFFFFFF),  # accept
 )
 
 log = logging.getLogger(__name__)
 
 
-class Reaper:
-    """Make one for a process. `threads` bounds the deletions that are in the kernel at once."""
+class LinkDeleter:
+    """Threads that delete links; a process needs one LinkDeleter.
+
+    `threads` is how many deletions can be in the kernel at once; further ones wait.
+    """
 
     def __init__(self, threads: int = 8) -> None:
         self._guard = threading.Lock()
         self._waiting: deque[_Job] = deque()
-        # Of each thread its own: getters of one would wake each other for nothing.
+        # Each thread has its own queue: from a shared one, a put would wake several.
         self._queues: list[_Jobs] = [queue.SimpleQueue() for _ in range(threads)]
         self._idle = list(self._queues)
         self._threads = [
             threading.Thread(
-                target=self._work, args=(jobs,), name=f"vmlink-reaper-{i}", daemon=True
+                target=self._work, args=(jobs,), name=f"vmlink-delete-{i}", daemon=True
             )
             for i, jobs in enumerate(self._queues)
         ]
@@ -71,11 +81,12 @@ class Reaper:
     def delete(
         self, ns: Namespace, group: int | None, indexes: Collection[int], timeout: float
     ) -> None:
-        """Returns when all `indexes` of `ns` are gone and their names free; absent is gone.
+        """Delete the links `indexes` of the namespace `ns`; one that is not there is no error.
 
-        With a `group` one request takes all the links that carry it: `indexes` are those to wait
-        for, and what does not carry it stays. Without, each goes by a request of its own. Raises
-        the kernel's error, or ETIMEDOUT after `timeout` seconds while the deletion goes on.
+        Returns when their names are free. With a `group` one request deletes all links of that
+        group, and `indexes` are those to wait for; one that is of another group stays. Without,
+        there is a request for each. Raises NetlinkError, with ETIMEDOUT after `timeout` seconds;
+        the deletion still goes on then.
         """
         if not indexes:
             return
@@ -117,7 +128,7 @@ class Reaper:
             return None
 
     def close(self) -> None:
-        """Returns when all that was handed over is done."""
+        """Finish the deletions that were asked for, and end the threads."""
         for jobs in self._queues:
             jobs.put(None)
         for thread in self._threads:
@@ -125,17 +136,17 @@ class Reaper:
 
 
 class _Overflow(Exception):
-    """The socket lost messages, perhaps ours."""
+    """The socket's buffer was full and messages were lost, perhaps those waited for."""
 
 
-def _deafen(sock: socket.socket) -> None:
+def _drop_changes(sock: socket.socket) -> None:
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *i) for i in _NO_CHANGES))
     program = struct.pack("@HP", len(_NO_CHANGES), ctypes.addressof(code))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 class _Deletion:
-    """Requests under way on a socket of their own, which the last user closes."""
+    """Requests under way, on a socket of their own that its last user closes."""
 
     def __init__(self, netlink: Netlink, requests: list[tuple[Message, set[int]]]) -> None:
         self._netlink = netlink
@@ -149,14 +160,14 @@ class _Deletion:
         self._changed = threading.Condition()
         sock = netlink.socket
         sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-        _deafen(sock)
+        _drop_changes(sock)
         sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_LINK)
 
     def send(self, data: bytes) -> None:
         try:
             self._netlink.socket.send(data)
-        except OSError as error:
-            log.error("cannot %s: %s", self._what, error)
+        except OSError:
+            log.exception("cannot %s", self._what)
         with self._changed:
             self._unsent -= 1
             self._changed.notify_all()
@@ -190,19 +201,19 @@ class _Deletion:
         for kind, flags, sequence, payload in messages_in(data):
             if kind == RTM_DELLINK:
                 family, index = struct.unpack_from("=BxHi", payload)[::2]
-                # A bridge announces the end of a port in the same words, with its own family.
+                # A bridge announces the end of a port by the same message, with AF_BRIDGE.
                 if family == socket.AF_UNSPEC:
                     self._left.discard(index)
             elif kind == NLMSG_ERROR and sequence in self._open:
                 message, indexes = self._open.pop(sequence)
-                errno, reason = answer(flags, payload)
+                errno, reason = error_in(flags, payload)
                 error = refused(errno, message.what, reason)
                 if errno and not isinstance(error, NotFound):
                     raise error
                 self._left -= indexes
 
     def wait_for_requests(self, timeout: float) -> None:
-        """The slow way: until the kernel has come back from each request, then look."""
+        """Wait until the kernel has finished each request, then look whether the links are gone."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._unsent, timeout):
                 raise NetlinkError(errnos.ETIMEDOUT, self._what)
@@ -220,7 +231,7 @@ class _Deletion:
         self._netlink.socket.setblocking(True)
         for index in self._left:
             if self._netlink.link(index=index):
-                raise NetlinkError(errnos.EIO, self._what, f"link {index} is there, answer lost")
+                raise NetlinkError(errnos.EIO, self._what, f"link {index} is still there")
 
 
 _Job = tuple[_Deletion, bytes]

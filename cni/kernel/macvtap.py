@@ -1,7 +1,7 @@
-"""The character devices of macvtaps: their nodes in /dev made, given away, removed, opened.
+"""The character devices of macvtaps: make their nodes in /dev, hand them over, open them.
 
-The kernel names such a device tap<ifindex>, whatever namespace its link is in. Where /dev is a
-devtmpfs it makes and removes the node as well; elsewhere, as in a container, nobody else does.
+The kernel names such a device tap<ifindex>, whatever namespace its link is in. On a devtmpfs it
+makes and removes the node itself; where /dev is anything else, as in a container, vmlink does.
 Sources: drivers/net/macvtap.c, drivers/net/tap.c, drivers/base/devtmpfs.c.
 """
 
@@ -23,11 +23,15 @@ _CLOEXEC, _CMD_CREATE = 1, 6
 
 
 def node_path(index: int) -> str:
+    """The device node of the macvtap with the ifindex `index`."""
     return f"/dev/tap{index}"
 
 
 def device_number(ifname: str, index: int) -> int:
-    """As st_rdev has it, of a macvtap in the calling thread's namespace."""
+    """The device number (st_rdev) of a macvtap in the calling thread's namespace.
+
+    Raises NotFound, NetlinkError.
+    """
     what = f"find the device of macvtap {ifname}"
     try:
         mount = _sysfs()
@@ -43,7 +47,7 @@ def device_number(ifname: str, index: int) -> int:
 
 
 def _sysfs() -> int:
-    """A descriptor of a sysfs that shows the thread's namespace and is mounted nowhere."""
+    """A descriptor of a sysfs that shows the thread's namespace, and is mounted nowhere."""
     context = _syscall(_FSOPEN, b"sysfs", _CLOEXEC)
     try:
         _syscall(_FSCONFIG, context, _CMD_CREATE, None, None, 0)
@@ -60,10 +64,10 @@ def _syscall(*arguments: object) -> int:
 
 
 def claim(index: int, number: int, owner: int | None, group: int | None) -> bool:
-    """Have the device `number` at /dev/tap<index>, for its owner (None: root) and, if it is not
-    None, a group. True if the node had to be made, and so has to be removed.
+    """Give the node of the device `number` to `owner` (a uid; None is root) and `group` (a gid).
 
-    Raises Exists if the node is of a macvtap with the same ifindex in another namespace.
+    Returns True if the node had to be made, so that somebody must remove it. Raises Exists if the
+    node belongs to a macvtap with the same ifindex in another namespace, NetlinkError.
     """
     path, what = node_path(index), f"make {node_path(index)}"
     discard(index)
@@ -88,30 +92,34 @@ def _mode(group: int | None) -> int:
 
 
 def is_claimed(index: int, number: int, owner: int | None, group: int | None) -> bool:
-    """Whether all that `claim` did is as it was."""
+    """Whether the node is still as `claim` left it."""
     try:
         status = os.lstat(node_path(index))
     except FileNotFoundError:
         return False
-    found = (status.st_rdev, status.st_uid, status.st_gid, status.st_mode)
-    return found == (number, owner or 0, group or 0, stat.S_IFCHR | _mode(group))
+    actual = (status.st_rdev, status.st_uid, status.st_gid, status.st_mode)
+    return actual == (number, owner or 0, group or 0, stat.S_IFCHR | _mode(group))
 
 
 def remove(index: int) -> None:
+    """Remove the node; none is success. Raises OSError."""
     with suppress(FileNotFoundError):
         os.unlink(node_path(index))
 
 
 def discard(index: int) -> None:
-    """Remove the node of a macvtap that is gone: the kernel gives its number to the next one,
-    whose frames it would open."""
+    """Remove the node if its macvtap is gone.
+
+    The kernel gives the device number to the next macvtap, whose frames the node would open. Raises
+    OSError.
+    """
     number = _number(node_path(index))
     if number and not _is_alive(number, index):
         remove(index)
 
 
 def _number(path: str) -> int:
-    """0 if there is no character device."""
+    """The device number of a node; 0 if there is no character device."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -121,7 +129,7 @@ def _number(path: str) -> int:
 
 def _is_alive(number: int, index: int) -> bool:
     try:
-        # The link leads into a namespace's own part of sysfs, but where to is told to everybody.
+        # The link's target is in another namespace's part of sysfs, but its text can be read.
         device = os.readlink(f"/sys/dev/char/{os.major(number)}:{os.minor(number)}")
     except FileNotFoundError:
         return False
@@ -129,9 +137,9 @@ def _is_alive(number: int, index: int) -> bool:
 
 
 def open_macvtap(path: str, queues: int = 1) -> list[int]:
-    """One close-on-exec descriptor with vnet_hdr for each queue; the caller closes them.
+    """Open a descriptor with vnet_hdr for each queue, close-on-exec; the caller closes them.
 
-    Unlike a tap's, each open adds a queue. Raises NotFound if the macvtap is gone.
+    Each open of the node adds a queue. Raises NotFound if the macvtap is gone, NetlinkError.
     """
     fds: list[int] = []
     try:

@@ -1,4 +1,7 @@
-"""A network namespace as an open descriptor, known by its identity (device, inode)."""
+"""Network namespaces as open descriptors: open, compare, enter and leave them.
+
+Sources: network_namespaces(7), setns(2), ioctl_nsfs(2).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 def descriptor(path: str) -> int | None:
-    """Of the namespace at `path`, for a caller who passes it on; None where there is none."""
+    """Open a namespace for another program; None if there is none at `path`.
+
+    The caller closes the descriptor.
+    """
     try:
         return Namespace.open(path).fd
     except BadEnvironment:
@@ -29,7 +35,11 @@ def descriptor(path: str) -> int | None:
 
 
 class Namespace:
-    """Owns the descriptor. Make it with `open`, `from_fd` or `own`, and close it."""
+    """An open network namespace, which `close` or the end of a `with` block closes.
+
+    `identity` is (device, inode) of the descriptor, which no other namespace has at the same time.
+    `path` is "" where the namespace came as a descriptor. Make one with `open`, `from_fd` or `own`.
+    """
 
     def __init__(self, fd: int, path: str = "") -> None:
         self.fd = fd
@@ -39,17 +49,21 @@ class Namespace:
 
     @classmethod
     def open(cls, path: str) -> Namespace:
-        """Raises BadEnvironment when `path` is missing or no network namespace."""
+        """Open the namespace at `path`. Raises BadEnvironment if there is none."""
         try:
             # A FIFO would block an open for reading for ever.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, ValueError) as error:
-            raise BadEnvironment(f"CNI_NETNS: cannot open {path!r}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise BadEnvironment(f"CNI_NETNS: cannot open {path!r}: {reason}") from error
         return cls.from_fd(fd, path)
 
     @classmethod
     def from_fd(cls, fd: int, path: str = "") -> Namespace:
-        """Takes the descriptor over; closes it and raises BadEnvironment if it is of no use."""
+        """Take over a descriptor of a network namespace.
+
+        Raises BadEnvironment if it is of anything else; it is closed then.
+        """
         try:
             kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
         except OSError:
@@ -63,15 +77,19 @@ class Namespace:
 
     @classmethod
     def own(cls) -> Namespace:
-        """The one of the process's main thread, wherever the calling thread is now."""
+        """Open the namespace of the process's main thread, wherever the calling thread is."""
         return cls.open("/proc/self/ns/net")
 
     def same_as(self, other: Namespace) -> bool:
+        """Whether both are the same namespace."""
         return self.identity == other.identity
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """The calling thread is in this namespace; afterwards it is back where it was."""
+        """Put the calling thread into this namespace for the block, then back where it was.
+
+        Raises KernelRefused.
+        """
         previous = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             with self.entered_from(previous):
@@ -81,7 +99,10 @@ class Namespace:
 
     @contextmanager
     def entered_from(self, home: int) -> Iterator[None]:
-        """The same for a caller who knows where it is: `home` is a descriptor of it."""
+        """Do as `entered`, for a thread that has a descriptor of where it is, `home`.
+
+        Raises KernelRefused.
+        """
         _setns(self.fd, self.path or f"descriptor {self.fd}")
         try:
             yield
@@ -89,6 +110,7 @@ class Namespace:
             _go_back(home)
 
     def close(self) -> None:
+        """Close the descriptor; the namespace itself lives on while anybody uses it."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -108,7 +130,10 @@ def _setns(fd: int, what: str) -> None:
 
 def _go_back(fd: int) -> None:
     if libc.setns(fd, CLONE_NEWNET) != 0:
-        # The thread would do the node's work inside a pod's namespace. No exception is safe: who
-        # catches it runs on in that thread. A restarted daemon leaves the data path alone.
-        log.critical("cannot leave a namespace: %s; aborting", os.strerror(ctypes.get_errno()))
+        # The thread would do the node's work inside a pod's namespace. An exception would not help:
+        # what catches it goes on in the same thread. A restart of vmlinkd does not touch traffic.
+        log.critical(
+            "cannot leave a namespace: %s; aborting, a restart puts it right",
+            os.strerror(ctypes.get_errno()),
+        )
         os.abort()

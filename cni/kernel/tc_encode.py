@@ -1,24 +1,26 @@
-"""Encoders for the traffic control messages: clsact, the filters that redirect, tbf.
+"""Encoders for the traffic control messages: clsact, the filters that redirect, tbf. Pure.
 
-Layouts: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h.
+Layouts: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h. tests/unit/test_tcmsg.py
+compares each with pyroute2's encoding. An `index` is an ifindex.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
+from typing import Literal
 
-from cni.kernel.rtnl_encode import (
-    ADD,
+from cni.kernel.netlink_message import (
     NLM_F_ACK,
     NLM_F_ECHO,
     NLM_F_REQUEST,
-    Kind,
     Message,
     attr,
     text,
     u32,
 )
+from cni.kernel.rtnl_encode import ADD
+from cni.kernel.rtnl_queries import LIST
 
 RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 RTM_NEWTFILTER, RTM_DELTFILTER, RTM_GETTFILTER = 44, 45, 46
@@ -30,19 +32,22 @@ TCA_KIND, TCA_OPTIONS = 1, 2
 TC_ACT_STOLEN, TCA_EGRESS_REDIR = 4, 1
 TCA_TBF_PARMS, TCA_TBF_RATE64, TCA_TBF_BURST = 1, 4, 6
 TC_LINKLAYER_ETHERNET = 1
+Kind = Literal["matchall", "u32"]  # the classifiers that can stand before mirred
 
 
 def tc(index: int, handle: int, parent: int, info: int = 0) -> bytes:
-    """struct tcmsg."""
+    """Encode the header of a traffic control message, struct tcmsg in linux/rtnetlink.h."""
     return struct.pack("=BxHiIII", 0, 0, index, handle, parent, info)
 
 
 def add_clsact(index: int) -> Message:
+    """Add the clsact qdisc, which carries the filters of ingress and egress."""
     body = tc(index, CLSACT_HANDLE, CLSACT_PARENT) + text(TCA_KIND, "clsact")
     return Message(RTM_NEWQDISC, ADD, body, f"add clsact to link {index}")
 
 
 def del_clsact(index: int) -> Message:
+    """Delete the clsact qdisc with all of its filters."""
     body = tc(index, CLSACT_HANDLE, CLSACT_PARENT) + text(TCA_KIND, "clsact")
     return Message(RTM_DELQDISC, NLM_F_REQUEST, body, f"delete clsact from link {index}")
 
@@ -55,7 +60,7 @@ def _filter(index: int, priority: int, handle: int, ingress: bool, kind: str) ->
 def add_bpf_filter(
     index: int, prog_fd: int, name: str, *, ingress: bool = True, priority: int, handle: int
 ) -> Message:
-    """cls_bpf with direct action; `name` shows in `tc filter show`."""
+    """Add a cls_bpf filter with direct action; `tc filter show` shows its `name`."""
     body = _filter(index, priority, handle, ingress, "bpf")
     body += attr(TCA_OPTIONS, u32(6, prog_fd) + text(7, name) + u32(8, 1))
     return Message(RTM_NEWTFILTER, ADD, body, f"add bpf filter {name} to link {index}")
@@ -64,13 +69,14 @@ def add_bpf_filter(
 def add_mirred_filter(
     index: int, to_index: int, *, kind: Kind, priority: int, handle: int
 ) -> Message:
-    """All that comes in on `index` leaves by `to_index`."""
+    """Add a filter by which all that comes in on `index` leaves by `to_index` instead."""
     parms = struct.pack("=IIiiiiI", 0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to_index)
     action = attr(1, text(1, "mirred") + attr(0x8000 | 2, attr(2, parms)))
     if kind == "matchall":
         options = attr(2, action)
     else:
-        # No key matches everything, even a frame too short for one; 1 in the flags: it is final.
+        # Without a key it matches every frame, also one that is too short for a key. Its flags are
+        # TC_U32_TERMINAL.
         options = attr(5, struct.pack("=BBBxHHhhI", 1, 0, 0, 0, 0, 0, 0, 0))
         options = attr(7, action) + options
     body = _filter(index, priority, handle, True, kind) + attr(TCA_OPTIONS, options)
@@ -78,24 +84,25 @@ def add_mirred_filter(
     return Message(RTM_NEWTFILTER, ADD, body, what)
 
 
-def del_filter(
-    index: int, *, kind: str, priority: int, handle: int, ingress: bool = True
-) -> Message:
-    """Delete the one filter with that kind, priority and (full) handle."""
+def del_filter(index: int, *, kind: str, priority: int, handle: int) -> Message:
+    """Delete the one ingress filter with that kind, priority and full handle.
+
+    Raises ValueError for handle 0.
+    """
     if handle == 0:
         raise ValueError("handle 0 would delete every filter of the priority")
-    body = _filter(index, priority, handle, ingress, kind)
+    body = _filter(index, priority, handle, True, kind)
     what = f"delete {kind} filter {priority}/{handle:#x} from link {index}"
     return Message(RTM_DELTFILTER, NLM_F_REQUEST, body, what)
 
 
 def add_tbf(index: int, handle: int, *, rate: int, burst: int, limit: int) -> Message:
-    """A token bucket at the root: `rate` in bytes per second, `burst` and `limit` (of its queue)
-    in bytes. Exists if the root has a qdisc that somebody chose.
+    """Add a token bucket at the root; the kernel says Exists if somebody has put a qdisc there.
 
-    The bucket's size goes in bytes (TCA_TBF_BURST, Linux 3.13) and not in ticks, which cut it off.
+    `rate` is in bytes per second, `burst` and `limit`, the length of its queue, in bytes. The burst
+    is sent in bytes (TCA_TBF_BURST, Linux 3.13): in ticks it would be rounded down.
     """
-    # A link layer that is said needs no rate table.
+    # With a link layer the kernel needs no rate table.
     ratespec = struct.pack("=BBHhHI", 0, TC_LINKLAYER_ETHERNET, 0, 0, 0, min(rate, 2**32 - 1))
     options = attr(TCA_TBF_PARMS, ratespec + bytes(12) + struct.pack("=III", limit, 0, 0))
     options += attr(TCA_TBF_RATE64, struct.pack("=Q", rate)) + u32(TCA_TBF_BURST, burst)
@@ -104,13 +111,20 @@ def add_tbf(index: int, handle: int, *, rate: int, burst: int, limit: int) -> Me
 
 
 def del_tbf(index: int, handle: int) -> Message:
-    """From the root, and only the one with that handle."""
+    """Delete the token bucket with that handle from the root."""
     body = tc(index, handle, ROOT) + text(TCA_KIND, "tbf")
     return Message(RTM_DELQDISC, NLM_F_REQUEST, body, f"delete tbf from link {index}")
 
 
 def get_root(index: int) -> Message:
-    # The answer is a notification, which who asks gets only as an echo; for a link without a
-    # queue there is none, and the acknowledgement says so.
+    """Ask for the root qdisc of a link."""
+    # The kernel answers with a notification, which comes to the asker only with NLM_F_ECHO. A link
+    # without a queue has none; then the acknowledgement alone ends the wait.
     flags = NLM_F_REQUEST | NLM_F_ECHO | NLM_F_ACK
     return Message(RTM_GETQDISC, flags, tc(index, 0, ROOT), f"read the qdisc of link {index}")
+
+
+def dump_filters(index: int, *, ingress: bool) -> Message:
+    """List the filters of one side of a link's clsact qdisc."""
+    body = tc(index, 0, INGRESS if ingress else EGRESS)
+    return Message(RTM_GETTFILTER, LIST, body, f"list filters of link {index}")

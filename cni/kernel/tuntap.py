@@ -1,4 +1,7 @@
-"""Persistent taps, by the ioctls of /dev/net/tun (linux/if_tun.h), in the thread's namespace."""
+"""Persistent taps in the calling thread's namespace, by the ioctls of /dev/net/tun.
+
+Sources: Documentation/networking/tuntap.rst, linux/if_tun.h, drivers/net/tun.c.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import socket
 import struct
 
+from cni.errors import NotReady
 from cni.kernel.netlink import NetlinkError, refused
 
 TUN = "/dev/net/tun"
@@ -20,7 +24,8 @@ TUNSETSTEERINGEBPF, TUNSETFILTEREBPF = 0x800454E0, 0x800454E1
 IFF_TAP, IFF_MULTI_QUEUE, IFF_PERSIST = 0x0002, 0x0100, 0x0800
 IFF_NO_PI, IFF_VNET_HDR, IFF_TUN_EXCL = 0x1000, 0x4000, 0x8000
 IFREQ = struct.Struct("=16sH22x")
-_AS_MADE = {
+# What each setting is in a tap that has just been made.
+_DEFAULTS = {
     TUNSETSNDBUF: 2**31 - 1,
     TUNSETVNETHDRSZ: 10,  # sizeof(struct virtio_net_hdr)
     TUNSETVNETLE: 0,
@@ -30,17 +35,32 @@ _AS_MADE = {
 }
 
 
+def require_tun() -> None:
+    """Check that taps can be made here. Raises NotReady."""
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        raise NotReady(f"{TUN} cannot be opened; load the kernel module tun")
+
+
+def effective_owner(owner: int | None, group: int | None) -> int | None:
+    """The uid to give a tap: root's where neither an owner nor a group is configured.
+
+    The kernel lets everybody open a tap that has neither (tun_not_capable() in drivers/net/tun.c).
+    """
+    return 0 if owner is None and group is None else owner
+
+
 def tap_flags(queues: int) -> int:
+    """The flags for TUNSETIFF: a tap with vnet_hdr, with one queue pair or several."""
     return IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (IFF_MULTI_QUEUE if queues > 1 else 0)
 
 
 def create_tap(
     name: str, *, queues: int = 1, owner: int | None = None, group: int | None = None
 ) -> int:
-    """Returns the ifindex of a new tap with vnet_hdr that stays when nobody has it open.
+    """Make a persistent tap with vnet_hdr; returns its ifindex.
 
-    `owner` (uid) and `group` (gid) may open it without CAP_NET_ADMIN; a tap without both is for
-    whoever can open /dev/net/tun. Raises Exists if the name is taken.
+    `owner` (a uid) and `group` (a gid) may open it without CAP_NET_ADMIN; with neither, everybody
+    may, see `effective_owner`. Raises Exists if the name is taken, NetlinkError.
     """
     what = f"create tap {name}"
     fd = _open(what)
@@ -59,10 +79,10 @@ def create_tap(
 
 
 def open_tap(name: str, queues: int = 1, most: int | None = None) -> list[int]:
-    """One close-on-exec descriptor for each queue of a tap that exists, or for `most` of them; the
-    caller closes them.
+    """Open a descriptor for each queue of an existing tap, close-on-exec; the caller closes them.
 
-    Raises NotFound if there is no such tap, Busy if all of its queues are open.
+    `queues` is how many the tap was made for, `most` limits how many are opened. Raises NotFound if
+    there is no such tap, Busy if another program has it open, NetlinkError.
     """
     what = f"open tap {name}"
     fds: list[int] = []
@@ -81,10 +101,12 @@ def open_tap(name: str, queues: int = 1, most: int | None = None) -> list[int]:
 
 
 def reset_tap(name: str, queues: int = 1) -> None:
-    """Take back what the one who had the tap open may have set in it, which outlives him.
+    """Set a tap's offloads, filters and programs back to what a new tap has.
 
-    Source: __tun_chr_ioctl in drivers/net/tun.c; the owner, the group, the MAC address and
-    TUNSETPERSIST, which netlink tells, are left to the caller. Raises NotFound, Busy.
+    They outlive the program that set them. Owner, group, persistence and MAC address are left to
+    the caller, who reads and sets those by netlink. Raises NotFound, Busy, NetlinkError.
+
+    Source: __tun_chr_ioctl() in drivers/net/tun.c.
     """
     (fd,) = open_tap(name, queues, most=1)
     what = f"reset tap {name}"
@@ -92,11 +114,12 @@ def reset_tap(name: str, queues: int = 1) -> None:
         fcntl.ioctl(fd, TUNSETOFFLOAD, 0)
         fcntl.ioctl(fd, TUNDETACHFILTER, bytes(16))
         fcntl.ioctl(fd, TUNSETTXFILTER, struct.pack("=HH", 0, 0))
-        for request, value in _AS_MADE.items():
+        for request, value in _DEFAULTS.items():
             try:
                 fcntl.ioctl(fd, request, struct.pack("=i", value))
             except OSError as error:
-                if (request, error.errno) != (TUNSETVNETBE, errnos.EINVAL):  # few kernels have it
+                # Most kernels are built without CONFIG_TUN_VNET_CROSS_LE.
+                if (request, error.errno) != (TUNSETVNETBE, errnos.EINVAL):
                     raise
     except OSError as error:
         raise refused(error.errno or errnos.EIO, what) from error
@@ -112,7 +135,7 @@ def _open(what: str) -> int:
 
 
 def _require_persistent(fd: int, what: str) -> None:
-    # TUNSETIFF makes the tap that it does not find; that one goes with the descriptor.
+    # Where there is no such tap TUNSETIFF makes one, which goes with the descriptor.
     flags = IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))[1]
     if not flags & IFF_PERSIST:
         raise refused(errnos.ENODEV, what)

@@ -17,6 +17,7 @@ from cni.errors import NotReady
 from cni.kernel import redirect, rtnl_encode
 from cni.kernel.macvtap import node_path
 from cni.kernel.netlink import Netlink
+from cni.kernel.scratch import in_scratch_namespace
 from cni.modes.base import pod_interface
 from cni.modes.steps import common
 from cni.modes.steps import limits as shape
@@ -84,7 +85,7 @@ def _require_up(master: str) -> None:
 
 @cache  # but not the exception: the kernel module may come
 def _require_macvtap() -> None:
-    if reason := redirect.aside(_try):
+    if reason := in_scratch_namespace(_try):
         raise NotReady(f"the kernel makes no macvtap: {reason}")
 
 

@@ -1,1 +1,1 @@
-"""The programs: vmlink, vmlinkctl and vmlink-hook."""
+"""The programs that others execute: vmlink (in C), vmlinkctl and vmlink-hook."""

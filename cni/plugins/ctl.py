@@ -1,6 +1,6 @@
-"""vmlinkctl: what is attached here, what a VMM needs for it, and a VMM started with it.
+"""vmlinkctl: list attachments, connect them to a VMM, install vmlink and check the node.
 
-It reads the records in the run directory, so it works while vmlinkd is away.
+It reads the records in the run directory, so it works while vmlinkd does not run.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cni.vmm.formats import qemu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb of the command line; returns the exit status, 1 for an error on stderr."""
     options = _parser().parse_args(argv)
     try:
         options.action(options)
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vmlinkctl: {e.msg}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader has seen enough; the interpreter must not try to flush at its end.
+        # The reader (such as head) has gone. The interpreter would fail to flush stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -51,24 +52,26 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the attachments of this node")
     listing.set_defaults(action=_list)
-    show = verbs.add_parser("show", help="everything about one container's attachments")
+    show = verbs.add_parser("show", help="everything about a container's attachments")
     show.set_defaults(action=_show)
-    pool = verbs.add_parser("pool", help="what is prepared for pods to come")
+    pool = verbs.add_parser("pool", help="the ports that are prepared for future pods")
     pool.set_defaults(action=_pool)
     for verb in (listing, show, pool):
-        verb.add_argument("--json", action="store_true", help="for programs")
-    tell = verbs.add_parser("device", help="what a VMM needs to know of the NICs")
-    tell.add_argument("--format", choices=formats.FORMATS, default="json")
-    tell.set_defaults(action=_device)
-    run = verbs.add_parser("exec", help="open the NICs' descriptors and execute a VMM with them")
+        verb.add_argument("--json", action="store_true", help="print JSON")
+    describe = verbs.add_parser("device", help="describe a container's NICs for a VMM or guest")
+    describe.add_argument(
+        "--format", choices=formats.FORMATS, default="json", help="default: %(default)s"
+    )
+    describe.set_defaults(action=_device)
+    run = verbs.add_parser("exec", help="execute QEMU with a container's NICs")
     run.set_defaults(action=_exec)
-    plug = verbs.add_parser("plug", help="give a NIC to a running QEMU or Cloud Hypervisor")
+    plug = verbs.add_parser("plug", help="plug a NIC into a running QEMU or Cloud Hypervisor")
     plug.set_defaults(action=_plug)
-    unplug = verbs.add_parser("unplug", help="take it away again")
+    unplug = verbs.add_parser("unplug", help="unplug it again")
     unplug.set_defaults(action=_unplug)
-    for verb in (show, tell, run, plug, unplug):
+    for verb in (show, describe, run, plug, unplug):
         verb.add_argument("container", metavar="CONTAINER_ID")
-    for verb in (show, tell, run):
+    for verb in (show, describe, run):
         verb.add_argument("--ifname", help="this interface only (default: all)")
     run.add_argument("command", nargs="+", metavar="-- COMMAND", help="such as qemu-system-x86_64")
     for verb in (plug, unplug):
@@ -88,7 +91,7 @@ def _add_vmm(verb: argparse.ArgumentParser) -> None:
         type=_seconds,
         default=30,
         metavar="SECONDS",
-        help="for VMM and guest together (default: %(default)s)",
+        help="how long VMM and guest may take together (default: %(default)s)",
     )
 
 
@@ -101,28 +104,29 @@ def _seconds(text: str) -> float:
 
 def _records(options: argparse.Namespace) -> list[Record]:
     """The container's attachments, by interface name. Raises UnknownContainer for none."""
-    found = [
+    records = [
         r
         for r in Store(options.run_dir / "state").all()
         if r.container_id == options.container and options.ifname in (None, r.ifname)
     ]
-    if not found:
+    if not records:
         what = f"{options.container}/{options.ifname}" if options.ifname else options.container
         raise UnknownContainer(f"{what} is not attached here; see vmlinkctl list")
-    return sorted(found, key=lambda r: r.ifname)
+    return sorted(records, key=lambda r: r.ifname)
 
 
 def _devices(options: argparse.Namespace) -> list[Device]:
-    """What a VMM can open; a container's plain veth is nothing for one."""
+    """The NICs that a VMM can have; a plain veth is none. Raises VmlinkError for none."""
     records = _records(options)
     if any(r.intent for r in records):
         raise VmlinkError(f"{options.container} is being attached; try again")
-    found = [Device.from_json(r.device) for r in records if r.device]
-    if not found:
+    devices = [Device.from_json(r.device) for r in records if r.device]
+    if not devices:
         raise VmlinkError(
-            f"{options.container} has no NIC for a VMM: its mode is veth, or Kata makes its own"
+            f"{options.container} has no NIC for a VMM: its mode is veth, or Kata makes the tap "
+            "itself; use mode tc, tap, macvtap or vhostuser"
         )
-    return found
+    return devices
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -134,8 +138,8 @@ def _list(options: argparse.Namespace) -> None:
 def _pool(options: argparse.Namespace) -> None:
     numbers = ("SIZE", "REFILL_BELOW", "READY", "MADE", "GIVEN", "RETURNED", "THROWN_AWAY")
     head = ("NETWORK", "MODE", *numbers, "ERROR")
-    told = [read_json(path) for path in sorted(options.run_dir.glob("pool/*/pool.json"))]
-    rows = [{name.lower(): pool[name.lower()] for name in head} for pool in told if pool]
+    pools = [read_json(path) for path in sorted(options.run_dir.glob("pool/*/pool.json"))]
+    rows = [{name.lower(): pool[name.lower()] for name in head} for pool in pools if pool]
     _print_table(options, head, rows)
 
 
@@ -205,7 +209,7 @@ def _exec(options: argparse.Namespace) -> None:
     arguments: list[str] = []
     for one in _devices(options):
         _require_shared_memory(one, options.command)
-        fds, vhost = descriptors.opened(one)
+        fds, vhost = descriptors.open_queues(one)
         for fd in (*fds, *vhost):
             os.set_inheritable(fd, True)
         arguments += qemu.arguments(one, fds, vhost)
@@ -232,7 +236,7 @@ def _unplug(options: argparse.Namespace) -> None:
 
 
 def _require_shared_memory(one: Device, command: Sequence[str]) -> None:
-    if one.kind == "vhostuser" and not any("share=on" in word for word in command):
+    if one.kind == "vhostuser" and not any("share=on" in argument for argument in command):
         raise VmlinkError(
             f"{one.id} is vhost-user, and the guest's memory must be shared: {qemu_hotplug.SHARED}"
         )

@@ -1,6 +1,6 @@
-"""vmlinkctl doctor: what this node can do, mode by mode, and what is missing for the rest.
+"""vmlinkctl doctor: which modes and features work on this node, and what is missing for the rest.
 
-Modes are asked as STATUS asks them; what they need is tried, not looked up.
+Each mode is checked as STATUS checks it. What a mode needs is tried out rather than looked up.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from cni.attach.context import Node
 from cni.config import network as config
-from cni.config.network import Bandwidth, NetConf
+from cni.config.network import NetConf
 from cni.config.settings import Ovs
 from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 from cni.errors import NotReady, VmlinkError
 from cni.kernel import redirect
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.modes import MODES
@@ -30,6 +30,7 @@ from cni.modes.steps import limits
 from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.plugins.table import columns
+from cni.spec.types import Bandwidth
 from cni.vmm import descriptors, kvm
 
 _ALL = Bandwidth(8 << 20, 8 << 20, 8 << 20, 8 << 20)
@@ -38,7 +39,7 @@ _SWITCH_SECONDS = 2
 
 @dataclass(frozen=True)
 class Finding:
-    """`reason` says what is missing and what helps; empty when all is there."""
+    """One line of the report; `reason` says what is missing and what to do, "" if nothing is."""
 
     name: str
     uplink: str = ""
@@ -46,6 +47,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
+        """Whether nothing is missing."""
         return not self.reason
 
 
@@ -54,43 +56,50 @@ _OTHERS = ("redirect", "bandwidth", "vmlinkd", "vhost-net", "kvm")
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = verbs.add_parser("doctor", help="what this node can do, and what is missing")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    """Add the verb `doctor` to vmlinkctl's command line."""
+    parser = verbs.add_parser("doctor", help="what works on this node, and what is missing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--ovs-db",
         metavar="REMOTE",
         default=Ovs.db,
-        help="Open vSwitch's database (default: %(default)s)",
+        help="the database of Open vSwitch (default: %(default)s)",
     )
     parser.add_argument(
         "what",
         nargs="*",
         metavar="WHAT",
-        help=f"only these of {', '.join([*MODES, *_OTHERS])}; the exit code is 1 if one is missing",
+        help=(
+            f"check only these of {', '.join([*MODES, *_OTHERS])}; the exit status is 1 if "
+            "something does not work"
+        ),
     )
     parser.set_defaults(action=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints what it found. Raises NotReady when something that was asked for is missing."""
+    """Check what was asked for and print the report.
+
+    Raises NotReady when something does not work, VmlinkError for a wrong command line.
+    """
     wanted = options.what or [*MODES, *_OTHERS]
     for name in wanted:
         if name not in (*MODES, *_OTHERS):
             raise VmlinkError(f"{name!r}: expected one of {', '.join([*MODES, *_OTHERS])}")
     if os.geteuid() != 0:
-        raise VmlinkError("doctor tries things in a namespace of its own: be root")
-    found = list(_findings(wanted, options.run_dir, options.ovs_db))
+        raise VmlinkError("doctor tries things in a network namespace of its own; run it as root")
+    findings = list(_findings(wanted, options.run_dir, options.ovs_db))
     if options.json:
-        print(json.dumps([{**asdict(f), "ok": f.ok} for f in found], indent=2))
+        print(json.dumps([{**asdict(f), "ok": f.ok} for f in findings], indent=2))
     else:
-        _print(found)
-    if missing := sorted({f.name for f in found} - {f.name for f in found if f.ok}):
+        _print(findings)
+    if missing := sorted({f.name for f in findings} - {f.name for f in findings if f.ok}):
         raise NotReady(f"cannot be used here: {', '.join(missing)}")
 
 
 def _findings(wanted: Sequence[str], run_dir: Path, db: str) -> Iterator[Finding]:
     with Namespace.own() as host, closing(open_database(Ovs(db), str(run_dir))) as ovs:
-        node = Node(host, Reaper(threads=0), run_dir, ovs)
+        node = Node(host, LinkDeleter(threads=0), run_dir, ovs)
         bridges = _Bridges(ovs)
         for name in MODES:
             for kind in config.MODES[name] if name in wanted else ():
@@ -117,19 +126,19 @@ def _find(name: str, uplink: str, check: Check) -> Finding:
 
 
 class _Bridges:
-    """The bridges of Open vSwitch; asked once, since the answer may take its time to stay away."""
+    """The bridges of Open vSwitch, read once: a server that does not answer costs seconds."""
 
     def __init__(self, ovs: Database) -> None:
         self._ovs = ovs
-        self._found: list[str] | VmlinkError | None = None
+        self._answer: list[str] | VmlinkError | None = None
 
     def names(self) -> list[str]:
-        """Raises VmlinkError when nobody answers."""
-        if self._found is None:
-            self._found = self._ask()
-        if isinstance(self._found, VmlinkError):
-            raise self._found
-        return self._found
+        """Their names. Raises VmlinkError when Open vSwitch does not answer."""
+        if self._answer is None:
+            self._answer = self._ask()
+        if isinstance(self._answer, VmlinkError):
+            raise self._answer
+        return self._answer
 
     def _ask(self) -> list[str] | VmlinkError:
         if not self._ovs.may_be_there():
@@ -142,7 +151,7 @@ class _Bridges:
 
 
 def _mode(name: str, kind: str, node: Node, bridges: _Bridges) -> None:
-    """It works if it works on one bridge or NIC; else the last one's reason is as good as any."""
+    """Raise the reason why a mode works on none of the bridges or NICs: that of the last one."""
     reason = VmlinkError("there is none")
     for uplink in _uplinks(kind, bridges):
         try:
@@ -160,12 +169,12 @@ def _uplinks(kind: str, bridges: _Bridges) -> list[Uplink]:
     if kind == "ovs":
         if names := bridges.names():
             return [OvsUplink(name) for name in names]
-        raise NotReady("Open vSwitch has no bridge; ovs-vsctl add-br makes one")
+        raise NotReady("Open vSwitch has no bridge; make one with ovs-vsctl add-br")
     with Netlink() as netlink:
         nics = [MasterUplink(x.name) for x in netlink.links() if x.up and x.name != "lo"]
     if nics:
         return [*nics]
-    raise NotReady("no interface of this node is up that could be a master")
+    raise NotReady("no interface of this node is up that could be a master; set one up")
 
 
 def _daemon(path: Path) -> None:
@@ -174,18 +183,18 @@ def _daemon(path: Path) -> None:
             s.connect(str(path))
         except OSError as e:
             raise NotReady(
-                f"nobody listens at {path} ({e.strerror}); systemctl start vmlinkd.socket"
+                f"nobody listens at {path} ({e.strerror}); run systemctl start vmlinkd.socket"
             ) from e
 
 
 def _vhost_net() -> None:
     if not descriptors.have_vhost():
         raise NotReady(
-            f"{descriptors.VHOST_NET} is missing; load vhost_net; without it taps work, at QEMU's "
-            "own pace"
+            f"{descriptors.VHOST_NET} is missing, so QEMU itself moves each packet, which is "
+            "slower; load the kernel module vhost_net"
         )
 
 
-def _print(found: Sequence[Finding]) -> None:
-    for line in columns([(f.name, f.uplink, "ok" if f.ok else "no", f.reason) for f in found]):
+def _print(findings: Sequence[Finding]) -> None:
+    for line in columns([(f.name, f.uplink, "ok" if f.ok else "no", f.reason) for f in findings]):
         print(line)

@@ -1,8 +1,9 @@
-"""vmlink-hook: the OCI hook for sandboxes whose network another plugin made.
+"""vmlink-hook: connect sandboxes whose network another plugin has made to a VM, as an OCI hook.
 
-createRuntime (and the old prestart) make every addressed interface that they find in the sandbox's
-namespace ready for a VM, by a chained ADD, and write `devices/<container>.json` in vmlinkd's run
-directory; poststop takes all that away. The state comes on stdin.
+createRuntime (or the older prestart) does a chained ADD for every interface with an address in the
+sandbox's namespace, and writes `devices/<container>.json` in vmlinkd's run directory; poststop
+undoes both. The container's state comes on stdin.
+
 Source: OCI runtime specification, "POSIX-platform Hooks".
 """
 
@@ -36,6 +37,7 @@ _RTPROT_KERNEL = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a stage of the command line; returns the exit status, 1 for an error on stderr."""
     options = _parser().parse_args(argv)
     try:
         options.action(options)
@@ -58,13 +60,15 @@ def _parser() -> argparse.ArgumentParser:
         "--mode",
         choices=[mode for mode, uplinks in MODES.items() if "chained" in uplinks],
         default="tc",
-        help=f"unless the annotation {ANNOTATION}mode says another (default: %(default)s)",
+        help=f"vmlink's mode, unless the annotation {ANNOTATION}mode has another (%(default)s)",
     )
     verbs = parser.add_subparsers(required=True, metavar="STAGE")
     for stage in ("createRuntime", "prestart"):
         verbs.add_parser(stage, help="make a sandbox ready for a VM").set_defaults(action=_start)
-    verbs.add_parser("poststop", help="take it back").set_defaults(action=_stop)
-    wrapped = verbs.add_parser("wrap", help="execute an OCI runtime whose sandboxes get this hook")
+    verbs.add_parser("poststop", help="undo that").set_defaults(action=_stop)
+    wrapped = verbs.add_parser(
+        "wrap", help="execute an OCI runtime and add this hook to its bundle"
+    )
     wrapped.set_defaults(action=_wrap)
     wrapped.add_argument("command", nargs="+", metavar="-- RUNTIME", help="such as /usr/sbin/runc")
     return parser
@@ -95,17 +99,17 @@ def _state() -> dict[str, Any]:
 
 
 def _attach(options: argparse.Namespace, container: oci.Container, namespace: Namespace) -> None:
-    """All interfaces or none: a sandbox that is half ready is not to be started."""
+    """Attach all interfaces or none: a sandbox that is half ready must not start."""
     for record in _ours(options.run_dir, container.id):
-        if record.netns_identity != namespace.identity:  # its poststop was never run
+        if record.netns_identity != namespace.identity:  # of an earlier sandbox without a poststop
             _call(options.run_dir, "DEL", record.container_id, record.ifname, {}, None)
     keys = {"mode": options.mode} | _keys(container.annotations)
     attached = {r.ifname for r in _records(options.run_dir, namespace)}
     done: list[str] = []
     try:
-        for ifname, found in list(_found(namespace)):
+        for ifname, result in list(_interfaces(namespace)):
             if ifname not in attached:
-                conf = {**keys, "prevResult": results.dump(found, results.VERSIONS[-1])}
+                conf = {**keys, "prevResult": results.dump(result, results.VERSIONS[-1])}
                 _call(options.run_dir, "ADD", container.id, ifname, conf, namespace)
                 done.append(ifname)
         _describe(options.run_dir, container.id, _records(options.run_dir, namespace))
@@ -117,50 +121,51 @@ def _attach(options: argparse.Namespace, container: oci.Container, namespace: Na
 
 
 def _keys(annotations: Mapping[str, str]) -> dict[str, Any]:
-    """Keys of the network configuration; vmlinkd says what is wrong with one."""
-    found: dict[str, Any] = {}
+    """The keys of the network configuration in a container's annotations, which vmlinkd checks."""
+    keys: dict[str, Any] = {}
     if mode := annotations.get(ANNOTATION + "mode"):
-        found["mode"] = mode
+        keys["mode"] = mode
     if queues := annotations.get(ANNOTATION + "queues"):
-        found["queues"] = int(queues) if queues.isascii() and queues.isdecimal() else queues
-    return found
+        keys["queues"] = int(queues) if queues.isascii() and queues.isdecimal() else queues
+    return keys
 
 
 def _ours(run_dir: Path, container: str) -> list[Record]:
-    """What this hook has attached for the container."""
+    """The records of what this hook has attached for the container."""
     records = Store(run_dir / "state").all()
     return [r for r in records if (r.container_id, r.network) == (container, NETWORK)]
 
 
 def _records(run_dir: Path, namespace: Namespace) -> list[Record]:
-    """Of the namespace, whoever attached it: the CNI plugin may have another id for it."""
+    """The records of a namespace, also those of the CNI plugin, which may know another id."""
     records = Store(run_dir / "state").all()
     return [r for r in records if r.netns_identity == namespace.identity and not r.intent]
 
 
 def _describe(run_dir: Path, container: str, records: Sequence[Record]) -> None:
-    """Where a VMM's launcher finds what to open, and the command that opens it."""
-    found = [r for r in records if r.device]
-    if not found:
+    """Write down the NICs and the command that executes a VMM with them, for the VMM's launcher."""
+    attached = [r for r in records if r.device]
+    if not attached:
         print(f"vmlink-hook: {container} has no interface for a VM", file=sys.stderr)
         return
     ctl = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "vmlinkctl")
-    told = {
-        "container": found[0].container_id,
-        "devices": [r.device for r in found],
-        "exec": [ctl, "--run-dir", str(run_dir.absolute()), "exec", found[0].container_id, "--"],
+    known_as = attached[0].container_id
+    description = {
+        "container": known_as,
+        "devices": [r.device for r in attached],
+        "exec": [ctl, "--run-dir", str(run_dir.absolute()), "exec", known_as, "--"],
     }
     path = _description(run_dir, container)
     path.parent.mkdir(mode=0o755, exist_ok=True)
-    files.replace(path, json.dumps(told, indent=2).encode() + b"\n")
+    files.replace(path, json.dumps(description, indent=2).encode() + b"\n")
 
 
 def _description(run_dir: Path, container: str) -> Path:
     return run_dir / "devices" / f"{container}.json"
 
 
-def _found(namespace: Namespace) -> Iterator[tuple[str, Result]]:
-    """The addressed interfaces, as other plugins' results."""
+def _interfaces(namespace: Namespace) -> Iterator[tuple[str, Result]]:
+    """The interfaces that have an address, each as the result of the plugin that made it."""
     with namespace.entered(), Netlink() as netlink:
         for link in netlink.links():
             addresses = netlink.addresses(link.index)

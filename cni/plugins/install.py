@@ -1,7 +1,7 @@
-"""vmlinkctl install and uninstall: vmlink's files on a node, and exactly those taken back.
+"""vmlinkctl install and uninstall: put vmlink's files on a node, and remove exactly those.
 
-A manifest, /var/lib/vmlink/installed.json, has each file with the digest of what was put there and
-each directory that had to be made. What was changed since is its owner's: it is left and named.
+A manifest, /var/lib/vmlink/installed.json, lists each file with the digest of what was installed,
+and each directory that was made. A file that somebody has changed since is kept and reported.
 """
 
 from __future__ import annotations
@@ -24,29 +24,42 @@ MANIFEST = "/var/lib/vmlink/installed.json"
 
 
 def register(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    put = verbs.add_parser("install", help="put vmlink's files in their places on this node")
+    """Add the verbs `install` and `uninstall` to vmlinkctl's command line."""
+    put = verbs.add_parser("install", help="install vmlink's files on this node")
     put.set_defaults(action=install)
-    take = verbs.add_parser("uninstall", help="take back what install put there")
+    take = verbs.add_parser("uninstall", help="remove what install has installed")
     take.set_defaults(action=uninstall)
     for verb in (put, take):
-        verb.add_argument("--root", type=Path, default=Path("/"), help="of the node's file system")
-        verb.add_argument("--dry-run", action="store_true", help="only say what would be done")
-    put.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (all)")
+        verb.add_argument(
+            "--root", type=Path, default=Path("/"), help="the node's file system (default: /)"
+        )
+        verb.add_argument("--dry-run", action="store_true", help="only print what would be done")
+    put.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)"
+    )
     places = {
-        "--bin-dir": (os.path.dirname(os.path.abspath(sys.argv[0])), "vmlinkd and vmlink-hook"),
+        "--bin-dir": (
+            os.path.dirname(os.path.abspath(sys.argv[0])),
+            "where vmlinkd and vmlink-hook are",
+        ),
         "--cni-bin-dir": ("/opt/cni/bin", "CNI plugins"),
         "--cni-conf-dir": ("/etc/cni/net.d", "CNI networks"),
         "--unit-dir": ("/etc/systemd/system", "systemd's units"),
         "--hooks-dir": ("/etc/containers/oci/hooks.d", "OCI hooks of podman and CRI-O"),
     }
     for option, (default, what) in places.items():
-        put.add_argument(option, type=Path, default=Path(default), help=f"{what} ({default})")
+        put.add_argument(
+            option, type=Path, default=Path(default), help=f"{what} (default: {default})"
+        )
     put.add_argument("--conflist", type=Path, help="the network (default: one on a Linux bridge)")
 
 
 @dataclass
 class Manifest:
-    """Paths are the node's, below the root; `files` has SHA-256 digests."""
+    """The installed files with their SHA-256 digests, and the directories that were made.
+
+    All paths are those on the node, that is below `root`.
+    """
 
     root: Path
     files: dict[str, str] = field(default_factory=dict)
@@ -54,7 +67,7 @@ class Manifest:
 
     @classmethod
     def load(cls, root: Path) -> Manifest:
-        """An empty one where nothing is installed. Raises IOFailure."""
+        """Read the manifest of a node; it is empty if nothing is installed. Raises IOFailure."""
         path = _below(root, MANIFEST)
         try:
             data = json.loads(path.read_bytes())
@@ -62,15 +75,17 @@ class Manifest:
         except FileNotFoundError:
             return cls(root)
         except (OSError, ValueError, TypeError, KeyError) as e:
-            raise IOFailure(f"{path}: cannot be read as a manifest: {e!r}") from e
+            raise IOFailure(f"{path}: cannot be read as a manifest ({e!r}); remove it") from e
 
     def save(self) -> None:
+        """Write the manifest to the node. Raises IOFailure, OSError."""
         self.make_directory(os.path.dirname(MANIFEST))
-        told = {"files": self.files, "directories": self.directories}
-        data = json.dumps(told, indent=2).encode() + b"\n"
+        content = {"files": self.files, "directories": self.directories}
+        data = json.dumps(content, indent=2).encode() + b"\n"
         files.replace(_below(self.root, MANIFEST), data, 0o600)
 
     def make_directory(self, directory: str) -> None:
+        """Make a directory with its parents, and note those that were not there. Raises OSError."""
         path = _below(self.root, directory)
         if path.is_dir():
             return
@@ -82,14 +97,17 @@ class Manifest:
         self.directories.append(directory)
 
     def remove_directories(self) -> None:
-        """Those that were made, as far as they are empty; the deepest first."""
+        """Remove the directories that were made, as far as they are empty."""
         for directory in reversed(self.directories):
             with suppress(OSError):
                 _below(self.root, directory).rmdir()
 
 
 def install(options: argparse.Namespace) -> None:
-    """Raises VmlinkError, and nothing is installed that was not before."""
+    """Install vmlink's files and print what happened to each.
+
+    Raises VmlinkError, OSError; nothing new is installed then.
+    """
     if not options.root.is_dir():
         raise VmlinkError(f"--root: {options.root} is not a directory")
     manifest = Manifest.load(options.root)
@@ -104,7 +122,7 @@ def install(options: argparse.Namespace) -> None:
         for file in writes:
             manifest.make_directory(os.path.dirname(file.path))
             manifest.files[file.path] = _sum(file.data)
-        # Before the files: whatever happens then, uninstall knows of each.
+        # The manifest is written before the files, so that uninstall knows of each in any case.
         manifest.save()
         for file in writes:
             files.replace(_below(options.root, file.path), file.data, file.mode)
@@ -129,9 +147,9 @@ def _decide(manifest: Manifest, file: File) -> str:
 
 
 def _forget(manifest: Manifest, paths: list[str]) -> None:
-    """Take an install back that failed half-way."""
+    """Undo an install that has failed half-way."""
     for path in paths:
-        _take(manifest, path)
+        _remove(manifest, path)
         manifest.files.pop(path, None)
     if manifest.files:
         with suppress(VmlinkError):
@@ -142,7 +160,10 @@ def _forget(manifest: Manifest, paths: list[str]) -> None:
 
 
 def uninstall(options: argparse.Namespace) -> None:
-    """Raises VmlinkError when nothing is installed."""
+    """Remove what is installed and print what happened to each file.
+
+    Raises VmlinkError when nothing is installed, IOFailure, OSError.
+    """
     manifest = Manifest.load(options.root)
     if not manifest.files:
         raise VmlinkError(f"nothing is installed: there is no {_below(options.root, MANIFEST)}")
@@ -151,7 +172,7 @@ def uninstall(options: argparse.Namespace) -> None:
         if _is_changed(manifest, path):
             action = "changed"
         elif not options.dry_run:
-            _take(manifest, path)
+            _remove(manifest, path)
         print(f"{action:<10}{_below(options.root, path)}")
     if not options.dry_run:
         _below(options.root, MANIFEST).unlink()
@@ -162,7 +183,7 @@ def _is_changed(manifest: Manifest, path: str) -> bool:
     return _digest(_below(manifest.root, path)) not in (None, manifest.files[path])
 
 
-def _take(manifest: Manifest, path: str) -> None:
+def _remove(manifest: Manifest, path: str) -> None:
     if path in manifest.files and not _is_changed(manifest, path):
         try:
             _below(manifest.root, path).unlink(missing_ok=True)
@@ -175,7 +196,7 @@ def _below(root: Path, path: str) -> Path:
 
 
 def _digest(path: Path) -> str | None:
-    """None where nothing is; "" for what is no regular file."""
+    """The digest of a file; None if there is none, "" for anything but a regular file."""
     try:
         return _sum(path.read_bytes()) if stat.S_ISREG(path.lstat().st_mode) else ""
     except FileNotFoundError:

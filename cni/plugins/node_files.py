@@ -1,6 +1,6 @@
-"""The files that `vmlinkctl install` puts on a node, with their places.
+"""The files that `vmlinkctl install` puts on a node, and where they go.
 
-Their sources are conf/ and the C client beside the other programs.
+They come from conf/ and, for the C client, from where the other programs are.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from cni.errors import BadConfig, IOFailure, VmlinkError
 
 PARTS = ("client", "network", "units", "hooks")
 _DEFAULT_NETWORK = "10-vmlink-linux.conflist"
-_BIN_DIR = b"/usr/local/bin/"  # what conf/ has
+_BIN_DIR = b"/usr/local/bin/"  # where the programs are, in the files of conf/
 _SETTINGS = "/etc/vmlink/vmlinkd.yaml"
 
 
 @dataclass(frozen=True)
 class File:
-    """`path` is the node's."""
+    """A file to install: its path on the node, its content, its mode."""
 
     path: str
     data: bytes
@@ -49,10 +49,10 @@ def _network(options: argparse.Namespace) -> Iterator[File]:
     data = _read(source)
     try:
         plugins = json.loads(data)["plugins"]
-        found = any(plugin.get("type") == "vmlink" for plugin in plugins)
+        has_vmlink = any(plugin.get("type") == "vmlink" for plugin in plugins)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadConfig(f"--conflist: {source} is not a list of plugins: {e!r}") from e
-    if not found:
+    if not has_vmlink:
         raise BadConfig(f'--conflist: {source} has no plugin of "type": "vmlink"')
     yield File(_place(options.cni_conf_dir, source.name), data)
 
@@ -79,7 +79,7 @@ def _place(directory: Path, name: str) -> str:
 
 
 def _conf() -> Path:
-    """conf/ of the source tree, or where the wheel has put it."""
+    """The directory conf/ of the source tree, or of the installed wheel."""
     tree = Path(__file__).parents[2] / "conf"
     return tree if tree.is_dir() else Path(sys.prefix, "share", "vmlink")
 

@@ -1,7 +1,9 @@
-"""What OCI runtimes tell of a container: a hook's state on stdin, and the bundle's config.json.
+"""What OCI runtimes say about a container: a hook's state on stdin, and the bundle's config.json.
 
-Lenient where runtimes differ: Kata Containers leaves `ociVersion` and `status` empty and gives the
-hypervisor's pid. Source: OCI runtime specification, "State" and "Configuration".
+Only what is needed is read, because runtimes differ: Kata Containers leaves `ociVersion` and
+`status` empty and gives the hypervisor's pid.
+
+Source: OCI runtime specification, "State" and "Configuration".
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ _KINDS = ("io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType
 
 @dataclass(frozen=True)
 class Container:
-    """`netns` is a path; "" when the container shares the namespace of its runtime."""
+    """A container with its namespace, a path; "" if it has none of its own."""
 
     id: str
     netns: str
@@ -31,25 +33,25 @@ class Container:
 
 
 def identity(state: Mapping[str, Any]) -> str:
-    """The container's id, fit to be part of a path. Raises BadEnvironment or CannotDecode."""
+    """The container's id, which is safe in a path. Raises BadEnvironment or CannotDecode."""
     name = state.get("id")
     if not isinstance(name, str) or not name:
-        raise CannotDecode("state: id: expected the container's id")
+        raise CannotDecode(f"state: id: expected the container's id, found {name!r}")
     check_container_id(name, "state: id")
     return name
 
 
 def container(state: Mapping[str, Any]) -> Container:
-    """Of a hook's state. Raises BadEnvironment or CannotDecode when it does not tell enough."""
+    """Read a hook's state. Raises BadEnvironment or CannotDecode when something is missing."""
     config = _bundle_config(state)
     known = annotations_of(config) | annotations_of(state)
     return Container(identity(state), _netns(state, config), known)
 
 
 def decode(where: str, data: bytes) -> dict[str, Any]:
-    """An object of JSON. Raises CannotDecode."""
+    """Decode a JSON object; `where` names its source in the error. Raises CannotDecode."""
     if len(data) > LIMIT:
-        raise CannotDecode(f"{where}: more than {LIMIT} bytes")
+        raise CannotDecode(f"{where}: has more than {LIMIT} bytes")
     try:
         decoded = json.loads(data)
     except (ValueError, RecursionError) as e:
@@ -60,7 +62,7 @@ def decode(where: str, data: bytes) -> dict[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file of JSON. Raises BadEnvironment or CannotDecode."""
+    """Read a file with a JSON object. Raises BadEnvironment or CannotDecode."""
     try:
         with path.open("rb") as file:
             data = file.read(LIMIT + 1)
@@ -70,25 +72,30 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def annotations_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """Of a state or a config.json; {} for what is none."""
-    found = data.get("annotations")
-    return {k: str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    """The annotations of a state or a config.json; {} for none."""
+    annotations = data.get("annotations")
+    if not isinstance(annotations, dict):
+        return {}
+    return {k: str(v) for k, v in annotations.items()}
 
 
 def joins_a_sandbox(known: Mapping[str, str]) -> bool:
-    """Whether the network is the sandbox's and not the container's own."""
+    """Whether the container is one of a pod, whose network belongs to the pod's sandbox."""
     return any(known.get(kind) == "container" for kind in _KINDS)
 
 
 def _bundle_config(state: Mapping[str, Any]) -> dict[str, Any]:
-    """{} without a bundle: the pid may tell enough."""
+    """The bundle's config.json; {} without a bundle, where the pid may be enough."""
     bundle = state.get("bundle")
     path = Path(bundle if isinstance(bundle, str) else "", CONFIG)
     return read(path) if path.is_absolute() and "\0" not in str(path) and path.is_file() else {}
 
 
 def _netns(state: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """From the bundle first: the pid may be a hypervisor's, whose namespace is another."""
+    """The path of the container's namespace, "" if it has none of its own.
+
+    The bundle counts before the pid, which may be a hypervisor's in another namespace.
+    """
     linux = config.get("linux")
     if isinstance(linux, dict):
         listed = linux.get("namespaces") or []
@@ -100,7 +107,7 @@ def _netns(state: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     pid = state.get("pid")
     if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0:
         return f"/proc/{pid}/ns/net"
-    raise BadEnvironment(f"state: neither bundle/{CONFIG} nor pid tells the network namespace")
+    raise BadEnvironment(f"state: neither bundle/{CONFIG} nor pid leads to a network namespace")
 
 
 def _absolute(path: Any) -> str:

@@ -1,8 +1,8 @@
-"""An OCI runtime whose sandboxes get vmlink-hook, for runtimes under CRI: hooks.d does not reach
-the sandboxes there.
+"""A wrapper around an OCI runtime that adds vmlink-hook to its sandboxes.
 
-Source: OCI runtime specification, "Configuration", hooks; runc(8), whose command line crun, youki
-and Kata Containers share.
+It is for runtimes under CRI, which do not read hooks.d for sandboxes. Sources: OCI runtime
+specification, "Configuration", hooks; runc(8), whose command line crun, youki and Kata Containers
+share.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from cni.plugins import oci
 
 STAGES = ("createRuntime", "poststop")
 _SECONDS = 60  # more than vmlinkd's deadline
-# Options before the verb whose value is the next word (runc 1.1 and crun 1.8).
+# Options before the verb that have a value in the next argument (runc 1.1 and crun 1.8).
 _VALUED = frozenset(
     "--cgroup-manager --criu --log --log-format --log-level --root --rootless".split()
 )
 
 
 def execute(command: Sequence[str], hook: Sequence[str]) -> None:
-    """Add `hook` (a command, to which the stage is appended) to the bundle of a create or run,
-    and become the runtime. Raises VmlinkError."""
+    """Execute an OCI runtime's command in place of this process, with the hook in its bundle.
+
+    `hook` is a command, to which the stage is appended; only `create` and `run` have a bundle.
+    Raises VmlinkError.
+    """
     bundle = bundle_of(command[1:])
     if bundle is not None:
         add_hooks(bundle / oci.CONFIG, hook)
@@ -38,28 +41,28 @@ def execute(command: Sequence[str], hook: Sequence[str]) -> None:
 
 
 def bundle_of(arguments: Sequence[str]) -> Path | None:
-    """The bundle of a runtime's command line; None unless it makes a container."""
-    words = iter(arguments)
-    for word in words:
-        if word in _VALUED:
-            next(words, "")
-        elif not word.startswith("-"):
-            return _bundle_option(list(words)) if word in ("create", "run") else None
+    """The bundle in a runtime's command line, None unless that makes a container."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in _VALUED:
+            next(rest, "")
+        elif not argument.startswith("-"):
+            return _bundle_option(list(rest)) if argument in ("create", "run") else None
     return None
 
 
 def _bundle_option(arguments: Sequence[str]) -> Path:
-    for n, word in enumerate(arguments):
-        name, equals, value = word.partition("=")
+    for n, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
         if name in ("-b", "--bundle", "-bundle"):
             return Path(value if equals else "".join(arguments[n + 1 : n + 2]))
     return Path()
 
 
 def add_hooks(path: Path, hook: Sequence[str]) -> None:
-    """Once, whatever the runtime does with the file. Raises IOFailure.
+    """Add the hook to a config.json, unless it is there already. Raises IOFailure.
 
-    What is no configuration is left for the runtime to refuse.
+    A file that is no configuration is left as it is, for the runtime to refuse.
     """
     try:
         config = oci.read(path)

@@ -1,10 +1,10 @@
 /*
- * vmlink, the CNI plugin that a container runtime executes: it hands its environment, its stdin and
- * the opened network namespace to vmlinkd and prints the answer. cni/spec/protocol.py is the reference for
- * the wire format, the limits and the queue of DELs.
+ * vmlink, the CNI plugin that a container runtime executes. It sends its environment, its stdin and
+ * the opened network namespace to vmlinkd and prints the answer. The framing, the limits and the
+ * queue of DELs are described in cni/spec/protocol.py.
  *
- * VMLINK_SOCKET   where vmlinkd listens, at most 107 bytes
- * VMLINK_TIMEOUT  seconds for everything, 1 to 600
+ * VMLINK_SOCKET   where vmlinkd listens, at most 107 bytes (/run/vmlink/vmlinkd.sock)
+ * VMLINK_TIMEOUT  seconds for everything, 1 to 600 (60)
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -40,22 +40,23 @@ enum { TRY_AGAIN = 11, NOT_READY = 50, QUEUE_MAX = 4096 };
 struct request {
     char magic[4];
     uint32_t size;
-    char payload[ENV_MAX + STDIN_MAX + 2]; /* one to notice more, and the NUL of a string */
+    char payload[ENV_MAX + STDIN_MAX + 2]; /* 2: a byte too many is noticed, and a NUL ends it */
 };
 
 static char version[16] = "1.1.0";
 static struct sockaddr_un vmlinkd = {.sun_family = AF_UNIX};
-static char where[6 * sizeof vmlinkd.sun_path]; /* its path as JSON wants it */
-/* What the deadline prints: complete at any moment. */
-static _Atomic(const char *) late = ERROR("1.1.0", "11", "stdin did not end (VMLINK_TIMEOUT)");
+static char where[6 * sizeof vmlinkd.sun_path]; /* its path, escaped for JSON */
+/* What the deadline prints. A signal handler reads it, so it is a complete answer at any moment. */
+static _Atomic(const char *) late =
+    ERROR("1.1.0", "11", "stdin was not closed within VMLINK_TIMEOUT; the runtime must close it");
 
 static bool is(const char *one, const char *other)
 {
     return strcmp(one, other) == 0;
 }
 
-/* Reads or writes `size` bytes, less only at the end of file; returns the count, -1 on errors.
- * stdin and stdout may be O_NONBLOCK. There is no EINTR: our one signal handler never returns. */
+/* Reads or writes `size` bytes, fewer only at the end of file; returns the count, -1 on errors.
+ * stdin and stdout may be O_NONBLOCK. EINTR cannot occur: the one signal handler never returns. */
 static ssize_t transfer(short way, int fd, char *data, size_t size)
 {
     size_t done = 0;
@@ -74,11 +75,11 @@ static ssize_t transfer(short way, int fd, char *data, size_t size)
 
 static _Noreturn void finish(int code, const char *body, size_t size)
 {
-    alarm(0); /* or its message could follow a part of ours */
+    alarm(0); /* its message must not follow a part of this one */
     _exit(transfer(POLLOUT, STDOUT_FILENO, (char *)body, size) < 0 ? IO_FAILURE : code);
 }
 
-/* No value may need escaping in JSON: hence `where`. */
+/* Prints an error and exits. Values must not need escaping in JSON: use `where` for the path. */
 __attribute__((format(printf, 2, 3)))
 static _Noreturn void fail(int code, const char *format, ...)
 {
@@ -111,12 +112,13 @@ static long start_deadline(void)
     struct sigaction action = {.sa_handler = on_deadline};
     sigaddset(&action.sa_mask, SIGALRM);
     sigaction(SIGALRM, &action, NULL);
-    sigprocmask(SIG_UNBLOCK, &action.sa_mask, NULL); /* blocked signals stay so across exec */
+    sigprocmask(SIG_UNBLOCK, &action.sa_mask, NULL); /* the runtime may have blocked it */
     alarm((unsigned)seconds);
     return seconds;
 }
 
-/* A scan for the version and no JSON parser: vmlinkd judges it, this only words our own answers. */
+/* Reads stdin to its end. The version, which is only for this program's own errors, is searched
+ * for without a JSON parser; vmlinkd validates it. */
 static size_t read_config(char *config)
 {
     char digits[sizeof version], quote;
@@ -128,7 +130,8 @@ static size_t read_config(char *config)
     if (at && sscanf(at, "\"cniVersion\" : \"%15[0-9.]%c", digits, &quote) == 2 && quote == '"')
         strcpy(version, digits);
     if (size > STDIN_MAX)
-        fail(CANNOT_DECODE, "stdin has more than %d bytes", STDIN_MAX);
+        fail(CANNOT_DECODE, "stdin has more than %d bytes; make the network configuration smaller",
+             STDIN_MAX);
     return (size_t)size;
 }
 
@@ -136,7 +139,8 @@ static void find_vmlinkd(void)
 {
     const char *path = setting("VMLINK_SOCKET", "/run/vmlink/vmlinkd.sock");
     if (strlen(path) >= sizeof vmlinkd.sun_path)
-        fail(BAD_ENVIRONMENT, "VMLINK_SOCKET has %zu bytes, at most 107 can be", strlen(path));
+        fail(BAD_ENVIRONMENT, "VMLINK_SOCKET has %zu bytes; use a path of at most 107",
+             strlen(path));
     strcpy(vmlinkd.sun_path, path);
     char *out = where;
     for (const unsigned char *c = (const void *)path; *c; c++) {
@@ -152,7 +156,8 @@ static bool is_sent(const char *variable)
            strncmp(variable, "TRACESTATE=", 11) == 0 || strncmp(variable, "BAGGAGE=", 8) == 0;
 }
 
-/* Puts all before the config, which waits ENV_MAX behind; returns the payload's size. */
+/* Writes the environment to the start of the payload and moves the config, which was read to
+ * ENV_MAX, up to it; returns the payload's size. */
 static size_t frame(struct request *request, size_t config_size)
 {
     char *next = request->payload, *config = next + ENV_MAX;
@@ -160,7 +165,8 @@ static size_t frame(struct request *request, size_t config_size)
         if (!is_sent(*variable))
             continue;
         if (strlen(*variable) + 2 > (size_t)(config - next))
-            fail(BAD_ENVIRONMENT, "the CNI_* variables have more than %d bytes", ENV_MAX);
+            fail(BAD_ENVIRONMENT, "the CNI_* variables have more than %d bytes; shorten them",
+                 ENV_MAX);
         next = stpcpy(next, *variable) + 1;
     }
     *next++ = '\0';
@@ -171,7 +177,7 @@ static size_t frame(struct request *request, size_t config_size)
     return size;
 }
 
-/* Returns the connection, or -1 when nobody listens. */
+/* Returns the connection, or -1 when vmlinkd does not listen. */
 static int connect_vmlinkd(void)
 {
     int conn = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -190,7 +196,8 @@ static _Noreturn void nobody_listens(const char *verb)
     bool status = is(verb, "STATUS");
     if (!status && !is(verb, "ADD") && !is(verb, "CHECK") && !is(verb, "GC"))
         fail(BAD_ENVIRONMENT, "CNI_COMMAND must be ADD, DEL, CHECK, GC, STATUS or VERSION");
-    fail(status ? NOT_READY : TRY_AGAIN, "vmlinkd does not listen at %s", where);
+    fail(status ? NOT_READY : TRY_AGAIN, "vmlinkd does not listen at %s; start vmlinkd.socket",
+         where);
 }
 
 static _Noreturn void cannot_queue(const char *why)
@@ -205,7 +212,7 @@ static DIR *open_queue(void)
     sprintf(path, "%.*squeue/", parent, vmlinkd.sun_path);
     for (char *end = path; (end = strchr(end + 1, '/')); *end = '/') {
         *end = '\0';
-        mkdir(path, 0700); /* a failure shows when the queue is opened */
+        mkdir(path, 0700); /* if it fails, so does opendir() below */
     }
     return opendir(path);
 }
@@ -218,7 +225,8 @@ static _Noreturn void store(DIR *queue, const struct request *request, size_t si
         count += dot && is(dot, ".del");
     }
     if (count >= QUEUE_MAX)
-        fail(TRY_AGAIN, "vmlinkd does not listen at %s, %d DELs are queued", where, QUEUE_MAX);
+        fail(TRY_AGAIN, "vmlinkd does not listen at %s and %d DELs are queued; start it", where,
+             QUEUE_MAX);
     char name[64], temporary[sizeof name + sizeof ".tmp"];
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
@@ -234,7 +242,8 @@ static _Noreturn void store(DIR *queue, const struct request *request, size_t si
     finish(0, "", 0);
 }
 
-/* vmlinkd holds the lock exclusively from replay to listen(), so look again once we have it. */
+/* vmlinkd holds the lock exclusively from before the replay until it listens: it may listen once
+ * the lock is ours, so try to connect again. */
 static int connect_or_queue(const struct request *request, size_t size)
 {
     const char *id = getenv("CNI_CONTAINERID"), *ifname = setting("CNI_IFNAME", NULL);
@@ -254,7 +263,8 @@ static int connect_or_queue(const struct request *request, size_t size)
     return conn;
 }
 
-/* Sends with the first bytes the namespace, if it opens; vmlinkd judges what is missing. */
+/* Sends the request, and with its first byte the namespace, if that can be opened. vmlinkd says
+ * what is missing. */
 static void send_request(int conn, struct request *request, size_t size)
 {
     struct { struct cmsghdr header; int netns; } rights = {
@@ -267,7 +277,7 @@ static void send_request(int conn, struct request *request, size_t size)
     ssize_t n = sendmsg(conn, &message, 0);
     if (n >= 0)
         n = transfer(POLLOUT, conn, (char *)request + n, size - (size_t)n);
-    if (n < 0 && errno != EPIPE && errno != ECONNRESET) /* for a refusal may have arrived by then */
+    if (n < 0 && errno != EPIPE && errno != ECONNRESET) /* then vmlinkd may have refused already */
         fail(TRY_AGAIN, "cannot send to %s: %s", where, strerror(errno));
 }
 
@@ -275,7 +285,8 @@ static void receive(int conn, void *data, size_t size)
 {
     ssize_t n = transfer(POLLIN, conn, data, size);
     if (n < (ssize_t)size)
-        fail(TRY_AGAIN, "no answer from %s: %s", where, n < 0 ? strerror(errno) : "it hung up");
+        fail(TRY_AGAIN, "no answer from %s: %s; see the log of vmlinkd", where,
+             n < 0 ? strerror(errno) : "the connection was closed");
 }
 
 static _Noreturn void relay_answer(int conn)
@@ -284,12 +295,12 @@ static _Noreturn void relay_answer(int conn)
     receive(conn, &header, sizeof header);
     uint32_t code = le32toh(header.code), size = le32toh(header.size);
     if (memcmp(header.magic, MAGIC, sizeof header.magic) != 0 || size > ANSWER_MAX)
-        fail(TRY_AGAIN, "who listens at %s does not speak " MAGIC, where);
-    char *body = malloc(size + 1); /* one more: malloc(0) may be NULL */
+        fail(TRY_AGAIN, "the answer from %s is not one of vmlinkd; check VMLINK_SOCKET", where);
+    char *body = malloc(size + 1); /* malloc(0) may be NULL */
     if (!body)
         fail(TRY_AGAIN, "no memory for an answer of %u bytes", size);
     receive(conn, body, size);
-    finish(code < 256 ? (int)code : 255, body, size); /* exit(256) would mean success */
+    finish(code < 256 ? (int)code : 255, body, size); /* exit(256) would be 0, success */
 }
 
 int main(void)

@@ -45,34 +45,40 @@ STDIN_MAX = 1 << 20
 ANSWER_MAX = 4 << 20
 QUEUE_MAX = 4096
 TRACING = frozenset({"TRACEPARENT", "TRACESTATE", "BAGGAGE"})
-_USUAL = 4096  # in which most requests fit, and then need one system call
-# The kernel closes what does not fit. socket.recv_fds() would ignore its flags (Python 3.11).
+_FIRST_READ = 4096  # most requests fit, and are read by one system call
+# Room for one descriptor: the kernel closes further ones. socket.recv_fds() ignores its flags in
+# Python 3.11, so the descriptor would not be close-on-exec.
 _RIGHTS_ROOM = socket.CMSG_SPACE(4)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One request as it was sent; `env` is decoded as `os.environ` is, by surrogateescape."""
+    """One request as the client sent it.
+
+    `env` is decoded like `os.environ`, by surrogateescape; `stdin` is the network configuration.
+    """
 
     env: dict[str, str]
     stdin: bytes
 
 
 def encode_request(env: Mapping[str, str], stdin: bytes) -> bytes:
-    """The request with its header. Raises BadEnvironment or CannotDecode where the client does."""
+    """Encode a request with its header.
+
+    Raises BadEnvironment or CannotDecode where the C client refuses it.
+    """
     sent = [f"{k}={v}" for k, v in env.items() if k.startswith("CNI_") or k in TRACING]
     if any("\0" in item for item in sent):
-        raise BadEnvironment("a CNI_* variable contains NUL")
+        raise BadEnvironment("a CNI_* variable contains NUL; remove it")
     head = b"".join(item.encode("utf-8", "surrogateescape") + b"\0" for item in sent) + b"\0"
     if len(head) > ENV_MAX:
-        raise BadEnvironment(f"the CNI_* variables have more than {ENV_MAX} bytes")
-    if len(stdin) > STDIN_MAX:
-        raise CannotDecode(f"stdin has more than {STDIN_MAX} bytes")
+        raise BadEnvironment(f"the CNI_* variables have more than {ENV_MAX} bytes; shorten them")
+    _bounded(stdin)
     return REQUEST_HEADER.pack(MAGIC, len(head) + len(stdin)) + head + stdin
 
 
 def decode_payload(payload: bytes) -> Frame:
-    """The request in a payload or in a queued file. Raises CannotDecode."""
+    """Decode the payload of a request or the content of a queued DEL. Raises CannotDecode."""
     if payload[:1] == b"\0":
         return Frame({}, _bounded(payload[1:]))
     end = payload.find(b"\0\0", 0, ENV_MAX)
@@ -82,35 +88,41 @@ def decode_payload(payload: bytes) -> Frame:
     for item in payload[:end].decode("utf-8", "surrogateescape").split("\0"):
         key, equals, value = item.partition("=")
         if not key or not equals:
-            raise CannotDecode(f"not KEY=value: {item[:64]!r}")
+            raise CannotDecode(f"the environment has {item[:64]!r}, expected KEY=value")
         env.setdefault(key, value)
     return Frame(env, _bounded(payload[end + 2 :]))
 
 
 def encode_answer(code: int, body: bytes) -> bytes:
-    """The answer with its header; `code` is the client's exit status. Raises IOFailure."""
+    """Encode an answer with its header; `code` becomes the client's exit status.
+
+    Raises IOFailure when the body is too large.
+    """
     if len(body) > ANSWER_MAX:
-        raise IOFailure(f"an answer of {len(body)} bytes, at most {ANSWER_MAX} can be sent")
+        raise IOFailure(f"the answer has {len(body)} bytes, at most {ANSWER_MAX} can be sent")
     return ANSWER_HEADER.pack(MAGIC, code, len(body)) + body
 
 
 def receive(conn: socket.socket) -> tuple[Frame, int | None]:
     """Read one request and its descriptor (close-on-exec), which the caller then owns.
 
-    Waits for each piece as long as the timeout of `conn` says. Raises DeadlineExceeded after that,
-    IOFailure when the request is cut short, CannotDecode when it is none or too large.
+    The descriptor is that of CNI_NETNS, None if the client sent none. Each wait ends after the
+    timeout of `conn`. Raises DeadlineExceeded after that, IOFailure when the request is cut short,
+    CannotDecode when it is malformed or too large.
     """
     fds: list[int] = []
     try:
         with _translated("the request"):
-            start, rights, _, _ = conn.recvmsg(_USUAL, _RIGHTS_ROOM, socket.MSG_CMSG_CLOEXEC)
+            start, rights, _, _ = conn.recvmsg(_FIRST_READ, _RIGHTS_ROOM, socket.MSG_CMSG_CLOEXEC)
             fds = _descriptors(rights)
             start += _exactly(conn, max(REQUEST_HEADER.size - len(start), 0))
             magic, size = REQUEST_HEADER.unpack_from(start)
             if magic != MAGIC:
                 raise CannotDecode(f"the request begins with {magic!r}, expected {MAGIC!r}")
             if size > ENV_MAX + STDIN_MAX:
-                raise CannotDecode(f"a request of {size} bytes, at most {ENV_MAX + STDIN_MAX}")
+                raise CannotDecode(
+                    f"the request has {size} bytes, at most {ENV_MAX + STDIN_MAX} are read"
+                )
             payload = start[REQUEST_HEADER.size :][:size]
             frame = decode_payload(payload + _exactly(conn, size - len(payload)))
         return frame, fds.pop(0) if fds else None
@@ -126,9 +138,10 @@ def call(
     netns_fd: int | None = None,
     timeout: float = 60,
 ) -> tuple[int, bytes]:
-    """Do what the C client does: send one request to `path`, return exit code and body.
+    """Do what the C client does: send a request to the socket `path`, return exit code and body.
 
-    `timeout` is in seconds, for each wait. Raises TryAgain when nobody listens, else as `receive`.
+    `timeout` is in seconds, for each wait. Raises TryAgain when vmlinkd does not listen, otherwise
+    as `encode_request` and `receive`.
     """
     request = encode_request(env, stdin)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn, _translated("the answer"):
@@ -136,9 +149,9 @@ def call(
         try:
             conn.connect(path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise TryAgain(f"vmlinkd does not listen at {path}") from error
+            raise TryAgain(f"vmlinkd does not listen at {path}; start vmlinkd.socket") from error
         sent = socket.send_fds(conn, [request], [] if netns_fd is None else [netns_fd])
-        if sent < len(request):  # to send nothing fails when the answer has come by then
+        if sent < len(request):  # sendall(b"") would fail where a refusal has closed the socket
             conn.sendall(request[sent:])
         magic, code, size = ANSWER_HEADER.unpack(_exactly(conn, ANSWER_HEADER.size))
         if magic != MAGIC or size > ANSWER_MAX:
@@ -148,7 +161,9 @@ def call(
 
 def _bounded(stdin: bytes) -> bytes:
     if len(stdin) > STDIN_MAX:
-        raise CannotDecode(f"stdin has more than {STDIN_MAX} bytes")
+        raise CannotDecode(
+            f"stdin has more than {STDIN_MAX} bytes; make the network configuration smaller"
+        )
     return stdin
 
 
@@ -166,7 +181,7 @@ def _exactly(conn: socket.socket, size: int) -> bytes:
     while rest:
         count = conn.recv_into(rest)
         if count == 0:
-            raise IOFailure(f"the connection ended {len(rest)} bytes early")
+            raise IOFailure(f"the connection was closed with {len(rest)} bytes still to come")
         rest = rest[count:]
     return bytes(data)
 

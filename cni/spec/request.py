@@ -1,14 +1,13 @@
-"""CNI verbs, their environment and their common fields. Pure.
+"""One call of a CNI verb: its environment and the fields that every verb has, validated. Pure.
 
-Source: CNI specification 1.1.0, sections 2 (execution protocol) and 4 (delegation), and the
-table in docs/architecture.md.
+Source: CNI specification 1.1.0, sections 2 (execution protocol) and 4 (delegation).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cni.errors import (
@@ -22,6 +21,7 @@ from cni.spec.result import VERSIONS
 from cni.spec.types import AttachmentKey, Request
 
 _ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
+# Each verb with the variables that it requires.
 NEEDS = {
     "ADD": _ATTACHMENT,
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
@@ -29,25 +29,32 @@ NEEDS = {
     "GC": ("CNI_PATH",),
     "STATUS": ("CNI_PATH",),
 }
+# The CNI version that a verb came with; the others are as old as the oldest that is served.
 SINCE = {"CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
+# The keys of CNI_ARGS that are used; the runtimes that set them are in docs/runtimes.md.
 ARGS = frozenset(
     "IgnoreUnknown MAC IP K8S_POD_NAME K8S_POD_NAMESPACE K8S_POD_INFRA_CONTAINER_ID K8S_POD_UID "
     "TC_REDIRECT_TAP_NAME TC_REDIRECT_TAP_UID TC_REDIRECT_TAP_GID".split()
 )
+# Keys of the network configuration that the runtime sets anew for each call; all others are the
+# network's own and stay the same from pod to pod.
+PER_CALL_KEYS = frozenset(
+    "cniVersion prevResult runtimeConfig args cni.dev/valid-attachments cni.dev/attachments".split()
+)
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*", re.ASCII)
-_NAME_LIMIT = 200  # a file name ends at 255 bytes, and IPAM stores name files after these
+_NAME_LIMIT = 200  # IPAM stores name files after these, and a file name has at most 255 bytes
 
 
 def parse(env: Mapping[str, str], stdin: bytes) -> Request:
-    """Validate one call.
+    """Validate one call; `env` has the CNI_* variables, `stdin` the network configuration.
 
     Raises BadEnvironment, UnknownContainer (an empty container id), CannotDecode,
-    IncompatibleVersion or BadConfig, in the order in which libcni's own skeleton looks.
+    IncompatibleVersion or BadConfig, in the order in which the skel package of libcni checks.
     """
     verb = env.get("CNI_COMMAND", "")
     if verb not in NEEDS:
-        raise BadEnvironment(f"CNI_COMMAND: unknown verb {verb!r}, expected one of {_words(NEEDS)}")
+        raise BadEnvironment(f"CNI_COMMAND: expected one of {_list(NEEDS)}, found {verb!r}")
     _refuse_missing(verb, env)
     key = _key(env) if "CNI_IFNAME" in NEEDS[verb] else None
     conf = decode(stdin)
@@ -66,7 +73,7 @@ def parse(env: Mapping[str, str], stdin: bytes) -> Request:
 
 
 def decode(stdin: bytes) -> dict[str, Any]:
-    """The network configuration as an object; CannotDecode says where it is broken."""
+    """Decode the network configuration. Raises CannotDecode, which says where it is broken."""
     try:
         conf = json.loads(stdin.decode("utf-8"))
     except UnicodeDecodeError as e:
@@ -79,21 +86,21 @@ def decode(stdin: bytes) -> dict[str, Any]:
 
 
 def version_of(stdin: bytes) -> str:
-    """The version for an error's `cniVersion` when the call could not be parsed."""
+    """The cniVersion to answer with when the call could not be parsed."""
     try:
-        found = decode(stdin).get("cniVersion")
+        version = decode(stdin).get("cniVersion")
     except CannotDecode:
         return VERSIONS[-1]
-    return found if isinstance(found, str) else VERSIONS[-1]
+    return version if isinstance(version, str) else VERSIONS[-1]
 
 
 def _refuse_missing(verb: str, env: Mapping[str, str]) -> None:
     missing = [name for name in NEEDS[verb] if name not in env]
     if "CNI_CONTAINERID" in NEEDS[verb] and env.get("CNI_CONTAINERID") == "":
-        raise UnknownContainer("CNI_CONTAINERID: is empty")
+        raise UnknownContainer("CNI_CONTAINERID: is empty; set it to the container's id")
     missing += [n for n in NEEDS[verb] if env.get(n) == ""]
     if missing:
-        raise BadEnvironment(f"{_words(missing)}: required for {verb}")
+        raise BadEnvironment(f"{_list(missing)}: required for {verb}")
 
 
 def _key(env: Mapping[str, str]) -> AttachmentKey:
@@ -104,22 +111,23 @@ def _key(env: Mapping[str, str]) -> AttachmentKey:
 
 
 def check_container_id(name: str, where: str) -> None:
-    """Raises BadEnvironment, which begins with `where`."""
+    """Check a container id by CNI's rule. Raises BadEnvironment, which begins with `where`."""
     if reason := _bad_name(name):
         raise BadEnvironment(f"{where}: {reason}")
 
 
 def check_ifname(name: str, where: str) -> None:
-    """The kernel's rule for link names (dev_valid_name in net/core/dev.c), as CNI has it.
+    """Check an interface name by the kernel's rule, dev_valid_name() in net/core/dev.c.
 
-    A '%' makes the kernel choose a name of its own, which nobody would find again.
+    '%' is refused as well: the kernel would put a number in its place, and DEL would not find the
+    link. Raises BadEnvironment, which begins with `where`.
     """
     if (
         name in ("", ".", "..")
         or re.search(r"[/:\s\0%]", name)
-        or not name.isprintable()  # nor is a lone surrogate, which has no bytes
+        or not name.isprintable()  # a lone surrogate is not, and could not be encoded below
         or len(name.encode()) > 15
-        or b"\xa0" in name.encode()  # a space to the kernel, which reads Latin-1
+        or b"\xa0" in name.encode()  # isspace() of the kernel takes it for a space (Latin-1)
     ):
         raise BadEnvironment(
             f"{where}: {name!r} is not an interface name: 1 to 15 printable bytes, not '.' or "
@@ -133,7 +141,7 @@ def _version(conf: Mapping[str, Any], verb: str) -> str:
         raise CannotDecode(f"cniVersion: expected a string, found {version!r}")
     if version not in VERSIONS:
         raise IncompatibleVersion(
-            f"cniVersion: {version or '(empty)'} is not served, use one of {_words(VERSIONS)}"
+            f"cniVersion: {version or '(empty)'} is not served; use one of {_list(VERSIONS)}"
         )
     since = SINCE.get(verb, VERSIONS[0])
     if VERSIONS.index(version) < VERSIONS.index(since):
@@ -142,13 +150,13 @@ def _version(conf: Mapping[str, Any], verb: str) -> str:
 
 
 def check_network_name(name: Any, where: str) -> None:
-    """Raises BadConfig, which begins with `where`."""
+    """Check a network's name by CNI's rule. Raises BadConfig, which begins with `where`."""
     if reason := _bad_name(name):
         raise BadConfig(f"{where}: {reason}")
 
 
 def _bad_name(name: Any) -> str:
-    """Empty for a name as CNI has it for containers and networks."""
+    """Say what is wrong with the name of a container or network; "" for nothing."""
     if isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _NAME_LIMIT:
         return ""
     return (
@@ -158,21 +166,24 @@ def _bad_name(name: Any) -> str:
 
 
 def _args(text: str) -> dict[str, str]:
-    """CNI_ARGS: `KEY=value;KEY=value`. Unknown keys are an error unless IgnoreUnknown is true."""
+    """Parse CNI_ARGS, `KEY=value;KEY=value`.
+
+    Unknown keys are an error unless IgnoreUnknown is true (CNI conventions, CNI_ARGS).
+    """
     out: dict[str, str] = {}
     for pair in filter(None, text.split(";")):
-        key, found, value = pair.partition("=")
-        if not found or not key:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
             raise BadEnvironment(f"CNI_ARGS: {pair!r} is not KEY=value")
         out[key] = value
     unknown = [k for k in out if k not in ARGS]
     if unknown and out.get("IgnoreUnknown", "").lower() not in ("1", "t", "true"):
         raise BadEnvironment(
-            f"CNI_ARGS: unknown {_words(unknown)}; known are {_words(sorted(ARGS))}, "
-            "or set IgnoreUnknown=1"
+            f"CNI_ARGS: unknown {_list(unknown)}, known are {_list(sorted(ARGS))}; remove what is "
+            "unknown or set IgnoreUnknown=1"
         )
     return {k: v for k, v in out.items() if k in ARGS}
 
 
-def _words(items: Any) -> str:
+def _list(items: Iterable[str]) -> str:
     return ", ".join(items)

@@ -1,4 +1,4 @@
-"""Result <-> JSON: the only place where CNI versions differ.
+"""CNI results read from JSON and written as JSON, in every served version.
 
 Source: CNI specification 0.3.1 to 1.1.0, section "Result Types".
 """
@@ -12,6 +12,7 @@ from typing import Any
 from cni.errors import BadConfig
 from cni.spec.types import IP, Interface, Result, Route
 
+# The CNI versions that are served, the oldest first.
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 _INTERFACE_1_1 = {"mtu": "mtu", "socketPath": "socket_path", "pciID": "pci_id"}
@@ -19,7 +20,7 @@ _ROUTE_1_1 = ("mtu", "advmss", "priority", "table", "scope")
 
 
 def dump(result: Result, version: str) -> dict[str, Any]:
-    """The result as the CNI `version` writes it."""
+    """Write a result as the CNI `version` has it; what is newer than that is left out."""
     return {
         "cniVersion": version,
         "interfaces": [_dump_interface(i, version) for i in result.interfaces],
@@ -30,9 +31,9 @@ def dump(result: Result, version: str) -> dict[str, Any]:
 
 
 def load(data: Mapping[str, Any], where: str = "result") -> Result:
-    """Read a result of any served version.
+    """Read a result of any served version; a missing part is empty.
 
-    Raises BadConfig which names the field, under `where`, that is not as the specification has it.
+    Raises BadConfig, which begins with `where` and the path of the field that is wrong.
     """
     reader = _Reader(where)
     if not isinstance(data, Mapping):
@@ -83,7 +84,7 @@ def _dump_route(route: Route, version: str) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads fields and says by their path what is wrong with them."""
+    """Reads the parts of a result; errors name the field by its path below `where`."""
 
     def __init__(self, where: str) -> None:
         self.where = where

@@ -1,13 +1,16 @@
-"""The values that travel through vmlink. Frozen; nothing here touches the system."""
+"""The values that pass through vmlink: attachments, results, requests. Frozen and pure."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-POOL = "+pool"  # in the place of a container for what waits for one; no container id begins so
+from cni.errors import BadConfig
+
+POOL = "+pool"  # the container of a port that the pool has prepared; no container id begins so
 
 
 @dataclass(frozen=True)
@@ -15,8 +18,9 @@ class AttachmentKey:
     """One interface of one container: what CNI calls an attachment.
 
     All names that vmlink gives to links and files derive from this key, so that DEL finds
-    them again without a record. With a `kit` of the pool, twelve hexadecimal digits, those of the
-    port in the host's namespace are the kit's.
+    them again without a record. A port that the pool has prepared has an id, `kit`, of twelve
+    hexadecimal digits; the names of its links in the host's namespace derive from that id, before
+    and after a pod gets it.
     """
 
     container_id: str
@@ -25,16 +29,17 @@ class AttachmentKey:
 
     @staticmethod
     def of_kit(kit: str) -> AttachmentKey:
-        """Of a kit that no pod has."""
+        """The key of a prepared port that no pod has yet."""
         return AttachmentKey(POOL, kit, kit)
 
     @property
     def pooled(self) -> bool:
+        """Whether this is a prepared port that no pod has yet."""
         return self.container_id == POOL
 
     @property
     def wire(self) -> str:
-        """The digits of the port in the host's namespace."""
+        """The twelve digits in the name of the port in the host's namespace."""
         return self.kit or self.digest
 
     @cached_property
@@ -44,52 +49,59 @@ class AttachmentKey:
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hexadecimal digits, fit for a link name (IFNAMSIZ leaves 15)."""
+        """Twelve hexadecimal digits; with a prefix they fit a link name (IFNAMSIZ leaves 15)."""
         return self._hash[:6].hex()
 
     @property
     def host_link(self) -> str:
-        """The switch's end of the veth, in the host's namespace."""
+        """The name of the veth's end at the switch, in the host's namespace."""
         return "vlh" + self.digest
 
     @property
     def tap_link(self) -> str:
+        """The name of the tap in the pod's namespace, and the id of the guest's NIC."""
         return "vlt" + self.digest
 
     @property
     def tap_port(self) -> str:
-        """The tap that is itself the switch's port."""
+        """The name of a tap in the host's namespace, which is itself the switch's port."""
         return "vlt" + self.wire
 
     @property
     def ifb_link(self) -> str:
+        """The name of the ifb that limits the traffic of one direction."""
         return "vli" + self.digest
 
     @property
     def qdisc(self) -> int:
-        """The handle of a qdisc of ours at the root of a link that is not; far from what people
-        (1:) and the kernel (8000: and up) choose."""
+        """The handle of the qdisc that limits a link, 0x4000 to 0x7fff in its major half.
+
+        People take low numbers (1:), the kernel those from 8000: on.
+        """
         return (int(self.digest[:4], 16) & 0x3FFF | 0x4000) << 16
 
     @property
     def vhost_port(self) -> str:
-        """A port of Open vSwitch that no link of the kernel stands behind."""
+        """The name of a vhost-user port in Open vSwitch; the kernel has no link for it."""
         return "vlu" + self.wire
 
     @property
     def group(self) -> int:
-        """IFLA_GROUP of the links in the pod's namespace: they are deleted by one request."""
+        """The IFLA_GROUP of the links in the pod's namespace, which one request deletes."""
         return int(self.digest[:8], 16) & 0x7FFFFFFF | 0x40000000
 
     @property
     def ifindexes(self) -> range:
-        """What a macvtap may have for an ifindex, the first that is free: its node in /dev, named
-        after it, is there once for all namespaces. Kata Containers picks from 8192 to 73727."""
+        """The ifindexes that a macvtap may have, of which the first that is free is taken.
+
+        They are from 131072 up: its node /dev/tap<ifindex> is in one /dev for all namespaces, and
+        Kata Containers picks from 8192 to 73727.
+        """
         first = 0x20000 + (int.from_bytes(self._hash[21:25]) & 0xFFFFFFF)
         return range(first, first + 8)
 
     def mac(self, role: Literal["guest", "tap"] = "guest") -> str:
-        """A locally administered unicast MAC address, the same for each try of one ADD."""
+        """The locally administered unicast MAC address of one end, the same in each try of ADD."""
         start = {"guest": 6, "tap": 16}[role]
         return "02:" + self._hash[start : start + 5].hex(":")
 
@@ -99,7 +111,10 @@ class AttachmentKey:
 
 @dataclass(frozen=True)
 class Interface:
-    """`interfaces[]` of a CNI result. `mtu`, `socket_path` and `pci_id` are of 1.1.0."""
+    """One of `interfaces[]` in a CNI result; `sandbox` is the path of a namespace or "".
+
+    `mtu` (bytes), `socket_path` and `pci_id` came with CNI 1.1.0.
+    """
 
     name: str
     mac: str = ""
@@ -111,7 +126,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class IP:
-    """`ips[]`: an address with its prefix length; `interface` indexes `interfaces[]`."""
+    """One of `ips[]`: address/prefix length; `interface` is an index into `interfaces[]`."""
 
     address: str
     gateway: str = ""
@@ -120,7 +135,11 @@ class IP:
 
 @dataclass(frozen=True)
 class Route:
-    """`routes[]`. All but dst and gw are of 1.1.0; `scope` 0 is a value, hence None."""
+    """One of `routes[]`; `mtu` and `advmss` are in bytes.
+
+    All but `dst` and `gw` came with CNI 1.1.0. 0 is a valid `table` and `scope`, so None stands for
+    no value there.
+    """
 
     dst: str
     gw: str = ""
@@ -133,17 +152,43 @@ class Route:
 
 @dataclass(frozen=True)
 class Result:
-    """A CNI result, as of 1.1.0; `cni.spec.result` writes it in the version that was asked for."""
+    """A CNI result of version 1.1.0; `cni.spec.result` reads and writes the others."""
 
     interfaces: tuple[Interface, ...] = ()
     ips: tuple[IP, ...] = ()
     routes: tuple[Route, ...] = ()
     dns: dict[str, Any] = field(default_factory=dict)
 
+    def position_of(self, ifname: str) -> int:
+        """The index into `interfaces` of the pod's interface `ifname`. Raises BadConfig."""
+        for n, interface in enumerate(self.interfaces):
+            if interface.name == ifname and interface.sandbox:
+                return n
+        raise BadConfig(
+            f"prevResult: has no interface {ifname} with a sandbox; put vmlink behind the plugin "
+            "that makes it"
+        )
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Rates in bits per second and bursts in bits; 0 is no limit. Ingress is towards the pod.
+
+    Source: CNI conventions, capability `bandwidth`.
+    """
+
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
+
 
 @dataclass(frozen=True)
 class Lease:
-    """Addresses that somebody outside has chosen: `holder` has them, on the segment `switch`."""
+    """Addresses that a controller outside has chosen for a pod, as kube-ovn does.
+
+    `holder` is the logical port that has them, `switch` the logical switch that they are unique in.
+    """
 
     holder: str = ""
     switch: str = ""
@@ -153,7 +198,11 @@ class Lease:
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a CNI verb, as `cni.spec.request` validated it. GC and STATUS have no `key`."""
+    """One call of a CNI verb, as `cni.spec.request` has validated it.
+
+    `conf` is `stdin` decoded, `env` has the CNI_* variables, `args` is CNI_ARGS parsed. GC and
+    STATUS are about no attachment: `key` is None, `netns_path` "".
+    """
 
     verb: str
     version: str
@@ -163,3 +212,16 @@ class Request:
     args: dict[str, str] = field(default_factory=dict)
     key: AttachmentKey | None = None
     netns_path: str = ""
+
+
+def gateways_by_family(ips: Iterable[IP]) -> dict[int, str]:
+    """The first gateway of each family, by its IP version: a route without one goes there.
+
+    Source: CNI specification, section "ADD Success", routes.gw.
+    """
+    return {family_of(ip.gateway): ip.gateway for ip in reversed(list(ips)) if ip.gateway}
+
+
+def family_of(address: str) -> int:
+    """4 or 6, the IP version of an address or CIDR that is known to be valid."""
+    return 6 if ":" in address else 4

@@ -1,1 +1,1 @@
-"""The guest's NIC for a VMM: its description, its descriptors, hot plug, and the formats."""
+"""A guest's NIC for its VMM: description, descriptors, hot plug, and every VMM's format."""

@@ -1,7 +1,7 @@
-"""A NIC into a running Cloud Hypervisor, and out of it: HTTP on its --api-socket.
+"""Hot plug of a NIC in Cloud Hypervisor, by HTTP on its --api-socket.
 
-Source: cloud-hypervisor.yaml (OpenAPI), vm.add-net and vm.remove-device; docs of the crate
-micro_http for the descriptors, which come with the request's first byte.
+Sources: cloud-hypervisor.yaml (OpenAPI), vm.add-net and vm.remove-device; the documentation of the
+crate micro_http: descriptors come with the first byte of the request.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ _LIMIT = 1 << 20
 
 
 def add(path: str, device: Device, seconds: float) -> None:
-    """Raises VmmRefused, or what opening the descriptors raises. Nothing is left then: the VMM
-    closes what it did not take."""
-    fds, vhost_fds = descriptors.opened(device)
+    """Plug in a NIC by the API socket `path`, within so many seconds.
+
+    Raises VmmRefused, or as `descriptors.open_queues`. Nothing is left then: the VMM closes the
+    descriptors that it does not use.
+    """
+    fds, vhost_fds = descriptors.open_queues(device)
     try:
         body = cloud_hypervisor.by_descriptors(device)
         _put(path, "vm.add-net", body, seconds, fds)
@@ -32,7 +35,10 @@ def add(path: str, device: Device, seconds: float) -> None:
 
 
 def remove(path: str, device: Device, seconds: float) -> None:
-    """Ask for it. The guest lets go of it later, of which the API does not tell."""
+    """Ask the guest to release a NIC. Raises VmmRefused.
+
+    The guest does so later; the API does not say when.
+    """
     _put(path, "vm.remove-device", {"id": device.id}, seconds)
 
 
@@ -61,5 +67,5 @@ def _put(
 
 def _require_done(response: http.client.HTTPResponse, verb: str) -> None:
     if response.status not in (200, 204):
-        said = response.read(_LIMIT).decode(errors="replace").strip()
-        raise VmmRefused(f"Cloud Hypervisor refused {verb}: {response.status} {said}".rstrip())
+        reason = response.read(_LIMIT).decode(errors="replace").strip()
+        raise VmmRefused(f"Cloud Hypervisor refused {verb}: {response.status} {reason}".rstrip())

@@ -1,7 +1,9 @@
-"""The files of directly attachable networks: one for a sandbox, an entry in it for each NIC.
+"""Kata's files of directly attachable networks (DAN): one a sandbox, with an entry for each NIC.
 
-Kata reads them and removes none. Writers of several NICs take turns by a lock on the directory,
-and readers see the old file or the new one.
+Kata reads them and never removes one. ADDs of several NICs take turns by a lock on the directory,
+and a reader sees the old file or the new one.
+
+Source: kata-containers, docs/how-to/how-to-use-dan.md; the format is in `cni.vmm.formats.kata`.
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ Entry = dict[str, Any]
 
 
 def path_of(directory: Path, container: str) -> Path:
+    """The file of a sandbox, by its container id."""
     return directory / f"{container}.json"
 
 
 def put(path: Path, netns: str, entry: Entry) -> None:
-    """Raises AttachmentExists when another NIC has the name, IOFailure."""
+    """Add the entry of a NIC, or replace the one of the same device.
+
+    `netns` is the sandbox's namespace, a path. Raises AttachmentExists when another NIC has the
+    name, IOFailure.
+    """
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(path.parent):
@@ -39,29 +46,33 @@ def put(path: Path, netns: str, entry: Entry) -> None:
 
 
 def drop(path: Path, mine: str) -> None:
-    """Remove the entry whose device is `mine`, and the file with the last one."""
+    """Remove the entry of the device `mine`, see `source`, and with the last entry the file.
+
+    A file that cannot be read goes whole. Raises OSError.
+    """
     try:
         with _locked(path.parent):
             try:
-                found = _entries(path)
-            except IOFailure:  # of use to nobody, and nobody else removes it
+                entries = _entries(path)
+            except IOFailure:  # Kata cannot read it either, and nobody else removes it
                 path.unlink()
                 return
-            left = [e for e in found if source(e) != mine]
-            if found and not left:
+            left = [e for e in entries if source(e) != mine]
+            if entries and not left:
                 path.unlink()
-            elif left != found:
+            elif left != entries:
                 _write(path, json.loads(path.read_text())["netns"], left)
     except FileNotFoundError:
         return
 
 
 def find(path: Path, mine: str) -> Entry | None:
+    """The entry of the device `mine`, None for none. Raises IOFailure."""
     return next((e for e in _entries(path) if source(e) == mine), None)
 
 
 def source(entry: Entry) -> str:
-    """What the entry's NIC is: the tap's name, the socket's path."""
+    """The device of an entry: the name of its tap, or the path of its socket."""
     device = entry.get("device", {})
     return str(device.get("tap_name") or device.get("path") or "")
 
@@ -88,4 +99,4 @@ def _entries(path: Path) -> list[Entry]:
 def _write(path: Path, netns: str, entries: list[Entry]) -> None:
     entries = sorted(entries, key=lambda e: str(e.get("name")))
     data = json.dumps(kata.dan(netns, entries)).encode() + b"\n"
-    files.by_way_of(str(path.with_suffix(".tmp")), str(path), data, os.O_TRUNC, 0o666)
+    files.write_and_rename(str(path.with_suffix(".tmp")), str(path), data, os.O_TRUNC, 0o666)

@@ -1,4 +1,7 @@
-"""The descriptors that a VMM is given for a NIC."""
+"""The descriptors by which a VMM gets a NIC: those of the tap, and those of vhost-net.
+
+Sources: Documentation/networking/tuntap.rst, qemu(1) -netdev tap (fds, vhostfds).
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,20 @@ VHOST_NET = "/dev/vhost-net"
 
 
 def have_vhost() -> bool:
+    """Whether the kernel has vhost-net, which moves a guest's packets without the VMM."""
     return os.path.exists(VHOST_NET)
 
 
-def opened(device: Device) -> tuple[list[int], list[int]]:
-    """Close-on-exec descriptors, one for each pair of queues: the tap's, and vhost-net's where the
-    kernel has it. None for vhost-user, whose socket the VMM makes itself. The caller closes them.
+def open_queues(device: Device) -> tuple[list[int], list[int]]:
+    """Open a NIC: the tap's descriptors and vhost-net's, one for each queue pair.
 
-    Raises NotFound, Busy (another VMM has it) or BadEnvironment (its namespace is gone).
+    They are close-on-exec, and the caller closes them. The second list is empty where the kernel
+    has no vhost-net; both are for vhost-user, whose socket the VMM makes itself. Raises NotFound,
+    Busy (another VMM has it), BadEnvironment (its namespace is gone), NetlinkError.
     """
     if device.kind == "vhostuser":
         return [], []
-    fds = _opened(device)
+    fds = _open_tap(device)
     vhost_fds: list[int] = []
     try:
         for _ in fds if have_vhost() else ():
@@ -37,11 +42,12 @@ def opened(device: Device) -> tuple[list[int], list[int]]:
 
 
 def close(fds: list[int]) -> None:
+    """Close descriptors that `open_queues` has returned."""
     for fd in fds:
         os.close(fd)
 
 
-def _opened(device: Device) -> list[int]:
+def _open_tap(device: Device) -> list[int]:
     if device.kind == "macvtap":
         return macvtap.open_macvtap(device.path, device.queues)
     if not device.netns:

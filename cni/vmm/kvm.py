@@ -1,9 +1,11 @@
-"""Whether KVM runs guests here. /dev/kvm opens on nodes where it does not.
+"""Whether KVM really runs guests on this node: /dev/kvm also opens where it does not.
 
-`python -m cni.vmm.kvm` has a guest of a few bytes count in 64-bit mode, by KVM's own interface, and
-prints how long it took. Some KVMs (kvm_pvm, nested ones without the processor's help) interpret
-such a guest instruction by instruction: a kernel boots in them for hours, as if it hung.
-Source: Linux, Documentation/virt/kvm/api.rst; Intel SDM volume 3, section 9.8.5 (IA-32e mode).
+`python -m cni.vmm.kvm` runs a guest of a few bytes, which counts in 64-bit mode, and prints the
+seconds that it took and KVM's exit reason. Some KVMs (kvm_pvm, nested ones without help from the
+processor) interpret such a guest instruction by instruction: a kernel boots in them for hours, as
+if it hung.
+
+Sources: Documentation/virt/kvm/api.rst; Intel SDM volume 3, section 9.8.5 (IA-32e mode).
 """
 
 from __future__ import annotations
@@ -21,16 +23,17 @@ from cni.errors import NotReady
 
 DEVICE = "/dev/kvm"
 _SECONDS = 5
-_COUNT = 500_000  # rounds of two instructions
-# Interpreters did 3.5 million a second, QEMU's translator 100 to 500, processors above 1000.
+_COUNT = 500_000  # rounds, of two instructions each
+# Instructions a second. Measured: interpreters 3.5 million, QEMU's TCG 100 to 500 million,
+# processors above 1000 million.
 _FAST = 50e6
-_TRIES = 3  # the guest's milliseconds may fall to another process
+_TRIES = 3  # another process may have the core for the few milliseconds of one try
 _CODE, _TABLES, _SIZE = 0x4000, 0x1000, 0x5000
 _EXIT_HLT = 5
 
 
 def ready() -> None:
-    """Raises NotReady, which says why a VM should not count on KVM."""
+    """Check that KVM runs guests at the processor's speed. Raises NotReady with the reason."""
     if not os.path.exists(DEVICE):
         raise NotReady(
             f"{DEVICE} is missing; load kvm_intel or kvm_amd, in a VM ask for nested virtualisation"
@@ -44,11 +47,11 @@ def ready() -> None:
         raise _useless((done.stderr.splitlines() or ["no reason"])[-1])
     seconds, reason = done.stdout.split()
     rate = 2 * _COUNT / float(seconds)
-    told = f"a guest in 64-bit mode did {rate / 1e6:.1f} million instructions a second"
+    speed = f"a guest in 64-bit mode did {rate / 1e6:.1f} million instructions a second"
     if rate < _FAST:
-        raise _useless(f"{told}: they are interpreted, not run by the processor")
+        raise _useless(f"{speed}: they are interpreted, not run by the processor")
     if int(reason) != _EXIT_HLT:
-        raise _useless(f"{told}, and left by exit reason {reason} instead of its hlt")
+        raise _useless(f"{speed}, and left by exit reason {reason} instead of its hlt")
 
 
 def _useless(why: str) -> NotReady:
@@ -56,7 +59,7 @@ def _useless(why: str) -> NotReady:
 
 
 def _run() -> tuple[float, int]:
-    """Seconds and KVM_EXIT_* reason of the fastest of a few guests."""
+    """The seconds and the KVM_EXIT_* reason of the fastest of a few guests."""
     kvm = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     return min(_guest(kvm) for _ in range(_TRIES))
 
@@ -83,7 +86,7 @@ def _guest(kvm: int) -> tuple[float, int]:
 
 
 def _memory() -> mmap.mmap:
-    """Page tables that map the first 2 MiB to themselves, and the code."""
+    """A guest's memory: page tables that map the first 2 MiB to themselves, and the code."""
     memory = mmap.mmap(-1, _SIZE)
     for table, entry in enumerate((_TABLES + 0x1003, _TABLES + 0x2003, 0x83)):
         struct.pack_into("<Q", memory, _TABLES + table * 0x1000, entry)
@@ -94,7 +97,10 @@ def _memory() -> mmap.mmap:
 
 
 def _long_mode(special: bytearray) -> bytes:
-    """struct kvm_sregs: eight segments of 24 bytes, two tables of 16, control registers, EFER."""
+    """Fill in a struct kvm_sregs for 64-bit mode.
+
+    It has eight segments of 24 bytes, two tables of 16, the control registers, EFER.
+    """
     for n in range(6):
         code = n == 0  # cs, then ds, es, fs, gs, ss
         # type, present, dpl, db, s, l, g, avl, unusable, padding

@@ -1,4 +1,4 @@
-"""A NIC into a running QEMU, and out of it.
+"""Hot plug of a NIC in QEMU, by its monitor.
 
 Source: QEMU QMP Reference Manual, device_add, device_del, DEVICE_DELETED, query-memdev.
 """
@@ -21,9 +21,11 @@ _DELETED, _KEPT = "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"
 
 
 def plug(path: str, device: Device, seconds: float) -> None:
-    """Plug it in by the monitor at `path`. Raises VmmRefused, or what opening raises; what was
-    done is undone."""
-    fds, vhost_fds = descriptors.opened(device)
+    """Plug in a NIC by the monitor at `path`, within so many seconds.
+
+    Raises VmmRefused, or as `descriptors.open_queues`; QEMU has nothing of the NIC then.
+    """
+    fds, vhost_fds = descriptors.open_queues(device)
     try:
         with Qmp(path, seconds) as qmp, ExitStack() as undo:
             if device.kind == "vhostuser":
@@ -42,24 +44,24 @@ def plug(path: str, device: Device, seconds: float) -> None:
 
 
 def unplug(path: str, device: Device, seconds: float) -> None:
-    """Ask the guest for it, wait until it has let go, and take the rest away.
+    """Ask the guest to release a NIC, wait until it has, and remove the NIC's backend.
 
-    Raises VmmRefused, also when nothing of it is there.
+    Raises VmmRefused, also when QEMU has neither NIC nor backend.
     """
     nic = qemu.nic_id(device)
     with Qmp(path, seconds) as qmp:
         absent = qmp.attempt({"execute": "device_del", "arguments": {"id": nic}})
         if absent is None:
-            what = f"the guest to let go of {nic}; it has it still"
+            what = f"the guest to let go of {nic}; try again, or shut the guest down"
             if qmp.wait((_DELETED, _KEPT), nic, what) == _KEPT:
-                raise VmmRefused(f"the guest does not let go of {nic}")
+                raise VmmRefused(f"the guest does not let go of {nic}; shut the guest down")
         elif not isinstance(absent, NoDevice):
             raise absent
         error = qmp.attempt({"execute": "netdev_del", "arguments": {"id": device.id}})
         if error and (absent or not isinstance(error, NoDevice)):
             raise error
         if device.kind == "vhostuser":
-            # QEMU has removed it with the netdev, unless there was none.
+            # QEMU removes the chardev with the netdev; it is left where there was no netdev.
             chardev = {"id": qemu.chardev_id(device)}
             qmp.attempt({"execute": "chardev-remove", "arguments": chardev})
 

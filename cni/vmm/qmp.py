@@ -1,6 +1,6 @@
-"""One connection to QEMU's monitor, with descriptors by SCM_RIGHTS.
+"""A connection to QEMU's monitor (QMP), which can pass descriptors.
 
-Source: QEMU, "QEMU Machine Protocol Specification"; QEMU QMP Reference Manual, getfd.
+Sources: QEMU, "QEMU Machine Protocol Specification"; QEMU QMP Reference Manual, getfd.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ _CHUNK = 1 << 16
 
 
 class NoDevice(VmmRefused):
-    """QEMU's class DeviceNotFound."""
+    """QEMU has no device with that id (its error class DeviceNotFound)."""
 
 
 class Qmp:
-    """All that is asked must be answered within `seconds`. Raises VmmRefused."""
+    """A connection to the monitor at `path`; all of its commands must end within `seconds`.
+
+    All methods raise VmmRefused.
+    """
 
     def __init__(self, path: str, seconds: float) -> None:
         self._path, self._seconds = path, seconds
@@ -31,7 +34,7 @@ class Qmp:
         try:
             self._socket.settimeout(seconds)
             self._socket.connect(path)
-            # QEMU serves one client at a time: the next one is connected, and hears nothing.
+            # QEMU serves one client at a time; a second one is connected but gets no greeting.
             self._receive("its greeting; does another client hold the monitor?")
             self.execute({"execute": "qmp_capabilities"})
         except OSError as e:
@@ -48,7 +51,10 @@ class Qmp:
         self._socket.close()
 
     def execute(self, command: dict[str, Any], fd: int | None = None) -> Any:
-        """What QEMU returns. Raises VmmRefused with its description, NoDevice."""
+        """Run a command, with a descriptor if there is one; returns what QEMU returns.
+
+        Raises NoDevice, or VmmRefused with QEMU's description.
+        """
         name, data = command["execute"], json.dumps(command).encode() + b"\n"
         try:
             socket.send_fds(self._socket, [data], [] if fd is None else [fd])
@@ -65,7 +71,7 @@ class Qmp:
             self._events.append(answer)
 
     def attempt(self, command: dict[str, Any]) -> VmmRefused | None:
-        """The error instead of an exception."""
+        """Run a command; returns its error, None if it succeeded."""
         try:
             self.execute(command)
         except VmmRefused as e:
@@ -73,7 +79,10 @@ class Qmp:
         return None
 
     def wait(self, names: tuple[str, ...], device: str, what: str) -> str:
-        """The name of the first of these events that is about the device."""
+        """Wait for the first of these events about a device; returns its name.
+
+        `what` completes "waited 30 s for" in the error.
+        """
         while True:
             while self._events:
                 event = self._events.pop(0)
@@ -82,7 +91,7 @@ class Qmp:
             self._events.append(self._receive(what))
 
     def _receive(self, what: str) -> dict[str, Any]:
-        """The next message, which is a line."""
+        """The next message; each is one line of JSON."""
         while b"\n" not in self._buffer:
             try:
                 self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
@@ -92,11 +101,11 @@ class Qmp:
             except OSError as e:
                 raise VmmRefused(f"QMP {self._path}: {e.strerror}") from e
             if not data:
-                raise VmmRefused(f"QMP {self._path}: QEMU hung up")
+                raise VmmRefused(f"QMP {self._path}: QEMU closed the connection")
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         try:
             message: dict[str, Any] = json.loads(line)
         except ValueError as e:
-            raise VmmRefused(f"QMP {self._path}: is not a QMP monitor: it says {line!r}") from e
+            raise VmmRefused(f"QMP {self._path}: is not a QMP monitor: it sent {line!r}") from e
         return message

@@ -5,8 +5,10 @@ The wire: (outside) far -- near (pod) <=redirect=> guest (pod) -- vm (outside)
 
 import ctypes
 import errno
+import json
 import os
 import struct
+import subprocess
 from contextlib import contextmanager
 
 import pytest
@@ -85,7 +87,14 @@ class Wire:
             redirect.check(engine, self.netlink, self.near, self.guest)
 
     def clsact(self, index):
-        return [x for x in self.netlink.qdiscs(index) if x.kind == "clsact"]
+        return [x for x in self.qdiscs(index) if x["kind"] == "clsact"]
+
+    def qdiscs(self, index):
+        """As tc(8) lists them."""
+        command = ["tc", "-json", "qdisc", "show", "dev", self.netlink.link(index=index).name]
+        with self.ns.entered():
+            done = subprocess.run(command, capture_output=True, check=True)
+        return json.loads(done.stdout or "[]")
 
 
 @pytest.fixture
@@ -275,7 +284,7 @@ def test_choose_takes_the_first_that_works(monkeypatch):
 def test_probe_touches_nothing(wire):
     def state():
         with wire.ns.entered():
-            return [(i, wire.netlink.qdiscs(i), bpf.tcx_programs(i)) for i in (1, wire.near)]
+            return [(i, wire.qdiscs(i), bpf.tcx_programs(i)) for i in (1, wire.near)]
 
     before, fds = state(), len(os.listdir("/proc/self/fd"))
     for probe in (redirect._missing, redirect._filters_missing, redirect.mirred_kind):

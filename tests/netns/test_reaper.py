@@ -9,7 +9,7 @@ import pytest
 
 from cni.kernel import link_deleter as reaper_module
 from cni.kernel import rtnl_encode
-from cni.kernel.link_deleter import Reaper
+from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import NetlinkError, Unsupported
 from tests.netns.nslib import namespaces
 
@@ -24,7 +24,7 @@ def pod():
 
 @pytest.fixture
 def reaper():
-    made = Reaper()
+    made = LinkDeleter()
     yield made
     made.close()
 
@@ -88,7 +88,7 @@ def test_a_port_that_leaves_its_bridge_is_not_yet_gone(pod, monkeypatch):
         send(self, data)
 
     monkeypatch.setattr(reaper_module._Deletion, "send", late)
-    made = Reaper(1)
+    made = LinkDeleter(1)
     made.delete(ns, None, [index], 5)
     assert netlink.link("a") is None
     made.close()
@@ -113,7 +113,7 @@ def test_overflow_falls_back_to_the_request(pod, monkeypatch):
     monkeypatch.setattr(reaper_module._Deletion, "wait", late)
     ns, netlink = pod
     indexes = veths(netlink, 30, group=6)
-    made = Reaper(1)
+    made = LinkDeleter(1)
     try:
         made.delete(ns, 6, indexes, 5)
         assert not any(netlink.link(index=i) for i in indexes)
@@ -132,7 +132,7 @@ def test_timeout_is_an_error_and_the_deletion_goes_on(pod, monkeypatch):
         send(self, data)
 
     monkeypatch.setattr(reaper_module._Deletion, "send", late)
-    made = Reaper(1)
+    made = LinkDeleter(1)
     with pytest.raises(NetlinkError) as caught:
         made.delete(ns, None, [index], 0.05)
     assert caught.value.errno == errno.ETIMEDOUT
@@ -146,7 +146,7 @@ def test_descriptors_are_given_back(pod, reaper):
         reaper.delete(ns, None, veths(netlink, 2), 5)
     reaper.close()
     before = len(os.listdir("/proc/self/fd"))
-    again = Reaper()
+    again = LinkDeleter()
     for _ in range(5):
         again.delete(ns, None, veths(netlink, 2), 5)
     again.close()

@@ -140,7 +140,8 @@ class Attachment:
                 link, fds = self.tap, open_tap(self.tap, queues)
             opened = self._kept(Guest(fds))
             until = time.monotonic() + PATIENCE
-            while not netlink.link(link).carrier:  # link watch may hold an event back for 1 s
+            # IFF_LOWER_UP; link watch may hold an event back for 1 s.
+            while not netlink.link(link).flags & 0x10000:
                 assert time.monotonic() < until, "the tap has no carrier"
                 select.select([], [], [], 0.002)
         while "state disabled" in self.node.run(["bridge", "link"]).stdout:  # so it may a port's

@@ -26,7 +26,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FileId]]:
     """Four files in place of a tap's queues. After the test, those that TAP uses must be closed."""
     opened = [os.memfd_create(f"queue-{n}") for n in range(4)]
     known = [(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in opened]
-    monkeypatch.setattr(descriptors, "_opened", lambda device: opened[: device.queues])
+    monkeypatch.setattr(descriptors, "_open_tap", lambda device: opened[: device.queues])
     monkeypatch.setattr(descriptors, "have_vhost", lambda: False)
     yield known
     for n, fd in enumerate(opened):

@@ -8,7 +8,8 @@ import pytest
 
 from cni.attach.plan import Step
 from cni.errors import BadConfig
-from cni.kernel.rtnl_decode import attributes, decode_qdisc
+from cni.kernel.netlink_message import attributes
+from cni.kernel.rtnl_decode import decode_qdisc
 from cni.modes import MODES
 from cni.modes.steps.limits import Limit, Shape, ShapeLink
 from tests.unit.purekit import KEY, PREV, netconf

@@ -1,6 +1,9 @@
-"""Every encoder of tcmsg against pyroute2's, byte for byte."""
+"""Every encoder of traffic control messages against pyroute2's, byte for byte."""
+
+from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 from pyroute2.netlink import nla
@@ -8,12 +11,12 @@ from pyroute2.netlink.rtnl.tcmsg import cls_matchall, cls_u32, sched_bpf, sched_
 from pyroute2.netlink.rtnl.tcmsg import tcmsg as pyr2_tcmsg
 
 from cni.kernel import tc_encode
-from cni.kernel.netlink import encode
+from cni.kernel.netlink_message import Message, encode
 from cni.kernel.rtnl_decode import QdiscInfo, decode_qdisc
 from tests.unit.purekit import CREATE_EXCL, REQUEST, pyroute
 
 
-def tc(kind, flags, head, attrs):
+def tc(kind: int, flags: int, head: dict[str, int], attrs: list[Any]) -> bytes:
     return pyroute(pyr2_tcmsg, kind, flags, {"index": 3} | head, attrs)
 
 
@@ -21,28 +24,28 @@ CLSACT = {"handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
 ACTION = {"kind": "mirred", "direction": "egress", "action": "redirect", "ifindex": 8}
 
 
-def filter_(kind, parent, options):
+def filter_(kind: str, parent: int, options: Any) -> bytes:
     head = {"handle": 5, "parent": parent, "info": 77 << 16 | socket.htons(3)}
     return tc(44, CREATE_EXCL, head, [("TCA_KIND", kind), ("TCA_OPTIONS", options)])
 
 
-def bpf_options():
+def bpf_options() -> Any:
     return sched_bpf.get_parameters({"fd": 11, "name": "redir", "direct_action": True})
 
 
-def u32_options():
-    found = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": []})
+def u32_options() -> Any:
+    options = cls_u32.get_parameters({"action": ACTION, "target": 0, "keys": []})
     # Without a class: that is for classful qdiscs.
-    found["attrs"] = [each for each in found["attrs"] if each[0] != "TCA_U32_CLASSID"]
-    return found
+    options["attrs"] = [each for each in options["attrs"] if each[0] != "TCA_U32_CLASSID"]
+    return options
 
 
-class tbf_options(nla):
+class TbfOptions(nla):  # type: ignore[misc]
     """pyroute2's, with what it lacks and without the rate tables that it adds."""
 
     nla_map = (
         ("TCA_TBF_UNSPEC", "none"),
-        ("TCA_TBF_PARMS", "tbf_parms"),
+        ("TCA_TBF_PARMS", "TbfParms"),
         ("TCA_TBF_RTAB", "none"),
         ("TCA_TBF_PTAB", "none"),
         ("TCA_TBF_RATE64", "uint64"),
@@ -50,23 +53,24 @@ class tbf_options(nla):
         ("TCA_TBF_BURST", "uint32"),
     )
 
-    class tbf_parms(nla):
+    class TbfParms(nla):  # type: ignore[misc]
+        """struct tc_tbf_qopt."""
+
         fields = sched_tbf.options.tbf_parms.fields
 
 
-class tbf_msg(pyr2_tcmsg):
+class TbfMessage(pyr2_tcmsg):  # type: ignore[misc]
     nla_map = tuple(
-        (name, "tbf_options" if name == "TCA_OPTIONS" else kind)
-        for name, kind in pyr2_tcmsg.nla_map
+        (name, "TbfOptions" if name == "TCA_OPTIONS" else kind) for name, kind in pyr2_tcmsg.nla_map
     )
-    tbf_options = tbf_options
+    TbfOptions = TbfOptions
 
 
-def tbf(rate, low32):
+def tbf(rate: int, low32: int) -> bytes:
     parms = {"rate___reserved": 1, "rate": low32, "limit": 221_786}
     attrs = [("TCA_TBF_PARMS", parms), ("TCA_TBF_RATE64", rate), ("TCA_TBF_BURST", 65536)]
     options = [("TCA_KIND", "tbf"), ("TCA_OPTIONS", {"attrs": attrs})]
-    return pyroute(tbf_msg, 36, CREATE_EXCL, {"index": 3, **ROOT}, options)
+    return pyroute(TbfMessage, 36, CREATE_EXCL, {"index": 3, **ROOT}, options)
 
 
 ROOT = {"handle": 0x47610000, "parent": 0xFFFFFFFF}
@@ -110,17 +114,16 @@ CASES = {
 
 
 @pytest.mark.parametrize(("message", "expected"), CASES.values(), ids=CASES)
-def test_as_pyroute2(message, expected):
+def test_as_pyroute2(message: Message, expected: bytes) -> None:
     assert encode(message, 7).hex() == expected.hex()
 
 
-def test_a_handle_of_0_would_be_all():
+def test_a_handle_of_0_would_be_all() -> None:
     with pytest.raises(ValueError, match="every filter"):
         tc_encode.del_filter(3, kind="bpf", priority=1, handle=0)
 
 
 @pytest.mark.parametrize("rate", [6_250_000, 2**33])
-def test_a_bucket_is_read_as_it_was_written(rate):
+def test_a_bucket_is_read_as_it_was_written(rate: int) -> None:
     message = tc_encode.add_tbf(3, 0x47610000, rate=rate, **SIZES)
-    found = decode_qdisc(message.body)
-    assert found == QdiscInfo("tbf", 0x47610000, 0xFFFFFFFF, rate)
+    assert decode_qdisc(message.body) == QdiscInfo("tbf", 0x47610000, 0xFFFFFFFF, rate)

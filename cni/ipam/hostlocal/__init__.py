@@ -1,1 +1,1 @@
-"""The host-local IPAM plugin, on the same store as the executed one."""
+"""The host-local IPAM plugin, on the same files as the executed one."""

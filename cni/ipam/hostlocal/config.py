@@ -1,4 +1,7 @@
-"""What a `host-local` config asks for. All functions raise BadConfig, which names the key."""
+"""The configuration of `host-local`: ranges, requested addresses, DNS.
+
+All functions raise BadConfig, which names the key. Source: cni.dev, plugins/ipam/host-local.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import pairwise
 from typing import Any
 
+from cni.config.readers import items, obj
 from cni.errors import BadConfig
 
 Address = IPv4Address | IPv6Address
@@ -22,7 +26,10 @@ _PREFIX = re.compile(r"[0-9]{1,3}\Z")
 
 @dataclass(frozen=True)
 class Range:
-    """A canonical range: `first` to `last`, both included, without the gateway."""
+    """A range of addresses as numbers, `first` to `last` included; `prefix` is the subnet's length.
+
+    `key` is where it stands in the configuration. The gateway may lie in it and is not given out.
+    """
 
     key: str
     version: int
@@ -35,6 +42,7 @@ class Range:
         return self.version == address.version and self.first <= int(address) <= self.last
 
     def address(self, number: int) -> Address:
+        """The address with that number."""
         return IPv4Address(number) if self.version == 4 else IPv6Address(number)
 
     def __str__(self) -> str:
@@ -42,10 +50,12 @@ class Range:
 
 
 def section(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _object(config.get("ipam"), "ipam")
+    """The section `ipam` of a network configuration."""
+    return obj(config, "ipam")
 
 
 def directory_of(network: str, config: Mapping[str, Any]) -> str:
+    """The directory of a network's store, `<dataDir>/<network>`."""
     if not _NETWORK.match(network):
         raise BadConfig(f"name: {network!r} cannot name a directory; use letters, digits, _ . -")
     base = _text(section(config), "dataDir", "ipam") or DATA_DIR
@@ -55,13 +65,16 @@ def directory_of(network: str, config: Mapping[str, Any]) -> str:
 
 
 def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
-    """Capability ranges, the old-style one, `ranges`: last_reserved_ip counts in this order."""
+    """The range sets: of the capability ipRanges, of `subnet` (old style), of `ranges`.
+
+    The files last_reserved_ip.<number> number them in this order.
+    """
     ipam = section(config)
-    runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
-    sets = _named_sets(runtime.get("ipRanges"), "runtimeConfig.ipRanges")
+    runtime = obj(config, "runtimeConfig")
+    sets = _named_sets(runtime, "ipRanges", "runtimeConfig.")
     if ipam.get("subnet"):
         sets.append([_range(ipam, "ipam")])
-    sets += _named_sets(ipam.get("ranges"), "ipam.ranges")
+    sets += _named_sets(ipam, "ranges", "ipam.")
     file = _text(ipam, "rangeFromFile", "ipam")
     if not sets and file:
         sets.append([_range_from_file(file)])
@@ -75,16 +88,16 @@ def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
 
 
 def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Address, str]:
-    """The addresses asked for, each with the key that asked; a prefix length is ignored."""
-    cni = _object(_object(config.get("args") or {}, "args").get("cni") or {}, "args.cni")
-    runtime = _object(config.get("runtimeConfig") or {}, "runtimeConfig")
-    asked = [(args["IP"], "CNI_ARGS IP")] if args.get("IP") else []
-    for data, key in ((cni, "args.cni.ips"), (runtime, "runtimeConfig.ips")):
-        asked += [(v, f"{key}[{n}]") for n, v in enumerate(_list(data.get("ips"), key))]
-    return {_without_prefix(value, key): key for value, key in asked}
+    """The addresses that are asked for, each with the key that does; a prefix is ignored."""
+    cni = obj(obj(config, "args"), "cni", "args.")
+    asked = {"CNI_ARGS IP": args["IP"]} if args.get("IP") else {}
+    for data, where in ((cni, "args.cni."), (obj(config, "runtimeConfig"), "runtimeConfig.")):
+        asked |= {where + key: value for key, value in _elements(data, "ips", where).items()}
+    return {_without_prefix(value, key): key for key, value in asked.items()}
 
 
 def resolv_conf(ipam: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the file `resolvConf` as the `dns` of a result; {} without one (resolv.conf(5))."""
     path = _text(ipam, "resolvConf", "ipam")
     dns: dict[str, Any] = {}
     for line in _read_file(path, "ipam.resolvConf").splitlines() if path else ():
@@ -100,20 +113,27 @@ def resolv_conf(ipam: Mapping[str, Any]) -> dict[str, Any]:
     return dns
 
 
-def _named_sets(value: Any, key: str) -> list[list[Range]]:
-    sets = []
-    for i, item in enumerate(_list(value, key)):
-        ranges = [_range(r, f"{key}[{i}][{j}]") for j, r in enumerate(_list(item, f"{key}[{i}]"))]
-        if not ranges:
-            raise BadConfig(f"{key}[{i}]: an empty range set; give it a range or remove it")
-        if len({r.version for r in ranges}) > 1:
-            raise BadConfig(f"{key}[{i}]: IPv4 and IPv6 in one range set; make a set of each")
-        sets.append(ranges)
-    return sets
+def _named_sets(data: Mapping[str, Any], key: str, where: str) -> list[list[Range]]:
+    sets = _elements(data, key, where)
+    return [_range_set(sets, name, where) for name in sets]
 
 
-def _range(value: Any, key: str) -> Range:
-    data = _object(value, key)
+def _range_set(data: Mapping[str, Any], key: str, where: str) -> list[Range]:
+    elements = _elements(data, key, where)
+    ranges = [_range(obj(elements, name, where), where + name) for name in elements]
+    if not ranges:
+        raise BadConfig(f"{where}{key}: an empty range set; add a range or remove it")
+    if len({r.version for r in ranges}) > 1:
+        raise BadConfig(f"{where}{key}: IPv4 and IPv6 in one range set; make a set of each")
+    return ranges
+
+
+def _elements(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """The elements of a list, each by its own key, such as `ranges[0]`."""
+    return {f"{key}[{n}]": value for n, value in enumerate(items(data, key, where))}
+
+
+def _range(data: Mapping[str, Any], key: str) -> Range:
     text = _text(data, "subnet", key)
     base, _, length = text.partition("/")
     if not _PREFIX.match(length):
@@ -146,7 +166,7 @@ def _range(value: Any, key: str) -> Range:
 def _range_from_file(path: str) -> Range:
     key = "ipam.rangeFromFile"
     try:
-        return _range(json.loads(_read_file(path, key)), key)
+        return _range(obj({key: json.loads(_read_file(path, key))}, key), key)
     except ValueError as e:
         raise BadConfig(f"{key}: {path} is not JSON: {e}") from e
 
@@ -163,11 +183,11 @@ def _without_prefix(value: Any, key: str) -> Address:
 
 def _address(value: Any, key: str) -> Address:
     try:
-        if not isinstance(value, str):
-            raise ValueError
-        address = ip_address(value)
+        address = ip_address(value) if isinstance(value, str) else None
     except ValueError:
-        raise BadConfig(f"{key}: expected an IP address, found {value!r}") from None
+        address = None
+    if address is None:
+        raise BadConfig(f"{key}: expected an IP address, found {value!r}")
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             raise BadConfig(f"{key}: {value!r} has a zone; write the address alone")
@@ -181,20 +201,6 @@ def _read_file(path: str, key: str) -> str:
             return file.read()
     except OSError as e:
         raise BadConfig(f"{key}: cannot read {path}: {e.strerror}") from e
-
-
-def _object(value: Any, key: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise BadConfig(f"{key}: expected an object, found {value!r}")
-    return value
-
-
-def _list(value: Any, key: str) -> list[Any]:
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise BadConfig(f"{key}: expected a list, found {value!r}")
-    return value
 
 
 def _text(data: Mapping[str, Any], name: str, key: str) -> str:

@@ -1,10 +1,12 @@
 """The store of `host-local` on disk: one network's directory, its lock and its files.
 
-Only reading every file tells who owns what, so the store is held in memory and inotify(7) names
-the files to read again. Its events are queued before the writer's system call returns, hence
-before it gives the lock back. Where inotify fails, every call reads all. On a file system that
-changes without events (NFS) only the search for a duplicate can miss: link(2) refuses an address
-that is taken, and a file is read again before it is removed.
+Each reservation is a file, and only its content says who has it. So the store is kept in memory,
+and inotify(7) says which files to read again: an event is queued before the writer's system call
+returns, and so before the writer gives back the lock. Where inotify fails, each call reads all.
+
+Some file systems change without events (NFS). There an attachment that has an address already may
+get a second one; no address is given out twice, because link(2) refuses a name that is taken, and
+none is released for another, because a file is read again before it is removed.
 """
 
 from __future__ import annotations
@@ -25,25 +27,30 @@ from cni.ipam.hostlocal.config import Address
 from cni.spec.types import AttachmentKey
 
 _TEMPORARY = ".vmlink"
-_STORES = 32  # each costs an inotify instance, of which a user has 128
-# Of a directory only: written and closed, moved out, moved in, made, deleted.
+_STORES = 32  # kept in memory; each has an inotify instance, of which a user may have 128
+# IN_ONLYDIR | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
 _IN_EVENTS = 0x01000000 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200
-_EVENTS, _EVENT = 65536, 16 + 256  # what is read at once, and the largest
-_IN_LOST = 0x2000 | 0x4000 | 0x8000  # unmounted, overflow, watch gone
+_EVENTS, _EVENT = 65536, 16 + 256  # bytes: what one read takes, and the largest event
+_IN_LOST = 0x2000 | 0x4000 | 0x8000  # IN_UNMOUNT | IN_Q_OVERFLOW | IN_IGNORED
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def old_owner_of(key: AttachmentKey) -> bytes:
-    """What host-local wrote before 0.8, and still accepts."""
+    """The owner as host-local wrote it before 0.8, and still reads it: the container alone."""
     return key.container_id.strip().encode("utf-8", "surrogateescape")
 
 
 def owner_of(key: AttachmentKey) -> bytes:
+    """The owner of a reservation, as its file names it: container id and interface."""
     return old_owner_of(key) + b"\r\n" + key.ifname.encode("utf-8", "surrogateescape")
 
 
 class Store:
-    """One network's directory. All methods but the constructor need the lock (`locked`)."""
+    """One network's directory in memory. Its methods need the lock: see `locked`.
+
+    `entries` has the owner of each address, `owners` the addresses of each owner, `taken` the
+    addresses as numbers by IP version. Methods raise OSError.
+    """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -55,32 +62,35 @@ class Store:
         os.makedirs(directory, 0o755, exist_ok=True)
         self.lock = os.open(self.path("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o750)
         self.watch = _watch(directory)
-        # Not when it leaves the cache: another thread may still wait for its lock.
+        # They are not closed when the store leaves the cache: another thread may wait for its lock.
         weakref.finalize(self, os.close, self.lock)
         if self.watch >= 0:
             weakref.finalize(self, os.close, self.watch)
 
     def path(self, name: str) -> str:
+        """The path of a file in the directory."""
         return f"{self.directory}/{name}"
 
     def current(self) -> bool:
-        """Whether the lock that we hold is the one that others find at the path."""
+        """Whether the lock that is held is the file at its path: somebody may have replaced it."""
         try:
             return os.path.samestat(os.fstat(self.lock), os.stat(self.path("lock")))
         except FileNotFoundError:
             return False
 
     def sync(self) -> None:
+        """Read the files that others have changed."""
         names = self._changed() if self.loaded else None
         if names is None:
             self.load()
             return
-        self.loaded = False  # an error half-way means: read all again
+        self.loaded = False  # after an error half-way everything is read again
         for name in names:
             self._read(name)
         self.loaded = True
 
     def load(self) -> None:
+        """Read all files."""
         self.loaded = False
         for owned in (self.entries, self.owners, self.taken[4], self.taken[6]):
             owned.clear()
@@ -89,14 +99,18 @@ class Store:
         self.loaded = True
 
     def held(self, owner: bytes) -> list[str]:
+        """The addresses that `owner` has, by their files as they are now."""
         for name in tuple(self.owners.get(owner, ())):
             self._read(name)
         return sorted(self.owners.get(owner, ()))
 
     def reserve(self, address: Address, owner: bytes, number: int) -> bool:
-        """Give the address to `owner` as the last of range set `number`; False: it is taken."""
+        """Reserve an address for `owner`, the last one given of range set `number`.
+
+        Returns False if it is taken.
+        """
         name, temporary = str(address), self.path(_TEMPORARY)
-        # Left by a crash it may be a link of a reservation: never open that for writing.
+        # After a crash it may be a second link of a reservation, which must not be written to.
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         files.write(temporary, owner, os.O_EXCL, 0o644)
@@ -109,7 +123,7 @@ class Store:
             os.unlink(temporary)
         self._note(name, address, owner)
         try:
-            # No O_TRUNC: ext4 writes a file out when it is closed after having been emptied.
+            # Without O_TRUNC: ext4 flushes a file that was emptied when it is closed.
             files.write(self.path(f"last_reserved_ip.{number}"), name.encode(), 0, 0o644)
         except OSError:
             self.release(name)
@@ -117,17 +131,20 @@ class Store:
         return True
 
     def last(self, number: int) -> Address | None:
+        """The address of range set `number` that was given last, None for none."""
         try:
             return ip_address(files.read(self.path(f"last_reserved_ip.{number}")).decode("ascii"))
         except (FileNotFoundError, ValueError):
             return None
 
     def release(self, name: str) -> None:
+        """Release an address; one that nobody has is no error."""
         with suppress(FileNotFoundError, IsADirectoryError):
             os.unlink(self.path(name))
         self._read(name)
 
     def release_all(self, names: Collection[str]) -> None:
+        """Release addresses, all that can be; raises IOFailure for the others."""
         failed: list[str] = []
         for name in names:
             try:
@@ -138,7 +155,7 @@ class Store:
             raise IOFailure(f"host-local: cannot release in {self.directory}", "; ".join(failed))
 
     def _read(self, name: str) -> None:
-        if name[:1] not in "0123456789abcdef:":  # ip_address() refuses, but takes its time
+        if name[:1] not in "0123456789abcdef:":  # ip_address() is slow to refuse
             return
         try:
             address = ip_address(name)
@@ -148,7 +165,7 @@ class Store:
             return
         self._drop(name, address)
         try:
-            # A FIFO must not hang us.
+            # Without O_NONBLOCK a FIFO of that name would block for ever.
             self._note(name, address, files.read(self.path(name), os.O_NONBLOCK).strip())
         except FileNotFoundError:
             return
@@ -170,7 +187,7 @@ class Store:
         self.taken[address.version].discard(int(address))
 
     def _changed(self) -> set[str] | None:
-        """Names of files that changed since the last call; None: nobody knows."""
+        """The names of the files that changed since the last call, None if events were lost."""
         names: set[str] = set()
         while self.watch >= 0:
             try:
@@ -195,7 +212,10 @@ _stores_lock = threading.Lock()
 
 @contextmanager
 def locked(directory: str) -> Iterator[Store]:
-    """The up-to-date store, alone among threads and processes. OSError becomes IOFailure."""
+    """The store of a directory, read anew and locked against threads and other programs.
+
+    Raises IOFailure, also for an OSError of the block.
+    """
     try:
         while True:
             with _stores_lock:
@@ -220,7 +240,7 @@ def locked(directory: str) -> Iterator[Store]:
 
 
 def _watch(directory: str) -> int:
-    """A non-blocking inotify descriptor on the directory; -1 where the kernel gives none."""
+    """A non-blocking inotify descriptor on the directory, -1 if the kernel refuses one."""
     fd: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd >= 0 and _libc.inotify_add_watch(fd, os.fsencode(directory), _IN_EVENTS) < 0:
         os.close(fd)

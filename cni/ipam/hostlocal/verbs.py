@@ -1,17 +1,19 @@
 """The `host-local` IPAM plugin in this process, on the store of the real one.
 
 Source: containernetworking/plugins, plugins/ipam/host-local (1.1.1 to main, August 2026).
-The store is `<dataDir>/<network>/`: a `lock` file under flock(2), one file per address with
-`<container id>\\r\\n<ifname>` (before 0.8: the id alone), and `last_reserved_ip.<range set>`.
-Either program releases what the other gave, and allocates in the same order.
+The store is `<dataDir>/<network>/`: a file `lock` under flock(2), a file for each address with the
+container id, CR LF and the interface name (before 0.8 the id alone), and
+`last_reserved_ip.<range set>`. Either program releases what the other has given, and both give
+addresses in the same order.
 
 Where this one differs, on purpose:
-- DEL, CHECK and GC need only `dataDir` and the name, so a config with bad ranges leaks nothing.
-- A failed ADD takes back what it gave itself, not all that (id, ifname) holds.
+- DEL, CHECK and GC need only `dataDir` and the name, so that bad ranges leave no reservation.
+- A failed ADD releases what it reserved itself, not all that (id, ifname) has.
 - A reservation appears complete, by link(2): an empty file would have no owner to release it.
-- A rangeStart after the end is refused; the real one walks out of the subnet.
-- CNI_ARGS other than IP are the caller's to judge. A full network is not reported by STATUS:
-  the node would turn NotReady, and its pods be evicted, for want of one address.
+- A rangeStart after rangeEnd is refused; the real one gives addresses outside the subnet.
+- CNI_ARGS other than IP are left to the caller.
+- STATUS does not report a full network: the node would become NotReady and its pods evicted for
+  want of one address.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from cni.spec.types import IP, AttachmentKey, Result
 
 @dataclass(frozen=True)
 class IpamRequest:
-    """ADD, DEL or CHECK of one attachment: the decoded network config and CNI_ARGS."""
+    """ADD, DEL or CHECK of one attachment: the decoded network configuration and CNI_ARGS."""
 
     key: AttachmentKey
     network: str
@@ -49,33 +51,32 @@ class IpamRequest:
 
     @property
     def owner(self) -> bytes:
+        """The owner that its reservations name."""
         return owner_of(self.key)
 
 
 def add(request: IpamRequest) -> Result:
     """Reserve one address of each range set, in the round-robin order of the real plugin.
 
-    Raises BadConfig, AttachmentExists (nothing was given; what the attachment holds stays),
-    IpamFailed (no address, or not the one asked for), IOFailure.
+    Raises BadConfig, AttachmentExists (it has an address already, which stays), IpamFailed (no
+    address is free, or not the one asked for), IOFailure; nothing new is reserved then.
     """
     sets = range_sets(request.config)
     wanted = requested(request.config, request.args)
     ipam = section(request.config)
     routes = result.load({"routes": ipam.get("routes")}, "ipam").routes
     dns = resolv_conf(ipam)
-    given: list[str] = []
+    reserved: list[str] = []
     ips: list[IP] = []
     with locked(directory_of(request.network, request.config)) as store:
         try:
             for number, ranges in enumerate(sets):
                 address, range_ = _allocate(store, number, ranges, wanted, request)
-                given.append(str(address))
+                reserved.append(str(address))
                 ips.append(IP(f"{address}/{range_.prefix}", str(range_.gateway)))
-            if wanted:
-                where = ", ".join(f"{key} {address}" for address, key in wanted.items())
-                raise IpamFailed(f"{where}: in no free range set of network {request.network}")
+            _refuse_left_over(wanted, request.network)
         except BaseException:
-            for name in given:
+            for name in reserved:
                 with suppress(OSError):
                     store.release(name)
             raise
@@ -83,7 +84,7 @@ def add(request: IpamRequest) -> Result:
 
 
 def delete(request: IpamRequest) -> None:
-    """Release what the attachment holds; nothing held is success. Raises BadConfig, IOFailure."""
+    """Release the addresses of an attachment; none is success. Raises BadConfig, IOFailure."""
     directory = directory_of(request.network, request.config)
     if not os.path.isdir(directory):
         return
@@ -93,7 +94,7 @@ def delete(request: IpamRequest) -> None:
 
 
 def check(request: IpamRequest) -> None:
-    """Raises CheckFailed when the attachment holds no address; BadConfig, IOFailure."""
+    """Check that an attachment has an address. Raises CheckFailed, BadConfig, IOFailure."""
     directory = directory_of(request.network, request.config)
     if os.path.isdir(directory):
         with locked(directory) as store:
@@ -105,8 +106,8 @@ def check(request: IpamRequest) -> None:
 def collect(network: str, config: Mapping[str, Any], valid: Collection[AttachmentKey]) -> None:
     """Release every address of the network whose owner is not in `valid`.
 
-    A reservation with the id alone stays while that container has any valid attachment.
-    Raises BadConfig, IOFailure (all that could be released was).
+    A reservation that names the container alone stays while that has any valid attachment. Raises
+    BadConfig, IOFailure (all the others have been released).
     """
     directory = directory_of(network, config)
     if not os.path.isdir(directory):
@@ -118,7 +119,10 @@ def collect(network: str, config: Mapping[str, Any], valid: Collection[Attachmen
 
 
 def status(network: str, config: Mapping[str, Any]) -> None:
-    """Raises BadConfig for a config that ADD would refuse, NotReady for an unusable store."""
+    """Check what every ADD needs.
+
+    Raises BadConfig for a configuration that ADD would refuse, NotReady for an unusable store.
+    """
     range_sets(config)
     result.load({"routes": section(config).get("routes")}, "ipam")
     resolv_conf(section(config))
@@ -129,6 +133,13 @@ def status(network: str, config: Mapping[str, Any]) -> None:
         raise NotReady(e.msg, e.details) from e
 
 
+def _refuse_left_over(wanted: Mapping[Address, str], network: str) -> None:
+    """Refuse requested addresses that no range set could give."""
+    if wanted:
+        where = ", ".join(f"{key} {address}" for address, key in wanted.items())
+        raise IpamFailed(f"{where}: in no free range set of network {network}; ask for another")
+
+
 def _allocate(
     store: Store,
     number: int,
@@ -136,7 +147,7 @@ def _allocate(
     wanted: dict[Address, str],
     request: IpamRequest,
 ) -> tuple[Address, Range]:
-    """One address of range set `number`; takes from `wanted` what it serves."""
+    """Reserve an address of range set `number`; one of `wanted` is taken off that list."""
     for address, key in list(wanted.items()):
         range_ = next((r for r in ranges if address in r), None)
         if range_ is not None:
@@ -155,13 +166,15 @@ def _allocate(
         if store.reserve(address, request.owner, number):
             return address, range_
     text = ", ".join(map(str, ranges))
-    raise IpamFailed(f"no address is left in {text} of network {request.network}")
+    raise IpamFailed(
+        f"no address is left in {text} of network {request.network}; extend it or delete pods"
+    )
 
 
 def _candidates(
     store: Store, ranges: list[Range], last: Address | None
 ) -> Iterator[tuple[Address, Range]]:
-    """Round robin: from the address after `last` through all ranges and back to it."""
+    """The free addresses in round robin, from the one after `last` through all ranges to it."""
     start = next((n for n, r in enumerate(ranges) if last is not None and last in r), None)
     spans = [(r, r.first, r.last) for r in ranges]
     if start is not None:

@@ -17,6 +17,7 @@ from cni.config.network import Bandwidth, NetConf
 from cni.errors import AttachmentExists, BadConfig, CheckFailed, NotReady
 from cni.kernel import redirect, rtnl_encode, tc_encode
 from cni.kernel.netlink import Exists, Netlink
+from cni.kernel.scratch import in_scratch_namespace
 from cni.modes.steps.links import expect_link, need_index, remove_pod_link, silent
 
 Rates = tuple[int, int, int, int]  # the fields of Bandwidth
@@ -222,4 +223,4 @@ def _missing() -> str:
         tried += netlink.attempt(tc_encode.add_clsact(lo), _through(lo, lo))
         return "; ".join(error.msg for error in tried if error)
 
-    return redirect.aside(trial)
+    return in_scratch_namespace(trial)

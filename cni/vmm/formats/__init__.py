@@ -1,6 +1,7 @@
-"""The dialects in which VMMs and guests hear of their NICs.
+"""The formats in which VMMs and guests take the description of their NICs. Pure.
 
-Each is a pure function of the devices; one that cannot say what a device is raises BadDevice.
+Each is a function of the devices, and of whether the kernel has vhost-net. It raises BadDevice for
+a NIC that its VMM or guest cannot have.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Callable, Sequence
 from cni.vmm.device import Device
 from cni.vmm.formats import cloud_hypervisor, firecracker, guest, kata, libvirt, qemu
 
-Dialect = Callable[[Sequence[Device], bool], str]
+Format = Callable[[Sequence[Device], bool], str]
 
 
-def _each(one: Callable[[Device], object]) -> Dialect:
-    """A JSON object on a line for each NIC."""
+def _each(one: Callable[[Device], object]) -> Format:
+    """A format with one JSON object a line for each NIC."""
     return lambda devices, vhost: "\n".join(json.dumps(one(d)) for d in devices)
 
 
@@ -39,7 +40,8 @@ def _kernel_ip(devices: Sequence[Device], vhost: bool) -> str:
     return guest.kernel_ip(devices)
 
 
-FORMATS: dict[str, Dialect] = {
+# By the name that `vmlinkctl device --format` takes.
+FORMATS: dict[str, Format] = {
     "json": _json,
     "qemu": qemu.cold,
     "qmp": qemu.hot,

@@ -1,7 +1,7 @@
 """Firecracker: the body of PUT /network-interfaces/ID, where ID is the body's `iface_id`.
 
-Source: firecracker.yaml (Swagger), NetworkInterface. Firecracker opens a tap by its name, in its
-own namespace, with one pair of queues.
+Firecracker opens a tap by its name, in its own namespace, with one pair of queues. Source:
+firecracker.yaml (Swagger), NetworkInterface.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from cni.vmm.device import Device
 
 
 def network_interface(device: Device) -> dict[str, str]:
-    """Raises BadDevice."""
+    """The body for a NIC. Raises BadDevice."""
     if reason := _refusal(device):
         raise BadDevice(f"{device.id}: Firecracker {reason}")
     return {"iface_id": device.id, "guest_mac": device.mac, "host_dev_name": device.tap}
@@ -26,7 +26,7 @@ def _refusal(device: Device) -> str:
         return f"opens one pair of queues, and the tap has {device.queues}; set queues to 1"
     if not device.offload:
         return (
-            "cannot keep its guest from leaving checksums unfinished, and the switch passes them "
-            "on; use mode tc, or set userspace-tso-enable in Open vSwitch"
+            "cannot turn off its guest's checksum offload, and the switch would pass checksums on "
+            "unfinished; use mode tc, or set userspace-tso-enable in Open vSwitch"
         )
     return ""

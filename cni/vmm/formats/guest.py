@@ -1,6 +1,6 @@
-"""What the guest itself is told: cloud-init's network-config, the kernel's ip=.
+"""The guest's own configuration: cloud-init's network-config, the kernel's parameter ip=.
 
-Sources: cloud-init, "Networking config Version 2"; Linux, admin-guide/nfs/nfsroot.rst.
+Sources: cloud-init, "Networking config Version 2"; Documentation/admin-guide/nfs/nfsroot.rst.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _DEFAULT_V4 = "0.0.0.0/0"
 
 
 def cloud_init(devices: Sequence[Device]) -> str:
-    """Version 2, YAML, as a file `network-config`. Raises BadDevice."""
+    """The file `network-config` for all NICs, YAML of version 2. Raises BadDevice."""
     ethernets = {one.ifname: _ethernet(one) for one in devices}
     config = {"version": 2, "ethernets": ethernets}
     text: str = yaml.safe_dump(config, sort_keys=False, default_flow_style=False)
@@ -36,21 +36,23 @@ def _ethernet(device: Device) -> dict[str, Any]:
     if device.routes:
         config["routes"] = [_route(device, *route) for route in device.routes]
     resolver = {"addresses": list(device.nameservers), "search": list(device.search)}
-    if found := {key: value for key, value in resolver.items() if value}:
-        config["nameservers"] = found
+    if filled := {key: value for key, value in resolver.items() if value}:
+        config["nameservers"] = filled
     return config
 
 
 def _route(device: Device, dst: str, gateway: str) -> dict[str, Any]:
     if not gateway:
-        raise BadDevice(f"{device.id}: cloud-init's routes have a gateway, and {dst} has none")
+        raise BadDevice(
+            f"{device.id}: cloud-init's routes need a gateway, and {dst} has none; give it one"
+        )
     networks = [ipaddress.ip_interface(cidr).network for cidr in device.addresses]
     near = any(ipaddress.ip_address(gateway) in network for network in networks)
     return {"to": dst, "via": gateway} | ({} if near else {"on-link": True})
 
 
 def kernel_ip(devices: Sequence[Device]) -> str:
-    """IPv4 alone, which is all that the parameter knows. Raises BadDevice."""
+    """The parameter ip= for one NIC; it knows IPv4 alone. Raises BadDevice."""
     if len(devices) > 1:
         raise BadDevice(
             f"ip= is for one interface, and there are {len(devices)}; choose by --ifname"
@@ -70,9 +72,9 @@ def kernel_ip(devices: Sequence[Device]) -> str:
     return "ip=" + ":".join([*fields, *servers])
 
 
-def _require_addresses(device: Device, who: str, addresses: Sequence[str]) -> None:
+def _require_addresses(device: Device, method: str, addresses: Sequence[str]) -> None:
     if not addresses:
         raise BadDevice(
-            f"{device.id}: {who} needs an address that it can set, and there is none; add ipam to "
-            "the network, or let the guest ask by DHCP"
+            f"{device.id}: {method} needs an address that it can set, and there is none; add ipam "
+            "to the network, or let the guest use DHCP"
         )

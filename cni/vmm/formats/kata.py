@@ -1,4 +1,4 @@
-"""Kata Containers' runtime in Rust: the file of a directly attachable network.
+"""Kata Containers' runtime in Rust: the JSON file of a directly attachable network (DAN).
 
 Source: kata-containers, src/runtime-rs/crates/resource/src/network/dan.rs.
 """
@@ -16,12 +16,12 @@ _DEFAULTS = ("0.0.0.0/0", "::/0")
 
 
 def dan(netns: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A sandbox's file; the runtime enters `netns`, if it is not "", while it opens devices."""
+    """The file of a sandbox; the runtime opens its devices in the namespace `netns`, if not ""."""
     return {"netns": netns or None, "devices": list(entries)}
 
 
 def entry(device: Device) -> dict[str, Any]:
-    """One NIC. The runtime counts `queue_num` in pairs. Raises BadDevice."""
+    """The entry of one NIC; `queue_num` counts pairs. Raises BadDevice."""
     return {
         "name": device.ifname,
         "guest_mac": device.mac,
@@ -53,7 +53,7 @@ def _device(device: Device) -> dict[str, Any]:
 
 
 def _route(dst: str, gateway: str) -> dict[str, Any]:
-    # The guest's agent knows a default route by its empty destination.
+    # The agent in the guest takes a route without a destination for the default route.
     dest = "" if dst in _DEFAULTS and gateway else dst
     numbers = {"scope": 0 if gateway else 253, "flags": 0, "mtu": 0}  # 253 is RT_SCOPE_LINK
     return {"dest": dest, "gateway": gateway, "source": "", **numbers}

@@ -1,4 +1,4 @@
-"""libvirt: the <interface> of a domain.
+"""libvirt: the element <interface> of a domain.
 
 Source: libvirt.org, "Domain XML format", "Generic ethernet connection" and "vhost-user interface".
 """
@@ -14,7 +14,7 @@ _OFFLOADS = "csum gso tso4 tso6 ecn ufo".split()
 
 
 def interface(device: Device) -> str:
-    """XML. Raises BadDevice for what has no name in the namespace of libvirt's daemon."""
+    """The XML of one NIC. Raises BadDevice for a tap that is not in the namespace of libvirtd."""
     lines = [f"<mac address={quoteattr(device.mac)}/>"]
     if device.kind == "vhostuser":
         kind = "vhostuser"

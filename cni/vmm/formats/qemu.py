@@ -1,8 +1,8 @@
-"""QEMU: arguments for a cold start, QMP commands for hot plug.
+"""QEMU: arguments for its start, QMP commands for hot plug.
 
-Sources: qemu(1), -netdev tap, -netdev vhost-user and -device virtio-net-pci, which counts its
-`vectors` by itself since 6.1; QEMU QMP Reference Manual, getfd, chardev-add,
-netdev_add, device_add.
+`vectors` is left out: since 6.1 virtio-net-pci computes it from its queues. Sources: qemu(1),
+-netdev tap, -netdev vhost-user and -device virtio-net-pci; QEMU QMP Reference Manual, getfd,
+chardev-add, netdev_add, device_add.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ Command = dict[str, Any]
 
 
 def nic_id(device: Device) -> str:
-    """The id of the virtio-net-pci; the netdev has the device's own."""
+    """The id of the virtio-net-pci; the netdev has the id of the device itself."""
     return device.id + "n"
 
 
 def chardev_id(device: Device) -> str:
+    """The id of the chardev for the socket of vhost-user."""
     return device.id + "c"
 
 
 def arguments(device: Device, fds: Sequence[int], vhost_fds: Sequence[int] = ()) -> list[str]:
-    """Cold-plug arguments; `fds` are the open queues of a tap."""
+    """The command-line arguments for a NIC; `fds` and `vhost_fds` are inherited descriptors."""
     if device.kind == "vhostuser":
         path = device.path.replace(",", ",,")
         chardev = f"socket,id={chardev_id(device)},path={path},server=on,wait=off"
@@ -48,7 +49,7 @@ def arguments(device: Device, fds: Sequence[int], vhost_fds: Sequence[int] = ())
 
 
 def commands(device: Device, fds: Sequence[str], vhost_fds: Sequence[str] = ()) -> list[Command]:
-    """Hot-plug commands, the descriptors by the names that getfd has given them."""
+    """The QMP commands for a NIC; `fds` and `vhost_fds` are the names of sent descriptors."""
     backend = []
     if device.kind == "vhostuser":
         address = {"type": "unix", "data": {"path": device.path}}
@@ -63,27 +64,32 @@ def commands(device: Device, fds: Sequence[str], vhost_fds: Sequence[str] = ()) 
 
 
 def fd_names(device: Device, vhost: bool) -> tuple[list[str], list[str]]:
-    """Names for the descriptors of its queues, and for those of vhost-net."""
+    """Names under which to send the tap's descriptors, and those of vhost-net."""
     pairs = range(device.queues if device.kind != "vhostuser" else 0)
     return [f"{device.id}-{n}" for n in pairs], [f"{device.id}-v{n}" for n in pairs if vhost]
 
 
 def getfd(name: str) -> Command:
+    """The command that a descriptor comes with, to have that name in QEMU."""
     return _command("getfd", fdname=name)
 
 
 def closefd(name: str) -> Command:
+    """The command that closes such a descriptor in QEMU."""
     return _command("closefd", fdname=name)
 
 
 def inverse(command: Command) -> Command | None:
-    """What takes back a command of `commands`; None for the last one."""
+    """The command that undoes one of `commands`; None for device_add, after which none fails."""
     name = {"chardev-add": "chardev-remove", "netdev_add": "netdev_del"}.get(command["execute"])
     return _command(name, id=command["arguments"]["id"]) if name else None
 
 
 def cold(devices: Sequence[Device], vhost: bool) -> str:
-    """The numbers that `vmlinkctl exec` would give: what it opens comes right after stdio."""
+    """The arguments of all NICs, a line for each.
+
+    The descriptors have the numbers that they would get from `vmlinkctl exec`, from 3 up.
+    """
     free = itertools.count(3)
     lines = []
     for one in devices:
@@ -93,6 +99,7 @@ def cold(devices: Sequence[Device], vhost: bool) -> str:
 
 
 def hot(devices: Sequence[Device], vhost: bool) -> str:
+    """The QMP commands of all NICs, a line for each."""
     lines = []
     for one in devices:
         names = fd_names(one, vhost)
@@ -126,11 +133,11 @@ def _fds(name: str, fds: Sequence[str]) -> dict[str, str]:
 
 
 def _option(first: str, values: Mapping[str, Any]) -> str:
-    words = [f"{k}={_word(v)}" for k, v in values.items() if k != first]
-    return ",".join([values[first], *words])
+    properties = [f"{k}={_property(v)}" for k, v in values.items() if k != first]
+    return ",".join([values[first], *properties])
 
 
-def _word(value: Any) -> str:
+def _property(value: Any) -> str:
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
