@@ -80,7 +80,8 @@ def _rounds(text: str) -> int:
 
 def measure(chosen: Sequence[str], options: Options, out: Path) -> int:
     """Run the suites and write what they measured. The exit status: 0, 1 when something failed
-    or was left behind, 2 for options that a suite cannot use, 128 and the signal."""
+    or was left behind, 2 for options that a suite cannot use, 128 and the signal.
+    """
     out.mkdir(parents=True, exist_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     snapshot.adopt_orphans()

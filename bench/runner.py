@@ -101,7 +101,8 @@ def run(
     found: list[Suite], results: Results, progress: Progress, interrupts: Interrupts
 ) -> Outcome:
     """Tasks of a suite rely on those before them, so one that fails ends its suite, and the next
-    suite has its turn. What was made is given back before that."""
+    suite has its turn. What was made is given back before that.
+    """
     outcome = Outcome()
     outcome.not_run += [f"{suite.name}: {task.name}" for suite in found for task in suite.tasks]
     try:

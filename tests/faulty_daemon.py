@@ -6,8 +6,9 @@
 the unix socket $VMLINK_FAULT.gate, and go on when it has answered). Every kind of Step is covered,
 and beside them `Commit`, which ends an ADD. The file is read anew each time.
 
-For each line of stdin, an object of "namespace", "log", "env" and "argv", a vmlinkd is forked; its
-process id is told, and its exit status when it has ended. Before that comes a 0: it is ready.
+The arguments are modules of tests, whose modes are loaded. For each line of stdin, an object of
+"namespace", "log", "env" and "argv", a vmlinkd is forked; its process id is printed, and its exit
+status when it has ended. Before that comes a 0: it is ready.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from cni.attach.plan import Step
@@ -34,8 +37,7 @@ _PR_SET_PDEATHSIG = 1
 def strike(step: str, phase: str, when: str) -> None:
     control = os.environ["VMLINK_FAULT"]
     try:
-        with open(control) as f:
-            fault = json.load(f)
+        fault = json.loads(Path(control).read_text())
     except FileNotFoundError:
         return
     if (fault["step"], fault["phase"], fault["when"]) != (step, phase, when):
@@ -71,6 +73,8 @@ def prepare() -> None:
 
 
 def main() -> int:
+    for module in sys.argv[1:]:
+        import_module(module).load()
     prepare()
     print(0, flush=True)
     for line in sys.stdin:
@@ -84,10 +88,14 @@ def main() -> int:
 
 def vmlinkd(namespace: str, log: str, env: dict[str, str], argv: list[str]) -> int:
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with open(os.devnull) as nothing, open(log, "ab") as said, open(namespace) as there:
-        for given, fd in ((nothing, 0), (said, 1), (said, 2)):
-            os.dup2(given.fileno(), fd)
-        libc.setns(there.fileno(), CLONE_NEWNET)
+    with (
+        Path(os.devnull).open() as nothing,
+        Path(log).open("ab") as output,
+        Path(namespace).open() as netns,
+    ):
+        for file, fd in ((nothing, 0), (output, 1), (output, 2)):
+            os.dup2(file.fileno(), fd)
+        libc.setns(netns.fileno(), CLONE_NEWNET)
     os.environ.update(env)
     return daemon.main(argv)
 

@@ -57,7 +57,8 @@ class Pair:
 
 class Contender(Protocol):
     """`role` is what bench.results.ROLES says, `note` what a reader must know; `boots` whether
-    it has a guest."""
+    it has a guest.
+    """
 
     @property
     def name(self) -> str: ...

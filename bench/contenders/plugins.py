@@ -189,8 +189,9 @@ class Idle:
 
 
 def vmlink(way: Way, node: Node, subnet: int, stack: ExitStack, variant: str = "") -> Plugin:
-    """vmlink on the way's uplink, with addresses of 10.`subnet`.0.0/16. A `variant` has a name and
-    a network of its own."""
+    """Vmlink on the way's uplink, with addresses of 10.`subnet`.0.0/16. A `variant` has a name and
+    a network of its own.
+    """
     called = "-".join(filter(None, (way.name, variant)))
     name = f"bench-{called}"
     if way.uplink == "chained":

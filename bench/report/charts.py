@@ -77,7 +77,8 @@ def _groups(found: Iterable[Series], key: Callable[[Series], Hashable]) -> list[
 
 def _of_metric(found: list[Series]) -> list[Chart]:
     """What was measured with several numbers of attachments there is a curve; the rest is not,
-    and has the conditions first that most contenders share."""
+    and has the conditions first that most contenders share.
+    """
     curves = [s for s in found if "present" in s.at and len(_curve(s, found)) > 1]
     rest = [s for s in found if s not in curves]
     made = []
@@ -176,7 +177,8 @@ def _of_parts(found: list[Series]) -> Chart:
 
 def standing(chart: Chart) -> str:
     """How many medians of vmlink are better than their baseline's, and whose are not; empty
-    without a baseline."""
+    without a baseline.
+    """
     behind: dict[str, list[float]] = {}
     count = 0
     for panel in chart.panels if chart.kind in ("samples", "bars") else ():

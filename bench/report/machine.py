@@ -22,7 +22,8 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+\S*")
 
 def describe(guests: bool) -> dict[str, Any]:
     """The keys machine, kernel, versions and accelerator of the schema; without `guests` no
-    accelerator is looked for, because that boots one."""
+    accelerator is looked for, because that boots one.
+    """
     found = ("", "no guest was run")
     if guests:
         found = (guest.accelerator(), guest.accelerator_reason())

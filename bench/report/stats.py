@@ -17,7 +17,8 @@ FOR_SPREAD = 4
 @dataclass(frozen=True)
 class Summary:
     """In the unit of the series. So many percent of the samples were that good or better; None
-    with too few of them to say. Half of them lie from `low` to `high`."""
+    with too few of them to say. Half of them lie from `low` to `high`.
+    """
 
     n: int
     p50: float

@@ -18,7 +18,7 @@ from cni.kernel import redirect, rtnl_encode, tuntap
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
-from cni.modes.steps.links import silent
+from cni.modes.steps.links import no_link_local
 
 WARM_UP = 2
 BRIDGE, HOST_LINK, POD_LINK, TAP, GROUP, MTU = "floor0", "floorveth", "eth0", "floortap", 4711, 1500
@@ -43,7 +43,8 @@ class Clock:
 
 class Floor:
     """On a `bridge` in the node's namespace that is there, or on one of its own; the calling thread
-    works there. `parallel` deletions may be in the kernel at once, whose tails are long."""
+    works there. `parallel` deletions may be in the kernel at once, whose tails are long.
+    """
 
     def __init__(self, node: Node, bridge: str = "", parallel: int = 8) -> None:
         self._home = node.namespace
@@ -89,7 +90,7 @@ class Floor:
         with clock.running():
             self._host.batch(veth)
             index = self._host.index(name) or 0
-        up = [*silent(index, MTU), rtnl_encode.set_link(index, up=True)]
+        up = [*no_link_local(index, MTU), rtnl_encode.set_link(index, up=True)]
         with clock.running():
             self._host.batch(*up)
 
@@ -106,7 +107,7 @@ class Floor:
     def _configure(self, netlink: Netlink, clock: Clock) -> None:
         with clock.running():
             index = netlink.index(POD_LINK) or 0
-        messages = [*silent(index, MTU), rtnl_encode.set_link(index, up=True)]
+        messages = [*no_link_local(index, MTU), rtnl_encode.set_link(index, up=True)]
         messages.append(rtnl_encode.add_address(index, _ADDRESS))
         messages.append(rtnl_encode.add_route(_ROUTE, gateway=_GATEWAY, index=index))
         with clock.running():

@@ -50,7 +50,8 @@ class Filled:
 
 class OnLinux(Part):
     """Mode tc beside Debian's bridge. Each has a node of its own: both are to find only their
-    own links there."""
+    own links there.
+    """
 
     def tasks(self) -> list[Task]:
         steps = (10, 100, 300) if self.options.quick else (10, 100, 300, 1000)
@@ -88,7 +89,8 @@ class OnLinux(Part):
 
 class OnOvs(Part):
     """Mode tap, with and without a pool, beside ovs-vsctl; the bridge is filled with plain pods
-    (mode veth). The pool is smaller than a burst."""
+    (mode veth). The pool is smaller than a burst.
+    """
 
     switch = "userspace"
 
@@ -202,7 +204,7 @@ def measure_idle(part: Part, contender: str, at: Mapping[str, int | str]) -> Non
 
 
 def cpu_ms(node: Node) -> float:
-    """vmlinkd's CPU time so far, all threads, those that are gone too (clock_getcpuclockid(3))."""
+    """Vmlinkd's CPU time so far, all threads, those that are gone too (clock_getcpuclockid(3))."""
     assert node.daemon
     clock = (~node.daemon.pid << 3) | _CPUCLOCK_SCHED
     return time.clock_gettime(clock) * 1000

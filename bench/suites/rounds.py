@@ -85,14 +85,16 @@ def in_turns(
     settle: Callable[[], object] = nothing,
 ) -> None:
     """One attachment of each after the other. `settle` waits until what the call before has
-    left to do in the background is done."""
+    left to do in the background is done.
+    """
     for contender in turns(found, rounds):
         once(contender, results, at, settle)
 
 
 def turns(found: Sequence[Contender], rounds: int) -> Iterator[Contender]:
     """Each once in a round, after the first one in an order that differs, but not from run to run:
-    who comes after whom matters, since a processor's caches are full of the one before."""
+    who comes after whom matters, since a processor's caches are full of the one before.
+    """
     shuffled = random.Random(0)
     for number in range(rounds):
         yield from shuffled.sample(found, len(found)) if number else found

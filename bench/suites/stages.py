@@ -16,7 +16,8 @@ _PATIENCE = 5  # seconds: vmlinkd writes its line after the answer
 
 def measure(plugin: Plugin, rounds: int, results: Results, at: Mapping[str, int | str]) -> None:
     """Metrics part:NAME. `client` is a whole process that asks vmlinkd for nothing (VERSION),
-    `queue` the way to a worker and back, `engine` what vmlinkd does besides its steps."""
+    `queue` the way to a worker and back, `engine` what vmlinkd does besides its steps.
+    """
     whole: dict[tuple[str, str], float] = {}
     clients: dict[str, float] = {}
     for _ in range(rounds):
@@ -42,7 +43,7 @@ def split(line: Mapping[str, Any], whole: float, client: float) -> dict[str, flo
 
 
 def _lines(plugin: Plugin, asked: Mapping[tuple[str, str], float]) -> Sequence[dict[str, Any]]:
-    """vmlinkd's lines about these calls."""
+    """Vmlinkd's lines about these calls."""
     end = time.monotonic() + _PATIENCE
     while len(found := [*_logged(plugin, asked)]) < len(asked):
         assert time.monotonic() < end, f"vmlinkd's log has {len(found)} lines of {len(asked)}"

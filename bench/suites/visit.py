@@ -41,7 +41,8 @@ UNITS = {
 @dataclass(frozen=True)
 class Effort:
     """`passes` over all contenders, in each of them `flow` seconds of every kind of TCP, `flood`
-    seconds of small datagrams each way, and `asked` round trips."""
+    seconds of small datagrams each way, and `asked` round trips.
+    """
 
     passes: int
     flow: float

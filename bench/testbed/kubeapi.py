@@ -101,7 +101,8 @@ class KubeApi:
 
     def put(self, namespace: str, name: str, **fields: Any) -> None:
         """Make or change a pod: `uid`, `annotations` (merged; None takes one away), `node`,
-        `runtime_class`."""
+        `runtime_class`.
+        """
         before = self._pods.get((namespace, name))
         if before and fields.get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
             self.delete(namespace, name)

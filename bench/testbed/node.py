@@ -41,7 +41,8 @@ def give_back_on_sigterm() -> None:
 @dataclass(frozen=True)
 class Answer:
     """What an executed plugin said: exit code, stdout (decoded if it is JSON), and how long the
-    whole process took in milliseconds."""
+    whole process took in milliseconds.
+    """
 
     code: int
     out: Any
@@ -142,7 +143,7 @@ class Node:
     def spawn(
         self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """vmlinkd's process; called in the node's namespace."""
+        """Vmlinkd's process; called in the node's namespace."""
         return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], stderr=log, env=env)
 
     def stop(self, number: int = signal.SIGTERM) -> int:

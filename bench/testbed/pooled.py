@@ -11,7 +11,7 @@ PATIENCE = 20  # seconds, for the pool to be filled
 
 
 def start(node: Node, network: str, kits: int) -> None:
-    """vmlinkd with so many kits of mode tap, each of which is made anew when it is taken."""
+    """Vmlinkd with so many kits of mode tap, each of which is made anew when it is taken."""
     settings = node.lab.dir / "vmlinkd.yaml"
     settings.write_text(f"pools: {{{network}: {{tap: {{size: {kits}, refill_below: {kits}}}}}}}")
     node.start((str(BIN / "vmlinkd"), "--config", str(settings)))

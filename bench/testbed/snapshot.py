@@ -57,7 +57,8 @@ def left_behind(before: Snapshot, shared: bool = True) -> list[str]:
 
 def _nodes() -> set[str]:
     """Device nodes of macvtaps. The kernel's one worker for dead namespaces removes them, after all
-    that died before, and waits a second at a time for each last reference to their links."""
+    that died before, and waits a second at a time for each last reference to their links.
+    """
     return {f"device {p}" for p in Path("/dev").glob("tap[0-9]*")}
 
 

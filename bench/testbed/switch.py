@@ -45,7 +45,8 @@ def missing(dpdk: bool = False) -> str:
 
 class Switch(Daemons):
     """ovsdb-server and ovs-vswitchd, `ovsdb` and `vswitchd`; `db` is the database's address, `log`
-    ovs-vswitchd's."""
+    ovs-vswitchd's.
+    """
 
     def __init__(self, namespace: Namespace, dpdk: bool = False) -> None:
         super().__init__(namespace, "vmlink-ovs-")

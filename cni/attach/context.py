@@ -1,4 +1,4 @@
-"""What the steps of one request share: namespaces, their netlink sockets, facts, patience."""
+"""What the steps of one request share: namespaces and their netlink sockets, facts, a deadline."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
+from cni.attach.facts import Fact, Facts
 from cni.cancel import Cancel
 from cni.config.settings import DAN_DIR
 from cni.ipam import delegate
@@ -18,25 +19,38 @@ from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.ovs.database import Database
-from cni.ovs.operations import Pending
 from cni.spec.types import AttachmentKey, Result
 
 
 @dataclass(frozen=True)
 class Node:
-    """What all requests share: the namespace `host` is where bridges and switches are; what
-    attachments leave in the file system is below `run_dir`, and Kata's files in `dan_dir`."""
+    """What all requests of a node share.
+
+    Bridges and switches are in the namespace `host`. Files of attachments are below `run_dir`,
+    Kata's in `dan_dir`.
+    """
 
     host: Namespace
-    reaper: LinkDeleter
+    deleter: LinkDeleter
     run_dir: Path
     ovs: Database
     dan_dir: Path = Path(DAN_DIR)
     claims: Claims = field(default_factory=Claims)
 
 
+@dataclass(frozen=True)
+class PromisedAddresses(Fact):
+    """The addresses that are on their way; `wait` returns them, after so many seconds at most.
+
+    `wait` raises what the IPAM plugin refused with, or DeadlineExceeded.
+    """
+
+    stored: ClassVar[bool] = False
+    wait: Callable[[float], Result]
+
+
 class Context:
-    """`facts` are what a step found or chose while it was done; they go into the record."""
+    """One request on its way through the steps of a plan."""
 
     log = logging.getLogger("vmlink")
 
@@ -50,49 +64,49 @@ class Context:
         cancel: Cancel,
         ipam_call: delegate.Call,
         pod_links: tuple[str, ...] = (),
-        facts: dict[str, Any] | None = None,
+        facts: Facts | None = None,
         timings: dict[str, float] | None = None,
     ) -> None:
         self.key = key
         self.node = node
-        self.host = node.host
-        self.reaper = node.reaper
         self.host_netlink = host_netlink
         self.pod_or_none = pod
         self.cancel = cancel
         self.ipam_call = ipam_call
         self.pod_links = pod_links
-        self.facts = {} if facts is None else facts
+        self.facts = facts or Facts()
         self.timings = {} if timings is None else timings
         self.clean = True
-        self.pending_port: Pending | None = None
-        self.pending_ipam: Callable[[float], Result] | None = None
-        self._addresses = Result()
 
     @property
     def netns_path(self) -> str:
+        """CNI_NETNS of the ADD."""
         return self.ipam_call.env.get("CNI_NETNS", "")
 
     @property
     def pod(self) -> Namespace:
+        """The pod's namespace, which `do` and `check` always have."""
         assert self.pod_or_none is not None, "the engine gives do and check a namespace"
         return self.pod_or_none
 
     def in_pod(self) -> AbstractContextManager[None]:
-        """The calling thread, whose home is the host's namespace, is in the pod's."""
-        return self.pod.entered_from(self.host.fd)
+        """Enter the pod's namespace with the calling thread, whose home is the host's."""
+        return self.pod.entered_from(self.node.host.fd)
 
     @cached_property
     def pod_netlink(self) -> Netlink:
+        """A netlink socket of the pod's namespace, opened when it is first used."""
         with self.in_pod():
             return Netlink()
 
-    def ipam(self) -> Result:
-        """The addresses; waits for the IPAM plugin that a step before has started."""
-        if self.pending_ipam:
-            self._addresses = self.pending_ipam(self.cancel.remaining())
-            self.pending_ipam = None
-        return self._addresses
+    def addresses(self) -> Result:
+        """Return the pod's addresses and routes, once the IPAM plugin has answered.
+
+        A layer-2 network has none. Raises IpamFailed or DeadlineExceeded.
+        """
+        if promised := self.facts.get(PromisedAddresses):
+            return promised.wait(self.cancel.remaining())
+        return Result()
 
     def __enter__(self) -> Context:
         return self

@@ -12,6 +12,8 @@ from cni.spec.types import AttachmentKey
 
 
 class KeyLocks:
+    """The locks of all attachments that requests are about now."""
+
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._locks: dict[AttachmentKey, tuple[threading.Lock, int]] = {}

@@ -27,9 +27,12 @@ class LinuxUplink:
 
 @dataclass(frozen=True)
 class OvsUplink:
-    """A bridge of Open vSwitch, which must be there. `vlan` is the access (or native) tag, 0 for
-    none; `trunk` the tags that pass tagged; `external_ids` are the Interface row's. With
-    `ovn` it is OVN's integration bridge, and `iface-id` names the logical port."""
+    """A bridge of Open vSwitch, which must be there.
+
+    `vlan` is the access (or native) tag, 0 for none; `trunk` the tags that pass tagged;
+    `external_ids` are the Interface row's. With `ovn` it is OVN's integration bridge, and
+    `iface-id` names the logical port.
+    """
 
     kind: ClassVar[str] = "ovs"
     bridge: str
@@ -130,8 +133,10 @@ def require_logical_port(uplink: Uplink) -> None:
 
 
 def _port_name(args: Mapping[str, str], ovn: bool) -> dict[str, str]:
-    """OVN's logical port, as kube-ovn names it, when the runtime says whose. The pod's UID matters
-    where the logical port has `options:iface-id-ver` (ovn-nb(5)), and nowhere else."""
+    """Return the ids that name OVN's logical port as kube-ovn does, when the runtime says whose.
+
+    The pod's UID matters only where the logical port has `options:iface-id-ver` (ovn-nb(5)).
+    """
     pod, namespace = args.get("K8S_POD_NAME"), args.get("K8S_POD_NAMESPACE")
     ids = {"iface-id": f"{pod}.{namespace}"} if pod and namespace else {}
     if ovn:

@@ -1,20 +1,20 @@
-"""CHECK: is the pod's interface as prevResult says? Source: CNI specification, section CHECK."""
+"""CHECK: is the pod's interface as prevResult says? Source: CNI specification, section "CHECK"."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_interface, ip_network
 from typing import Any
 
-from cni.errors import CheckFailed
+from cni.errors import BadConfig, CheckFailed
 from cni.kernel.netlink import Netlink, RouteInfo
 from cni.kernel.rtnl_decode import LinkInfo
 from cni.spec import result as results
 from cni.spec.types import Result, Route
 
 
-def judge(expected: Result, ifname: str, netlink: Netlink) -> None:
-    """Raise CheckFailed for the first difference; `netlink` is the pod's.
+def check_namespace(expected: Result, ifname: str, netlink: Netlink) -> None:
+    """Compare the pod's namespace, whose `netlink` it is. Raises CheckFailed.
 
     What others added is no difference: plugins later in the chain may have their reasons.
     """
@@ -22,47 +22,49 @@ def judge(expected: Result, ifname: str, netlink: Netlink) -> None:
     link = netlink.link(ifname)
     if link is None:
         raise CheckFailed(f"{ifname}: expected in the pod's namespace, found nothing")
-    _judge_link(expected.interfaces[position].mac, link)
-    wanted = [ip.address for ip in expected.ips if ip.interface in (position, None)]
-    found = {ip_interface(a) for a in netlink.addresses(link.index)}
-    for address in wanted:
-        if ip_interface(address) not in found:
-            raise CheckFailed(f"{ifname}: expected address {address}, found {_words(found)}")
+    _check_link(expected.interfaces[position].mac, link)
+    present = {ip_interface(a) for a in netlink.addresses(link.index)}
+    _check_addresses(expected, position, ifname, present)
     if expected.routes:
         routes = netlink.routes()
         for route in expected.routes:
-            _judge_route(route, routes)
+            _check_route(route, routes)
 
 
-def compare(expected: Result, ifname: str, given: Mapping[str, Any]) -> None:
-    """As `judge`, where the interface is the guest's alone: what ADD gave is all there is."""
+def check_result(expected: Result, ifname: str, of_add: Mapping[str, Any]) -> None:
+    """Compare ADD's result, where the interface is the guest's alone. Raises CheckFailed."""
     position = _position(expected, ifname)
-    result = results.load(given)
+    result = results.load(of_add)
     ours = next(i for i in result.interfaces if i.name == ifname)
-    found = expected.interfaces[position]
-    if found.mac.lower() != ours.mac:
-        raise CheckFailed(f"{ifname}: expected MAC {found.mac}, found {ours.mac}")
-    addresses = {ip_interface(ip.address) for ip in result.ips}
-    for ip in expected.ips:
-        if ip.interface in (position, None) and ip_interface(ip.address) not in addresses:
-            raise CheckFailed(f"{ifname}: expected address {ip.address}, found {_words(addresses)}")
+    mac = expected.interfaces[position].mac.lower()
+    if mac != ours.mac:
+        raise CheckFailed(f"{ifname}: expected MAC {mac}, found {ours.mac}")
+    present = {ip_interface(ip.address) for ip in result.ips}
+    _check_addresses(expected, position, ifname, present)
 
 
 def _position(expected: Result, ifname: str) -> int:
-    for n, interface in enumerate(expected.interfaces):
-        if interface.name == ifname and interface.sandbox:
-            return n
-    raise CheckFailed(f"prevResult: has no interface {ifname} with a sandbox")
+    try:
+        return expected.position_of(ifname)
+    except BadConfig as e:
+        raise CheckFailed(e.msg) from e
 
 
-def _judge_link(mac: str, link: LinkInfo) -> None:
+def _check_addresses(expected: Result, position: int, ifname: str, present: Iterable[Any]) -> None:
+    for ip in expected.ips:
+        if ip.interface in (position, None) and ip_interface(ip.address) not in present:
+            shown = ", ".join(map(str, present)) or "none"
+            raise CheckFailed(f"{ifname}: expected address {ip.address}, found {shown}")
+
+
+def _check_link(mac: str, link: LinkInfo) -> None:
     if mac and mac.lower() != link.mac:
         raise CheckFailed(f"{link.name}: expected MAC {mac}, found {link.mac}")
     if not link.up:
         raise CheckFailed(f"{link.name}: expected up, found down")
 
 
-def _judge_route(expected: Route, routes: list[RouteInfo]) -> None:
+def _check_route(expected: Route, routes: list[RouteInfo]) -> None:
     dst = ip_network(expected.dst, strict=False)
     for route in routes:
         same = ip_network(route.dst) == dst and expected.gw in ("", route.gw)
@@ -70,7 +72,3 @@ def _judge_route(expected: Route, routes: list[RouteInfo]) -> None:
             return
     via = f" via {expected.gw}" if expected.gw else ""
     raise CheckFailed(f"routes: expected {expected.dst}{via}, found none")
-
-
-def _words(items: object) -> str:
-    return ", ".join(map(str, items)) or "none"  # type: ignore[call-overload]

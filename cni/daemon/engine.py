@@ -1,4 +1,4 @@
-"""The verbs: Request -> Result. No stdio, no sockets.
+"""The CNI verbs: Request -> Result. No stdio, no sockets; no mode, uplink or step by name.
 
 ADD writes an intent, applies the mode's plan and completes the record. DEL reverts the record's
 plan, or plans again when there is none. GC deletes what is owned and no longer valid.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -19,21 +19,18 @@ from cni.attach.locks import KeyLocks
 from cni.attach.plan import Plan
 from cni.attach.records import Record, Store
 from cni.cancel import Cancel
-from cni.config import network as config
+from cni.config import network
 from cni.config.network import NetConf
-from cni.config.uplinks import Chained, OvsUplink
-from cni.daemon import check as verdict
+from cni.daemon import check
 from cni.daemon.pool import Pools
-from cni.daemon.result_builder import describe, result_of
+from cni.daemon.result_builder import build_device, build_result
 from cni.errors import BadConfig, BadEnvironment, CheckFailed, VmlinkError
 from cni.ipam import delegate
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
-from cni.kubeovn.pod_network import PodConfigs
-from cni.modes import MODES
-from cni.modes.steps import leased_addresses
-from cni.ovs import port_ops
-from cni.spec import request as spec
+from cni.kubeovn.pod_network import PodNetworks
+from cni.modes.base import Mode
+from cni.spec import request as cni_request
 from cni.spec import result as results
 from cni.spec.types import AttachmentKey, Request, Result
 
@@ -44,7 +41,10 @@ _RECOVERY_SECONDS = 30
 
 @dataclass
 class Call:
-    """A request on its way: the pod's namespace as it was passed, patience, notes for the log."""
+    """A request on its way.
+
+    `pod` is the pod's namespace as the client passed it; `notes` go into the log line.
+    """
 
     request: Request
     cancel: Cancel
@@ -53,6 +53,7 @@ class Call:
 
     @property
     def key(self) -> AttachmentKey:
+        """The attachment. GC and STATUS are about none."""
         assert self.request.key is not None
         return self.request.key
 
@@ -61,12 +62,18 @@ class Engine:
     """Serves the verbs on one node, with the records of `store`."""
 
     def __init__(
-        self, store: Store, node: Node, pools: Pools, configs: PodConfigs | None = None
+        self,
+        store: Store,
+        node: Node,
+        modes: Mapping[str, Mode],
+        pools: Pools,
+        networks: PodNetworks,
     ) -> None:
         self._store = store
         self._node = node
+        self._modes = modes
         self._pools = pools
-        self._configs = configs or PodConfigs()
+        self._networks = networks
         self._locks = KeyLocks()
         self._thread = threading.local()
         self._verbs: dict[str, Callable[[Call], Result | None]] = {
@@ -84,33 +91,36 @@ class Engine:
     def recover(self) -> None:
         """Undo what a former process began and did not finish. Call before serving."""
         for record in self._store.all():
-            if not record.intent:
-                self._recall(record)
-            else:
-                try:
-                    self._revert(
-                        record, Plan.from_json(record.plan), Cancel(_RECOVERY_SECONDS), None, {}
-                    )
-                    log.info("undid an unfinished ADD of %s", record.key)
-                except Exception as e:  # whatever it is, the others must be served
-                    log.warning("cannot undo the unfinished ADD of %s: %s", record.key, e)
+            try:
+                if record.intent:
+                    self._undo_unfinished(record)
+                else:
+                    self._resume(record)
+            except Exception as e:  # whatever it is, the others must be served
+                log.warning("cannot recover %s: %s; its DEL tries again", record.key, e)
 
-    def _recall(self, record: Record) -> None:
-        try:
-            leased_addresses.recall(record.key, record.plan, self._node.claims)
-        except (KeyError, TypeError, VmlinkError) as e:
-            log.warning("the addresses of %s are not watched over: %r", record.key, e)
+    def _undo_unfinished(self, record: Record) -> None:
+        call = Call(_request_of(record), Cancel(_RECOVERY_SECONDS))
+        self._revert(*self._undoable(call, record), call)
+        log.info("undid an unfinished ADD of %s", record.key)
+
+    def _resume(self, record: Record) -> None:
+        """Take again what only the memory of the former process held."""
+        call = Call(_request_of(record), Cancel(_RECOVERY_SECONDS))
+        if steps := record.plan():
+            with self._context(record, steps, call) as cx:
+                for step in steps.steps:
+                    step.resume(cx)
 
     def attached(self, key: AttachmentKey) -> bool:
-        """Whether there is something that a DEL would undo."""
+        """Return whether there is something that a DEL would undo."""
         return self._store.load(key) is not None
 
     def add(self, call: Call) -> Result:
-        conf = self._configs.of(call.request, call.cancel)
+        """Attach the pod. Raises VmlinkError; what was begun is undone then."""
+        conf = self._networks.of(call.request, call.cancel)
         self._pools.seen(call.request.conf)
         self._require_pod(call)
-        if conf.prev and not isinstance(conf.uplink, Chained):
-            raise BadConfig("prevResult: vmlink with an uplink of its own is a chain's first")
         with self._locks.held(call.key, call.cancel):
             steps, record = self._begin(call, conf)
             with self._context(record, steps, call) as cx:
@@ -122,65 +132,80 @@ class Engine:
                     raise
 
     def _begin(self, call: Call, conf: NetConf) -> tuple[Plan, Record]:
-        """The intent on disk, with a kit of the pool if it has one that fits."""
+        """Write the intent, with a port of the pool if it has one that fits."""
         timings = call.notes.setdefault("steps", {})
-        kit = self._pools.take(call.key, conf, self._netlink(), timings)
-        steps = MODES[conf.mode].plan(replace(call.key, kit=kit.id if kit else ""), conf)
+        port = self._pools.take(call.key, conf, self._netlink(), timings)
+        key = replace(call.key, kit=port.id if port else "")
+        steps = self._modes[conf.mode].plan(key, conf)
         record = _record(call, conf, steps)
-        if kit:
-            record.kit, record.facts = kit.to_json(), dict(kit.facts)
+        if port:
+            record.port, record.facts = port.to_json(), dict(port.facts)
         try:
             self._store.begin(record)
         except BaseException:
-            if kit:
-                self._pools.put_back(conf, kit)
+            if port:
+                self._pools.put_back(conf, port)
             raise
-        if kit:
-            self._pools.taken(conf, kit)
+        if port:
+            self._pools.taken(conf, port)
         return steps, record
 
     def delete(self, call: Call) -> None:
+        """Undo the attachment; what is absent counts as undone. Raises the first error."""
         with self._locks.held(call.key, call.cancel):
-            record = self._store.load(call.key)
-            steps = _plan_of(record) if record else None
-            if record is None or steps is None:
-                steps, record = self._plan_again(call)
-            self._revert(record, steps, call.cancel, call.pod, call.notes)
+            self._revert(*self._undoable(call, self._store.load(call.key)), call)
 
-    def _plan_again(self, call: Call) -> tuple[Plan, Record]:
-        possible, key = self._configs.possible(call.request), call.key
-        if isinstance(possible[0].uplink, OvsUplink):
-            found = port_ops.Find(key)
-            pending = self._node.ovs.submit(found)
-            pending.wait(call.cancel.remaining(), self._node.ovs.no_answer())
-            key = found.key
-        steps = plan.union(MODES[conf.mode].plan(key, conf) for conf in possible)
-        record = _record(call, possible[0], steps)
-        record.intent, record.kit = True, {"id": key.kit}
-        return steps, record
+    def _undoable(self, call: Call, record: Record | None) -> tuple[Plan, Record]:
+        """Return what is to be undone: the record's plan, if this version knows it.
+
+        Otherwise it is the steps of every mode that the pod may have had.
+        """
+        if record and (steps := record.plan()):
+            return steps, record
+        if record:
+            call = replace(call, request=_request_of(record))
+        possible = self._networks.possible(call.request)
+        key = call.key
+        for conf in possible:
+            key = self._modes[conf.mode].locate(key, conf, self._node, call.cancel)
+        steps = plan.union(self._modes[conf.mode].plan(key, conf) for conf in possible)
+        again = _record(call, possible[0], steps)
+        again.port = {"id": key.kit}
+        if record:
+            again.netns_identity = record.netns_identity
+        return steps, again
 
     def check(self, call: Call) -> None:
+        """Compare the attachment with prevResult and with its steps. Raises CheckFailed."""
         conf = self._parse(call)
-        prev = conf.prev
-        if prev is None:
+        if conf.prev is None:
             raise BadConfig("prevResult: required for CHECK")
         self._require_pod(call)
         with self._locks.held(call.key, call.cancel):
             record = self._store.load(call.key)
             if record is None or record.intent:
                 raise CheckFailed(f"{call.key} is not attached here")
+            if (steps := record.plan()) is None:
+                raise CheckFailed(
+                    f"{call.key}: was attached by another version of vmlink, which this one cannot "
+                    "check; restart the pod"
+                )
             conf = replace(conf, mode=record.mode)  # the pod's own, if it has chosen one
-            steps = Plan.from_json(record.plan)
             with self._context(record, steps, call) as cx:
-                if MODES[conf.mode].in_pod(conf):
-                    verdict.judge(prev, call.key.ifname, cx.pod_netlink)
-                else:
-                    verdict.compare(prev, call.key.ifname, record.result)
+                self._compare(conf, record, cx)
                 plan.verify(steps.steps, cx)
 
+    def _compare(self, conf: NetConf, record: Record, cx: Context) -> None:
+        assert conf.prev is not None
+        if self._modes[conf.mode].in_pod(conf):
+            check.check_namespace(conf.prev, cx.key.ifname, cx.pod_netlink)
+        else:
+            check.check_result(conf.prev, cx.key.ifname, record.result)
+
     def collect(self, call: Call) -> None:
-        conf = config.parse(call.request)
-        valid = config.valid_attachments(call.request.conf)
+        """Delete the network's attachments that are no longer valid. Raises what went wrong."""
+        conf = self._networks.parse(call.request)
+        valid = network.valid_attachments(call.request.conf)
         errors: list[str] = []
         for record in self._store.all():
             if record.network == conf.network and record.key not in valid:
@@ -196,54 +221,50 @@ class Engine:
         if errors:
             raise VmlinkError("GC: " + "; ".join(errors))
 
+    def _collect_one(self, key: AttachmentKey, call: Call) -> None:
+        with self._locks.held(key, call.cancel):
+            if record := self._store.load(key):
+                undo = Call(_request_of(record), call.cancel, None, call.notes)
+                self._revert(*self._undoable(undo, record), undo)
+
     def status(self, call: Call) -> None:
+        """Answer STATUS. Raises NotReady when an ADD cannot succeed here now."""
         conf = self._parse(call)
-        MODES[conf.mode].ready(conf, self._node)
-        if conf.kubeovn:
-            self._configs.pods.ready()
+        self._modes[conf.mode].ready(conf, self._node)
+        self._networks.ready(conf)
         if conf.ipam:
             delegate.status(_ipam_call(call.request))
 
     def _parse(self, call: Call) -> NetConf:
-        conf = config.parse(call.request)
+        conf = self._networks.parse(call.request)
         self._pools.seen(call.request.conf)
         return conf
 
-    def _collect_one(self, key: AttachmentKey, call: Call) -> None:
-        with self._locks.held(key, call.cancel):
-            if record := self._store.load(key):
-                steps = Plan.from_json(record.plan)
-                self._revert(record, steps, call.cancel, None, call.notes)
-
     def _complete(self, record: Record, conf: NetConf, cx: Context) -> Result:
-        result = result_of(conf, cx, record.netns_path)
-        record.facts = cx.facts
-        record.device = describe(conf, cx, result, record.netns_path)
+        mode = self._modes[conf.mode]
+        result = build_result(mode, conf, cx, record.netns_path)
+        record.facts = cx.facts.to_json()
+        record.device = build_device(mode, conf, cx, result, record.netns_path)
         record.result = results.dump(result, results.VERSIONS[-1])
         self._store.finish(record)
         return result
 
-    def _revert(
-        self,
-        record: Record,
-        steps: Plan,
-        cancel: Cancel,
-        pod: Namespace | None,
-        notes: dict[str, Any],
-    ) -> None:
-        """Undo a record's plan, with the request that made it: an address is released with the
-        configuration that it was taken with."""
-        request = spec.parse({**record.env, "CNI_COMMAND": "DEL"}, record.stdin.encode())
+    def _revert(self, steps: Plan, record: Record, call: Call) -> None:
+        """Undo a plan with the request that made it.
+
+        So an address is released with the configuration that it was taken with.
+        """
         with ExitStack() as stack:
+            pod = call.pod
             if pod is None and (pod := _reopen(record)):
                 stack.enter_context(pod)
-            call = Call(request, cancel, pod, notes)
-            cx = stack.enter_context(self._context(record, steps, call))
+            undo = Call(_request_of(record), call.cancel, pod, call.notes)
+            cx = stack.enter_context(self._context(record, steps, undo))
             plan.revert(steps, cx, lambda: self._give_back(record, cx))
         self._store.remove(record.key)
 
     def _give_back(self, record: Record, cx: Context) -> bool:
-        whole = bool(record.kit) and not record.intent
+        whole = bool(record.port) and not record.intent
         return whole and self._pools.give_back(record, cx.host_netlink, cx.timings)
 
     def _context(self, record: Record, steps: Plan, call: Call) -> Context:
@@ -256,12 +277,12 @@ class Engine:
             cancel=call.cancel,
             ipam_call=_ipam_call(call.request),
             pod_links=steps.pod_links(),
-            facts=record.facts,
+            facts=record.known_facts(),
             timings=call.notes.setdefault("steps", {}),
         )
 
     def _netlink(self) -> Netlink:
-        """One for each worker, whose home the host's namespace is, and all of its requests."""
+        """Return the worker's socket; a worker is at home in the host's namespace."""
         if not hasattr(self._thread, "netlink"):
             self._thread.netlink = Netlink()
         return cast(Netlink, self._thread.netlink)
@@ -282,7 +303,7 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
         network=conf.network,
         mode=conf.mode,
         uplink=conf.uplink.kind,
-        plan=steps.to_json(),
+        steps=steps.to_json(),
         netns_path=call.request.netns_path,
         netns_identity=call.pod.identity if call.pod else (0, 0),
         stdin=call.request.stdin.decode(),
@@ -290,13 +311,9 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
     )
 
 
-def _plan_of(record: Record) -> Plan | None:
-    """None for the plan of another version of vmlink, whose steps may have had other fields."""
-    try:
-        return Plan.from_json(record.plan)
-    except (KeyError, TypeError) as e:
-        log.warning("the record of %s has a foreign plan (%r); DEL plans again", record.key, e)
-        return None
+def _request_of(record: Record) -> Request:
+    """Return the DEL that belongs to the record's ADD."""
+    return cni_request.parse({**record.env, "CNI_COMMAND": "DEL"}, record.stdin.encode())
 
 
 def _ipam_call(request: Request) -> delegate.Call:
@@ -311,12 +328,12 @@ def _ipam_call(request: Request) -> delegate.Call:
 
 
 def _reopen(record: Record) -> Namespace | None:
-    """The namespace of the record, unless it is gone and its path perhaps another's by now."""
+    """Return the record's namespace, unless it is gone and its path perhaps another's by now."""
     try:
-        found = Namespace.open(record.netns_path)
+        namespace = Namespace.open(record.netns_path)
     except BadEnvironment:
         return None
-    if found.identity == record.netns_identity:
-        return found
-    found.close()
+    if namespace.identity == record.netns_identity:
+        return namespace
+    namespace.close()
     return None

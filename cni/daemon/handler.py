@@ -34,6 +34,7 @@ class Answer:
     line: dict[str, Any]
 
     def log(self) -> None:
+        """Write the log line of the request."""
         level = logging.WARNING if self.code else logging.INFO
         log.log(level, "request", extra={"fields": self.line})
 

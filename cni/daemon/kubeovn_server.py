@@ -17,6 +17,7 @@ from typing import Any
 
 from cni.cancel import Cancel
 from cni.config import network, readers
+from cni.config.mode_rules import Rules
 from cni.config.settings import KubeOvnSocket
 from cni.daemon import handler, http
 from cni.daemon.engine import Engine
@@ -24,7 +25,7 @@ from cni.daemon.http import HttpRequest
 from cni.daemon.workers import peer_gone, refuse_strangers
 from cni.errors import BadConfig, CannotDecode, VmlinkError
 from cni.kernel.netns import descriptor
-from cni.kubeovn.pod_network import PodConfigs
+from cni.kubeovn.pod_network import PodNetworks
 from cni.spec import result
 from cni.spec.protocol import Frame
 from cni.spec.types import AttachmentKey, Request
@@ -104,11 +105,11 @@ class CniRequest:
         return self.cni_type == _PORT and bool(self.provider) and not kube_ovns
 
 
-def check_network(settings: KubeOvnSocket, where: str) -> None:
+def check_network(settings: KubeOvnSocket, rules: Rules, where: str) -> None:
     """Raise BadConfig, beginning with `where`, when `network` is no configuration for kube-ovn."""
     try:
         conf = _network_conf(settings, CniRequest(provider="ovn"))
-        network.parse(Request("ADD", _VERSION, conf, b"", {}))
+        network.parse(Request("ADD", _VERSION, conf, b"", {}), rules)
     except VmlinkError as e:
         raise BadConfig(f"{where}: {e.msg}") from e
 
@@ -117,10 +118,10 @@ class KubeOvnServer:
     """Serves kube-ovn's plugin; an ADD or DEL of ours for `seconds` at most."""
 
     def __init__(
-        self, engine: Engine, configs: PodConfigs, settings: KubeOvnSocket, seconds: float
+        self, engine: Engine, networks: PodNetworks, settings: KubeOvnSocket, seconds: float
     ) -> None:
         self._engine = engine
-        self._configs = configs
+        self._networks = networks
         self._settings = settings
         self._seconds = seconds
 
@@ -164,8 +165,8 @@ class KubeOvnServer:
     def _is_vm(self, call: CniRequest, cancel: Cancel) -> bool:
         if call.provider in self._settings.providers:
             return True
-        pod = self._configs.pods.wait(call.pod, "", lambda _: "", cancel)
-        return self._configs.chosen(pod) is not None
+        pod = self._networks.pods.wait(call.pod, "", lambda _: "", cancel)
+        return self._networks.chosen(pod) is not None
 
     def _pass_on(self, conn: socket.socket, request: HttpRequest) -> Reply | None:
         try:

@@ -31,8 +31,8 @@ from cni.kernel import redirect
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netns import Namespace
 from cni.kubeovn import open_pods
-from cni.kubeovn.pod_network import PodConfigs
-from cni.modes import MODES
+from cni.kubeovn.pod_network import PodNetworks
+from cni.modes import MODES, rules
 from cni.ovs import open_database
 from cni.ovs.port_ops import Collect
 from cni.spec.types import AttachmentKey
@@ -84,13 +84,13 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
 
 def _load(path: Path | None, ovs_db: str | None) -> Settings:
     """Read and check all settings, before anything is started or written."""
-    config = settings.load(path, MODES, ("tap", "vhostuser"))
+    config = settings.load(path, MODES, [mode for mode, each in rules().items() if each.poolable])
     if ovs_db:
         config = settings.with_db(config, ovs_db)
     if config.kubeovn.listen:
         from cni.daemon.kubeovn_server import check_network  # loads h11, which few nodes need
 
-        check_network(config.kubeovn, f"{path}: kubeovn.network")
+        check_network(config.kubeovn, rules(), f"{path}: kubeovn.network")
     if _watches_pods(config) and not config.kubernetes.configured:
         raise BadConfig(
             f"{path}: kubernetes.kubeconfig: required for runtime_classes and kubeovn.listen; name "
@@ -113,15 +113,16 @@ def serve(run_dir: Path, config: Settings) -> None:
         store = Store(run_dir / "state")
         store.create()
         node = _node(run_dir, config, stack)
-        pools = Pools(run_dir / "pool", config.pools, node)
+        pools = Pools(run_dir / "pool", config.pools, node, MODES)
+        node.ovs.on_view = pools.wake
         stack.callback(pools.close)
         node.ovs.enqueue(Collect(node.ovs.owner, partial(_is_known, store, pools)))
         if node.ovs.may_be_there():
             node.ovs.start()
         pods = open_pods(config.kubernetes)
         stack.callback(pods.close)
-        configs = PodConfigs(pods, config.runtime_classes)
-        engine = Engine(store, node, pools, configs)
+        networks = PodNetworks(rules(), pods, config.runtime_classes)
+        engine = Engine(store, node, MODES, pools, networks)
         with queue.locked(run_dir / "queue"):
             engine.recover()
             queue.replay(engine, run_dir / "queue", config.deadline)
@@ -132,7 +133,7 @@ def serve(run_dir: Path, config: Settings) -> None:
         server = CniServer(engine, config.deadline)
         workers = [Workers(listener, config.workers, server.serve)]
         if config.kubeovn.listen:
-            workers.append(_kubeovn_workers(engine, configs, config, stack))
+            workers.append(_kubeovn_workers(engine, networks, config, stack))
         _run(workers, stack)
 
 
@@ -174,12 +175,12 @@ def _is_known(store: Store, pools: Pools, key: AttachmentKey) -> bool:
 
 
 def _kubeovn_workers(
-    engine: Engine, configs: PodConfigs, config: Settings, stack: ExitStack
+    engine: Engine, networks: PodNetworks, config: Settings, stack: ExitStack
 ) -> Workers:
     from cni.daemon.kubeovn_server import KubeOvnServer  # loads h11, which few nodes need
 
     listener = _listen(Path(config.kubeovn.listen), stack)
-    server = KubeOvnServer(engine, configs, config.kubeovn, config.deadline)
+    server = KubeOvnServer(engine, networks, config.kubeovn, config.deadline)
     # At the end kube-ovn's daemon, which has the passed requests, may take longer than we wait.
     return Workers(listener, config.workers, server.serve, "kube-ovn", config.deadline)
 

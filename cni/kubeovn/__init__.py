@@ -1,7 +1,6 @@
-"""kube-ovn: what its controller writes about a pod, and this node's pods.
+"""kube-ovn: what its controller writes about a pod, and this node's pods."""
 
-No `from __future__ import annotations` here: the module of that name would be hidden.
-"""
+from __future__ import annotations
 
 import threading
 

@@ -1,4 +1,4 @@
-"""What a pod decides of its network's configuration: its mode, and what kube-ovn gave it."""
+"""What a pod decides of its network's configuration: its mode, and what kube-ovn chose for it."""
 
 from __future__ import annotations
 
@@ -6,124 +6,146 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cni.cancel import Cancel
-from cni.config import network as config
-from cni.config.network import MODES, RUNTIMES, Chosen, NetConf
+from cni.config import network
+from cni.config.mode_rules import Rules
+from cni.config.network import Chosen, NetConf
 from cni.config.readers import obj
-from cni.config.settings import Kubernetes
 from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, BadEnvironment
-from cni.kubeovn import annotations as assignment
-from cni.kubeovn import open_pods
-from cni.kubeovn.annotations import Assignment, Wanted
+from cni.kubeovn import pod_annotations
+from cni.kubeovn.pod_annotations import Assignment, Wanted
 from cni.kubeovn.pods import Pod, PodName, Pods
 from cni.spec.types import Lease, Request
 
-# The capability by which containerd and CRI-O tell them. Neither tells the runtime class.
-TOLD = "io.kubernetes.cri.pod-annotations"
-_ANNOTATION = f"annotation {assignment.MODE}"
+# The capability by which containerd and CRI-O pass a pod's annotations. Neither passes the
+# runtime class.
+POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+_MODE = f"annotation {pod_annotations.MODE}"
 
 
-class PodConfigs:
-    """The configuration of one request. `classes` maps runtime classes to modes."""
+class PodNetworks:
+    """The configuration of one request, with the pod's part.
 
-    def __init__(self, pods: Pods | None = None, classes: Mapping[str, str] | None = None) -> None:
-        self.pods = pods or open_pods(Kubernetes())
+    `rules` are those of the modes; `classes` maps runtime classes to modes.
+    """
+
+    def __init__(self, rules: Rules, pods: Pods, classes: Mapping[str, str] | None = None) -> None:
+        self.rules = rules
+        self.pods = pods
         self._classes = classes or {}
 
     def of(self, request: Request, cancel: Cancel) -> NetConf:
-        """Waits for what the pod must have first. Raises what config.parse and Pods.wait do, and
-        TryAgain for an annotation that is wrong."""
-        section = config.kubeovn(request.conf)
+        """Return the configuration, once the pod has what it must have first.
+
+        Raises what network.parse and Pods.wait do, and TryAgain for an annotation that is wrong.
+        """
+        section = network.kubeovn(request.conf)
         wanted = Wanted(section.provider, _ifname(request)) if section else None
         pod = self._pod(request, wanted, cancel)
-        conf = config.parse(request, self.chosen(pod))
+        conf = network.parse(request, self.rules, self.chosen(pod))
         if wanted is None:
             return conf
-        return _assigned(conf, assignment.parse(pod.annotations, wanted), request)
+        return _assigned(conf, pod_annotations.parse(pod.annotations, wanted), request)
+
+    def parse(self, request: Request) -> NetConf:
+        """Return the network's own configuration. Raises what network.parse does."""
+        return network.parse(request, self.rules)
 
     def chosen(self, pod: Pod) -> Chosen | None:
-        """The mode that the pod has instead of its network's. Raises BadConfig."""
-        return _chosen(pod, self._classes)
+        """Return the mode that the pod has instead of its network's. Raises BadConfig.
+
+        Its annotation comes before its runtime class.
+        """
+        if mode := pod.annotations.get(pod_annotations.MODE):
+            if mode not in self.rules:
+                known = ", ".join(self.rules)
+                raise BadConfig(f"{_MODE}: expected one of {known}, found {mode!r}")
+            return Chosen(mode, _MODE)
+        if pod.name and pod.runtime_class in self._classes:
+            where = f"vmlinkd's runtime_classes.{pod.runtime_class}"
+            return Chosen(self._classes[pod.runtime_class], where)
+        return None
 
     def possible(self, request: Request) -> tuple[NetConf, ...]:
-        """The network's own, and those that a pod may have had instead."""
-        conf = config.parse(request)
-        if not (self._classes or conf.kubeovn or _told(request) is not None):
+        """Return the network's own configuration, and those that a pod may have had instead."""
+        conf = self.parse(request)
+        if not (self._classes or conf.kubeovn or _annotations(request) is not None):
             return (conf,)
-        usable = [m for m in RUNTIMES[conf.runtime] if conf.uplink.kind in MODES[m]]
-        others = [m for m in usable if m != conf.mode]
-        return conf, *(config.parse(request, Chosen(mode, "mode")) for mode in others)
+        others = [
+            mode
+            for mode, rules in self.rules.items()
+            if conf.runtime in rules.runtimes
+            and conf.uplink.kind in rules.uplinks
+            and mode != conf.mode
+        ]
+        chosen = (Chosen(mode, "mode") for mode in others)
+        return conf, *(network.parse(request, self.rules, each) for each in chosen)
+
+    def ready(self, conf: NetConf) -> None:
+        """Answer STATUS. Raises NotReady when the API server is needed and does not answer."""
+        if conf.kubeovn:
+            self.pods.ready()
 
     def _pod(self, request: Request, wanted: Wanted | None, cancel: Cancel) -> Pod:
-        told = Pod(annotations=assignment.needed(_told(request) or {}))
+        passed = Pod(annotations=pod_annotations.needed(_annotations(request) or {}))
         name = _name(request, required=wanted is not None)
-        complete = wanted is None or not assignment.missing(told.annotations, wanted)
+        complete = wanted is None or not pod_annotations.missing(passed.annotations, wanted)
         if name is None or (complete and not self._classes):
-            return told
+            return passed
         uid = request.args.get("K8S_POD_UID", "")
         if wanted is None or complete:
-            found = self.pods.wait(name, uid, lambda _: "", cancel)
-            return replace(found, annotations={**found.annotations, **told.annotations})
+            pod = self.pods.wait(name, uid, lambda _: "", cancel)
+            return replace(pod, annotations={**pod.annotations, **passed.annotations})
         return self.pods.wait(
-            name, uid, lambda pod: assignment.missing(pod.annotations, wanted), cancel
+            name, uid, lambda pod: pod_annotations.missing(pod.annotations, wanted), cancel
         )
 
 
-def _chosen(pod: Pod, classes: Mapping[str, str]) -> Chosen | None:
-    """The annotation comes before the runtime class. Raises BadConfig."""
-    if mode := pod.annotations.get(assignment.MODE):
-        if mode not in MODES:
-            raise BadConfig(f"{_ANNOTATION}: expected one of {', '.join(MODES)}, found {mode!r}")
-        return Chosen(mode, _ANNOTATION)
-    if pod.name and pod.runtime_class in classes:
-        where = f"vmlinkd's runtime_classes.{pod.runtime_class}"
-        return Chosen(classes[pod.runtime_class], where)
-    return None
-
-
-def _assigned(conf: NetConf, given: Assignment, request: Request) -> NetConf:
-    assert isinstance(conf.uplink, OvsUplink), "config.parse refuses any other"
+def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetConf:
+    assert isinstance(conf.uplink, OvsUplink), "network.parse refuses any other"
     assert conf.kubeovn
     namespace, pod = _name(request, required=True) or ("", "")
-    if conf.mac and conf.mac != given.mac:
+    if conf.mac and conf.mac != assignment.mac:
         raise BadConfig(
-            f"mac: {conf.mac} is asked for, but kube-ovn gave {given.mac}, and OVN lets no other "
-            "pass; ask kube-ovn for it by the pod's annotation, or leave it out"
+            f"mac: {conf.mac} is asked for, but kube-ovn chose {assignment.mac}, and OVN lets no "
+            "other pass; ask kube-ovn for it by the pod's annotation, or leave it out"
         )
-    port = given.port(pod, namespace)
+    port = assignment.port(pod, namespace)
     ids = {
         "iface-id": port,
         "vendor": "kube-ovn",
-        "pod_name": given.vm or pod,
+        "pod_name": assignment.vm or pod,
         "pod_namespace": namespace,
         "pod_netns": request.netns_path,
-        "ip": ",".join(ip.address.partition("/")[0] for ip in given.ips),
+        "ip": ",".join(ip.address.partition("/")[0] for ip in assignment.ips),
     }
     uplink = replace(
         conf.uplink,
-        vlan=conf.uplink.vlan or given.vlan,
+        vlan=conf.uplink.vlan or assignment.vlan,
         external_ids={**conf.uplink.external_ids, **{k: v for k, v in ids.items() if v}},
     )
-    own = assignment.routes_of("kubeovn.routes", list(conf.kubeovn.routes), given.ips)
+    own = pod_annotations.routes_of("kubeovn.routes", list(conf.kubeovn.routes), assignment.ips)
     return replace(
         conf,
-        mac=given.mac,
+        mac=assignment.mac,
         uplink=uplink,
-        bandwidth=given.bandwidth or conf.bandwidth,
-        lease=Lease(port, given.logical_switch, given.ips, (*own, *given.routes)),
+        bandwidth=assignment.bandwidth or conf.bandwidth,
+        lease=Lease(port, assignment.logical_switch, assignment.ips, (*own, *assignment.routes)),
     )
 
 
-def _told(request: Request) -> Mapping[str, str] | None:
-    """The pod's annotations, where the runtime tells them. Raises BadConfig."""
-    given = obj(request.conf, "runtimeConfig")
-    if TOLD not in given:
+def _annotations(request: Request) -> Mapping[str, str] | None:
+    """Return the pod's annotations, where the runtime passes them. Raises BadConfig."""
+    runtime = obj(request.conf, "runtimeConfig")
+    if POD_ANNOTATIONS not in runtime:
         return None
-    told = obj(given, TOLD, "runtimeConfig.")
-    for key, value in told.items():
+    passed = obj(runtime, POD_ANNOTATIONS, "runtimeConfig.")
+    for key, value in passed.items():
         if not isinstance(value, str):
-            raise BadConfig(f"runtimeConfig.{TOLD}.{key}: expected a text, found {value!r}")
-    return told
+            raise BadConfig(
+                f"runtimeConfig.{POD_ANNOTATIONS}.{key}: expected a text, found {value!r}"
+            )
+    return passed
 
 
 def _ifname(request: Request) -> str:

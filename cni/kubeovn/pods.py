@@ -12,7 +12,7 @@ from typing import Any
 from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import DeadlineExceeded, NotReady, TryAgain
-from cni.kubeovn.annotations import needed
+from cni.kubeovn.pod_annotations import needed
 
 log = logging.getLogger("vmlink")
 

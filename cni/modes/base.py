@@ -1,70 +1,84 @@
-"""What a mode is: a description of the steps, and of the device that they leave."""
+"""What a mode is: the rules for its configuration, its steps, and the device that they leave."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
-from cni.attach.context import Node
-from cni.attach.plan import Plan, Step
+from cni.attach.context import Context, Node
+from cni.attach.facts import Facts
+from cni.attach.plan import Plan
+from cni.cancel import Cancel
+from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
-from cni.config.uplinks import LinuxUplink, OvsUplink
-from cni.modes.steps import bridge, common, leased_addresses, switch
+from cni.errors import BadConfig
 from cni.spec.types import AttachmentKey, Interface
 from cni.vmm.device import Device
 
 
-class Mode(Protocol):
-    """One way to connect a pod. It never touches the kernel itself."""
+class Mode(ABC):
+    """One way to connect a pod. It describes; only steps touch the kernel or the switch.
 
-    name: str
+    `name` is what a configuration calls it; `rules` is what a configuration may ask of it.
+    """
 
-    def plan(self, key: AttachmentKey, conf: NetConf) -> Plan: ...
+    name: ClassVar[str]
+    rules: ClassVar[ModeRules]
 
+    @abstractmethod
+    def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
+        """Return the steps of an attachment. Called for DEL as well, when the record is lost.
+
+        :param key: the attachment, from which all names derive.
+        :param conf: the network's configuration; at a DEL perhaps without `prev` and `lease`.
+        """
+
+    @abstractmethod
     def interfaces(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+        self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
     ) -> tuple[Interface, ...]:
-        """The links that were made, for the CNI result; the pod's own comes first."""
-        ...
+        """Return the links that were made, for the CNI result; the pod's own comes first.
 
-    def device(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
-    ) -> Device | None:
-        """What a VMM opens; None where there is nothing for one."""
-        ...
+        :param netns: CNI_NETNS, the `sandbox` of links in the pod's namespace.
+        """
+
+    @abstractmethod
+    def device(self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str) -> Device | None:
+        """Return what a VMM opens; None where there is nothing for one."""
+
+    @abstractmethod
+    def ready(self, conf: NetConf, node: Node) -> None:
+        """Answer STATUS.
+
+        :raises NotReady: when an ADD cannot succeed on this node, with the remedy.
+        """
 
     def in_pod(self, conf: NetConf) -> bool:
-        """Whether the pod's namespace has the interface that CNI promises."""
-        ...
+        """Return whether the pod's namespace has the interface that CNI promises."""
+        return True
 
-    def ready(self, conf: NetConf, node: Node) -> None:
-        """STATUS: raises NotReady when an ADD cannot succeed on this node."""
-        ...
+    def locate(
+        self, key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel
+    ) -> AttachmentKey:
+        """Return the key with the prepared port that the attachment has, when its record is lost.
 
+        :raises TryAgain: while that cannot be known.
+        """
+        return key
 
-def port_steps(
-    key: AttachmentKey, conf: NetConf, silenced: bool
-) -> tuple[tuple[Step, ...], tuple[Step, ...], tuple[Step, ...]]:
-    """The pod's veth as a port of the bridge or switch: (prepare, the veth, what follows). It is
-    made in the pod's namespace: to move a link there keeps everybody waiting (RTNL) in an RCU
-    barrier, 18 to 42 ms."""
-    mac, uplink = conf.mac or key.mac(), conf.uplink
-    addresses = leased_addresses.addresses(conf)
-    configure = common.Configure(key.ifname, silenced)
-    if isinstance(uplink, OvsUplink):
-        before, port, ready = switch.port_steps(uplink, key.host_link, conf)
-        veth = bridge.Veth(key.ifname, mac, conf.mtu, 0)
-        checksums = switch.FinishedChecksums(key.ifname)
-        return (before,), (veth, *port), (*addresses, configure, checksums, ready)
-    assert isinstance(uplink, LinuxUplink)
-    gateway = (bridge.Gateway(uplink.bridge, uplink.vlan),) if uplink.gateway else ()
-    made = bridge.Bridge(uplink.bridge, uplink.vlan)
-    veth = bridge.Veth(key.ifname, mac, conf.mtu, uplink.vlan)
-    return (made,), (veth,), (*addresses, *gateway, configure)
+    def preparable(self, conf: NetConf, node: Node, where: str) -> NetConf:
+        """Return the configuration that the pool prepares ports with, without a pod's part.
 
+        :param where: the pool, which begins the message when it makes no sense.
+        :raises BadConfig: where none can be prepared, with the remedy.
+        :raises TryAgain: while that cannot be known.
+        """
+        raise BadConfig(f"{where}: mode {self.name} has no ports that can be prepared; drop it")
 
-def pod_interface(key: AttachmentKey, facts: dict[str, Any], netns: str) -> Interface:
-    return Interface(key.ifname, facts["mac"], facts["mtu"], netns)
+    def sweep(self, cx: Context) -> None:  # noqa: B027  # most modes have nothing to sweep
+        """Remove what is left of a prepared port that neither a file nor a record names.
 
+        `cx.key` is the port's. A missing link or file is no error.
 
-def host_interface(key: AttachmentKey, facts: dict[str, Any]) -> Interface:
-    return Interface(key.host_link, bridge.host_mac(key), facts["mtu"])
+        :raises VmlinkError: what removing raises.
+        """

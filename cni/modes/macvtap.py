@@ -7,10 +7,11 @@ macvtap of mode passthru on top of it has its MAC and all of its traffic.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from cni.attach.context import Node
-from cni.attach.plan import Plan
+from cni.attach.facts import Facts
+from cni.attach.plan import Plan, Step
+from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
 from cni.config.uplinks import MasterUplink
 from cni.errors import NotReady
@@ -18,75 +19,90 @@ from cni.kernel import redirect, rtnl_encode
 from cni.kernel.macvtap import node_path
 from cni.kernel.netlink import Netlink
 from cni.kernel.scratch import in_scratch_namespace
-from cni.modes.base import pod_interface
-from cni.modes.steps import common
-from cni.modes.steps import limits as shape
-from cni.modes.steps.macvtap import Divert, MacvtapLink
+from cni.modes import ports
+from cni.modes.base import Mode
+from cni.modes.pod_veth import pod_interface
+from cni.modes.steps.addresses import address_steps
+from cni.modes.steps.chained import ChainedInterface
+from cni.modes.steps.configure import Configure
+from cni.modes.steps.limits import LinkLimits, rates_of
+from cni.modes.steps.links import Nic
+from cni.modes.steps.macvtap import MacvtapDevice, MacvtapLink
+from cni.modes.steps.redirect import Divert
 from cni.spec.types import AttachmentKey, Interface
 from cni.vmm.device import Device
 
 
-class Macvtap:
+class Macvtap(Mode):
+    """A macvtap in the pod's namespace, which a VMM opens by its node in /dev."""
+
     name = "macvtap"
+    rules = ModeRules(
+        uplinks=("master", "chained"),
+        runtimes={"any": "macvtap", "kata-go": "macvtap"},
+        keys=frozenset({"tap", "macvtap"}),
+    )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
+        if isinstance(conf.uplink, MasterUplink):
+            return _on_nic(key, conf, conf.uplink.interface)
         access = (conf.queues, conf.tap.owner, conf.tap.group)
-        if not isinstance(conf.uplink, MasterUplink):
-            tap = MacvtapLink(key.tap_link, key.ifname, True, "passthru", "", 0, *access)
-            limits = shape.alone(conf, tap.name, in_pod=True)
-            return Plan((), (common.Chain(key.ifname), tap, *limits, Divert(key.ifname, tap.name)))
-        mode = conf.macvtap_mode
-        mac = conf.mac or ("" if mode == "passthru" else key.mac())
-        link = MacvtapLink(key.ifname, conf.uplink.interface, False, mode, mac, conf.mtu, *access)
-        addresses = (common.Addresses(),) if conf.ipam else ()
-        limits = shape.alone(conf, link.name, in_pod=True)
-        return Plan((), (*addresses, link, *limits, common.Configure(key.ifname, silenced=True)))
-
-    def in_pod(self, conf: NetConf) -> bool:
-        return True
+        tap = MacvtapLink(key.tap_link, key.ifname, True, "passthru", "", 0, *access)
+        chained, divert = ChainedInterface(key.ifname), Divert(key.ifname, tap.name)
+        return Plan((), (chained, tap, _limits(conf, tap.name), divert))
 
     def interfaces(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+        self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
     ) -> tuple[Interface, ...]:
         if isinstance(conf.uplink, MasterUplink):
             return (pod_interface(key, facts, netns),)
-        return (Interface(key.tap_link, facts["mac"], facts["mtu"], netns),)
+        return (Interface(key.tap_link, facts[Nic].mac, facts[Nic].mtu, netns),)
 
-    def device(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
-    ) -> Device:
+    def device(self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str) -> Device:
         return Device(
             id=key.tap_link,
             kind="macvtap",
             netns=netns,
-            path=node_path(facts["ifindex"]),
-            mac=facts["mac"],
-            mtu=facts["mtu"],
+            path=node_path(facts[MacvtapDevice].ifindex),
+            mac=facts[Nic].mac,
+            mtu=facts[Nic].mtu,
             queues=conf.queues,
         )
 
     def ready(self, conf: NetConf, node: Node) -> None:
-        shape.ready(conf)
+        ports.require_limits(conf, by_kernel=True)
         if reason := redirect.supported()["cls_bpf"]:
-            raise NotReady(f"the namespace of a macvtap is kept silent by cls_bpf: {reason}")
+            raise NotReady(f"frames cannot be kept from a macvtap's namespace by cls_bpf: {reason}")
         _require_macvtap()
         if isinstance(conf.uplink, MasterUplink):
             _require_up(conf.uplink.interface)
+
+
+def _on_nic(key: AttachmentKey, conf: NetConf, nic: str) -> Plan:
+    mode, access = conf.macvtap_mode, (conf.queues, conf.tap.owner, conf.tap.group)
+    mac = conf.mac or ("" if mode == "passthru" else key.mac())
+    link = MacvtapLink(key.ifname, nic, False, mode, mac, conf.mtu, *access)
+    limits, configure = _limits(conf, link.name), Configure(key.ifname, silenced=True)
+    return Plan((), (*address_steps(conf), link, limits, configure))
+
+
+def _limits(conf: NetConf, link: str) -> Step:
+    return LinkLimits(link, True, rates_of(conf.bandwidth))
 
 
 def _require_up(master: str) -> None:
     with Netlink() as netlink:
         link = netlink.link(master)
     if link is None:
-        raise NotReady(f"master: there is no interface {master} on this node")
+        raise NotReady(f"master: there is no interface {master} on this node; name another")
     if not link.up:
         raise NotReady(f"master: {master} is down; set it up")
 
 
-@cache  # but not the exception: the kernel module may come
+@cache  # but not the exception: the kernel module may be loaded later
 def _require_macvtap() -> None:
     if reason := in_scratch_namespace(_try):
-        raise NotReady(f"the kernel makes no macvtap: {reason}")
+        raise NotReady(f"the kernel makes no macvtap: {reason}; load the module macvtap")
 
 
 def _try(netlink: Netlink) -> str:

@@ -2,76 +2,94 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-from cni.attach.context import Node
-from cni.attach.plan import Plan, Step
+from cni.attach.context import Context, Node
+from cni.attach.facts import Facts
+from cni.attach.plan import Plan
+from cni.cancel import Cancel
+from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
-from cni.config.uplinks import LinuxUplink, OvsUplink
-from cni.errors import NotReady
-from cni.modes.steps import bridge, common, kata, leased_addresses, switch
-from cni.modes.steps import limits as shape
-from cni.modes.steps.host_tap import HostTap, Placeholder
+from cni.kernel import tuntap
+from cni.modes import ports
+from cni.modes.base import Mode
+from cni.modes.steps.addresses import address_steps
+from cni.modes.steps.configure import Configure
+from cni.modes.steps.kata import DanEntry
+from cni.modes.steps.links import Nic, TapMac, remove_host_link
+from cni.modes.steps.ovs_bridge import Datapath
+from cni.modes.steps.placeholder import Placeholder
+from cni.modes.steps.switch_tap import SwitchTap
 from cni.spec.types import AttachmentKey, Interface
 from cni.vmm.device import Device
 
 
-class Tap:
+class Tap(Mode):
+    """A tap in the host's namespace, with a placeholder in the pod's on request."""
+
     name = "tap"
+    rules = ModeRules(
+        uplinks=("linux", "ovs"),
+        runtimes={"any": "tap", "kata": "tap"},
+        keys=frozenset({"tap", "tap.name", "placeholder"}),
+        addressless=frozenset({"kata"}),
+        poolable=True,
+    )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        uplink, name = conf.uplink, tap_name(key, conf)
-        vlan = uplink.vlan if isinstance(uplink, LinuxUplink) else 0
-        mac = conf.mac or key.mac()
-        tap = HostTap(name, conf.queues, conf.tap.owner, conf.tap.group, mac, conf.mtu, vlan)
-        bind: list[Step] = [*leased_addresses.addresses(conf)]
-        if isinstance(uplink, LinuxUplink) and uplink.gateway:
-            bind.append(bridge.Gateway(uplink.bridge, uplink.vlan))
-        if conf.placeholder:
-            bind += [Placeholder(key.ifname), common.Configure(key.ifname, silenced=True)]
-        bind += kata.gateway_steps(key, conf, conf.placeholder)
-        entry = (kata.DanEntry(name, conf.queues),) if conf.runtime == "kata" else ()
-        if isinstance(uplink, OvsUplink):
-            before, port, ready = switch.port_steps(uplink, name, conf)
-            return Plan((before, tap, *port), (*bind, ready, *entry))
-        assert isinstance(uplink, LinuxUplink)
-        limits = shape.alone(conf, name)
-        return Plan((bridge.Bridge(uplink.bridge, uplink.vlan), tap), (*limits, *bind, *entry))
+        name, mac, access = _tap_name(key, conf), conf.mac or key.mac(), conf.tap
+        port = ports.port_steps(conf, name, limits=conf.bandwidth)
+        tap = SwitchTap(
+            name, conf.queues, access.owner, access.group, mac, conf.mtu, ports.vlan_of(conf)
+        )
+        shown = (Placeholder(key.ifname), Configure(key.ifname, silenced=True))
+        bind = ports.steps(
+            ports.link_limits(conf, name),
+            address_steps(conf),
+            port.addresses,
+            shown if conf.placeholder else (),
+            ports.gateway_neighbours(conf, key.ifname if conf.placeholder else ""),
+            port.end,
+            (DanEntry(name, conf.queues),) if conf.runtime == "kata" else (),
+        )
+        return Plan((*port.before, tap, *port.after), bind)
 
     def in_pod(self, conf: NetConf) -> bool:
         return conf.placeholder
 
     def interfaces(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+        self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
     ) -> tuple[Interface, ...]:
-        tap = Interface(tap_name(key, conf), facts["tap_mac"], facts["mtu"])
-        return (Interface(key.ifname, facts["mac"], facts["mtu"], netns), tap)
+        nic = facts[Nic]
+        tap = Interface(_tap_name(key, conf), facts[TapMac].mac, nic.mtu)
+        return (Interface(key.ifname, nic.mac, nic.mtu, netns), tap)
 
-    def device(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
-    ) -> Device:
+    def device(self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str) -> Device:
+        datapath = facts.get(Datapath)
         return Device(
             id=key.tap_link,
             kind="tap",
-            tap=tap_name(key, conf),
-            mac=facts["mac"],
-            mtu=facts["mtu"],
+            tap=_tap_name(key, conf),
+            mac=facts[Nic].mac,
+            mtu=facts[Nic].mtu,
             queues=conf.queues,
-            offload=facts.get("offload", True),
+            offload=datapath.offload if datapath else True,
         )
 
     def ready(self, conf: NetConf, node: Node) -> None:
-        require_tun()
-        shape.ready(conf)
-        if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink, dpdk=False)
+        tuntap.require_tun()
+        ports.require_limits(conf, by_kernel=not ports.on_switch(conf))
+        ports.require_switch(conf, node)
+
+    def locate(
+        self, key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel
+    ) -> AttachmentKey:
+        return ports.locate(key, conf, node, cancel)
+
+    def preparable(self, conf: NetConf, node: Node, where: str) -> NetConf:
+        return ports.preparable(conf, node, where)
+
+    def sweep(self, cx: Context) -> None:
+        remove_host_link(cx, cx.key.tap_port)
 
 
-def require_tun() -> None:
-    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
-        raise NotReady("/dev/net/tun cannot be opened; load the kernel module tun")
-
-
-def tap_name(key: AttachmentKey, conf: NetConf) -> str:
+def _tap_name(key: AttachmentKey, conf: NetConf) -> str:
     return conf.tap.name or key.tap_port

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cni.attach.context import Node
+from cni.attach.facts import Facts
 from cni.attach.plan import Plan
+from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
-from cni.config.uplinks import OvsUplink
-from cni.modes.base import host_interface, pod_interface, port_steps
-from cni.modes.steps import kata, switch
-from cni.modes.steps import limits as shape
+from cni.modes import ports
+from cni.modes.base import Mode
+from cni.modes.pod_veth import host_interface, pod_interface, veth_plan
 from cni.spec.types import AttachmentKey, Interface
 
 
-class Veth:
+class Veth(Mode):
+    """A veth pair between the pod and the switch."""
+
     name = "veth"
+    rules = ModeRules(
+        uplinks=("linux", "ovs"), runtimes=dict.fromkeys(("any", "kata", "kata-go"), "veth")
+    )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        # Kata redirects the interface to a tap of its own, and its namespace must be silent then.
-        prepare, veth, rest = port_steps(key, conf, silenced=conf.runtime != "any")
-        gateway = kata.gateway_steps(key, conf, in_pod=True)
-        limits = shape.alone(conf, key.host_link)
-        return Plan(prepare, (*veth, *limits, *rest, *gateway))
-
-    def in_pod(self, conf: NetConf) -> bool:
-        return True
+        return veth_plan(
+            key,
+            conf,
+            # Kata redirects the interface to a tap of its own: its namespace must be silent then.
+            silenced=conf.runtime != "any",
+            limits=conf.bandwidth,
+            behind=ports.link_limits(conf, key.host_link),
+            end=ports.gateway_neighbours(conf, key.ifname),
+        )
 
     def interfaces(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+        self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
     ) -> tuple[Interface, ...]:
         return (pod_interface(key, facts, netns), host_interface(key, facts))
 
-    def device(self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str) -> None:
+    def device(self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str) -> None:
         return None
 
     def ready(self, conf: NetConf, node: Node) -> None:
-        shape.ready(conf)
-        if isinstance(conf.uplink, OvsUplink):
-            switch.ready(node, conf.uplink, dpdk=False)
+        ports.require_limits(conf, by_kernel=not ports.on_switch(conf))
+        ports.require_switch(conf, node)

@@ -1,117 +1,112 @@
 """Mode vhostuser: the guest's queues are shared with Open vSwitch's DPDK datapath.
 
 The VMM listens on a socket in a directory of the attachment's own and ovs-vswitchd connects, so
-traffic returns by itself when either starts anew. Source: Open vSwitch manual, "DPDK vHost User
+traffic returns by itself when either is restarted. Source: Open vSwitch manual, "DPDK vHost User
 Ports"; ovs-vswitchd.conf.db(5).
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
-
 from cni.attach.context import Context, Node
-from cni.attach.plan import Plan, Step
+from cni.attach.facts import Facts
+from cni.attach.plan import Plan
+from cni.cancel import Cancel
+from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
-from cni.config.readers import SUN_PATH
-from cni.config.uplinks import OvsUplink
-from cni.errors import BadConfig, CheckFailed
-from cni.modes.steps import common, kata, leased_addresses, switch
+from cni.errors import BadConfig, NotReady
+from cni.modes import ports
+from cni.modes.base import Mode
+from cni.modes.steps.addresses import address_steps
+from cni.modes.steps.configure import Configure
 from cni.modes.steps.device_info import DeviceInfo
-from cni.modes.steps.host_tap import Placeholder
-from cni.modes.steps.links import socket_path
+from cni.modes.steps.kata import DanEntry, KataSocketLink
+from cni.modes.steps.links import Nic
+from cni.modes.steps.ovs_bridge import Datapath
+from cni.modes.steps.placeholder import Placeholder
+from cni.modes.steps.vhost_socket import (
+    SocketDirectory,
+    SwitchSocket,
+    VhostSocket,
+    remove_socket_directory,
+)
 from cni.ovs.port_ops import VHOSTUSER, VHOSTUSER_LISTENING
 from cni.spec.types import AttachmentKey, Interface
 from cni.vmm.device import Device
 
-
-@dataclass(frozen=True)
-class SocketDirectory(Step):
-    """Where the VMM makes its socket: for `owner` alone, and `group` if there is one."""
-
-    mac: str = field(compare=False)
-    owner: int | None
-    group: int | None
-
-    def do(self, cx: Context) -> None:
-        directory, path = self._path(cx), socket_path(cx)
-        if len(path.encode()) > SUN_PATH:
-            raise BadConfig(
-                f"--run-dir: {path} is longer than the {SUN_PATH} bytes of a socket's address; "
-                "start vmlinkd with a shorter one"
-            )
-        os.makedirs(os.path.dirname(directory), mode=0o711, exist_ok=True)
-        with suppress(FileExistsError):  # of an attachment whose record was lost
-            os.mkdir(directory, 0o700)
-        os.chown(directory, self.owner or 0, -1 if self.group is None else self.group)
-        os.chmod(directory, 0o700 if self.group is None else 0o770)
-        cx.facts.update(mac=self.mac, socket=path)
-
-    def bind(self, cx: Context) -> None:
-        cx.facts["mac"] = self.mac
-
-    def undo(self, cx: Context) -> None:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self._path(cx))
-
-    def check(self, cx: Context) -> None:
-        if not os.path.isdir(self._path(cx)):
-            raise CheckFailed(f"{self._path(cx)}: expected a directory, found nothing")
-
-    @staticmethod
-    def _path(cx: Context) -> str:
-        return os.path.dirname(socket_path(cx))
+_SWITCH_LISTENS = "kata-go"  # the runtime whose QEMU connects to a socket of ovs-vswitchd
 
 
-class VhostUser:
+class VhostUser(Mode):
+    """A socket between the VMM and ovs-vswitchd, with a placeholder in the pod on request."""
+
     name = "vhostuser"
+    rules = ModeRules(
+        uplinks=("ovs",),
+        runtimes=dict.fromkeys(("any", "kata", "kata-go"), "vhostuser"),
+        keys=frozenset({"vhostuser", "placeholder"}),
+        addressless=frozenset({"kata"}),
+        poolable=True,
+    )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
-        assert isinstance(conf.uplink, OvsUplink)
-        mac, listening = conf.mac or key.mac(), conf.runtime == "kata-go"
+        mac, listening = conf.mac or key.mac(), conf.runtime == _SWITCH_LISTENS
         kind = VHOSTUSER_LISTENING if listening else VHOSTUSER
-        before, port, ready = switch.port_steps(conf.uplink, key.vhost_port, conf, kind)
-        bind: list[Step] = [*leased_addresses.addresses(conf)]
-        if self.in_pod(conf):
-            bind += [Placeholder(key.ifname), common.Configure(key.ifname, True)]
-        if conf.device_info:
-            bind.append(DeviceInfo(conf.device_info, "client" if listening else "server"))
-        if listening:
-            there = kata.SwitchSocket(mac, key.vhost_port)
-            return Plan((before, there, *port), (*bind, ready, kata.FoundSocket(key.vhost_port)))
-        directory = SocketDirectory(mac, conf.tap.owner, conf.tap.group)
-        entry = (kata.DanEntry("", conf.queues),) if conf.runtime == "kata" else ()
-        return Plan((before, directory, *port), (*bind, ready, *entry))
+        port = ports.port_steps(conf, key.vhost_port, kind, conf.bandwidth)
+        shown = (Placeholder(key.ifname), Configure(key.ifname, silenced=True))
+        role = "client" if listening else "server"
+        bind = ports.steps(
+            address_steps(conf),
+            shown if self.in_pod(conf) else (),
+            (DeviceInfo(conf.device_info, role),) if conf.device_info else (),
+            port.end,
+            (KataSocketLink(key.vhost_port),) if listening else (),
+            (DanEntry("", conf.queues),) if conf.runtime == "kata" else (),
+        )
+        socket = (
+            SwitchSocket(mac, key.vhost_port)
+            if listening
+            else SocketDirectory(mac, conf.tap.owner, conf.tap.group)
+        )
+        return Plan((*port.before, socket, *port.after), bind)
 
     def in_pod(self, conf: NetConf) -> bool:
         # Kata in Go looks for the socket by the addresses that it finds in the namespace.
-        return conf.placeholder or conf.runtime == "kata-go"
+        return conf.placeholder or conf.runtime == _SWITCH_LISTENS
 
     def interfaces(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
+        self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
     ) -> tuple[Interface, ...]:
-        return (Interface(key.ifname, facts["mac"], facts["mtu"], netns, facts["socket"]),)
+        nic = facts[Nic]
+        return (Interface(key.ifname, nic.mac, nic.mtu, netns, facts[VhostSocket].path),)
 
-    def device(
-        self, key: AttachmentKey, conf: NetConf, facts: dict[str, Any], netns: str
-    ) -> Device | None:
-        if conf.runtime == "kata-go":  # which finds the socket itself
+    def device(self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str) -> Device | None:
+        if conf.runtime == _SWITCH_LISTENS:  # the runtime finds the socket itself
             return None
         return Device(
             id=key.vhost_port,
             kind="vhostuser",
-            path=facts["socket"],
-            mac=facts["mac"],
-            mtu=facts["mtu"],
+            path=facts[VhostSocket].path,
+            mac=facts[Nic].mac,
+            mtu=facts[Nic].mtu,
             queues=conf.queues,
-            offload=facts["offload"],
+            offload=facts[Datapath].offload,
         )
 
     def ready(self, conf: NetConf, node: Node) -> None:
-        assert isinstance(conf.uplink, OvsUplink)
-        switch.ready(node, conf.uplink, dpdk=True)
-        if conf.runtime == "kata-go":
-            kata.ready(node)
+        ports.require_switch(conf, node, dpdk=True)
+        if conf.runtime == _SWITCH_LISTENS:
+            try:
+                node.ovs.vhost_directory()
+            except BadConfig as e:
+                raise NotReady(e.msg) from e
+
+    def locate(
+        self, key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel
+    ) -> AttachmentKey:
+        return ports.locate(key, conf, node, cancel)
+
+    def preparable(self, conf: NetConf, node: Node, where: str) -> NetConf:
+        return ports.preparable(conf, node, where)
+
+    def sweep(self, cx: Context) -> None:
+        remove_socket_directory(cx)

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni.config.network import Bandwidth
 from cni.ovs import ovn, schema
 from cni.ovs.operations import Operations
-from cni.spec.types import POOL, AttachmentKey
+from cni.spec.types import POOL, AttachmentKey, Bandwidth
 
 VHOSTUSER = "dpdkvhostuserclient"
 VHOSTUSER_LISTENING = "dpdkvhostuser"  # deprecated, and the only one that Kata's Go runtime can use

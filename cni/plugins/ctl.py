@@ -18,6 +18,8 @@ from cni import __version__
 from cni.attach.records import Record, Store
 from cni.daemon.pool_store import read_json
 from cni.errors import UnknownContainer, VmlinkError
+from cni.modes.steps.links import Nic
+from cni.modes.steps.redirect import RedirectEngine
 from cni.plugins import doctor, install
 from cni.plugins.table import columns
 from cni.vmm import cloud_hypervisor, descriptors, formats, qemu_hotplug
@@ -154,13 +156,15 @@ def _print_table(
 
 
 def _row(record: Record) -> dict[str, Any]:
+    facts = record.known_facts()
+    engine, nic = facts.get(RedirectEngine), facts.get(Nic)
     return {
         "container": record.container_id,
         "ifname": record.ifname,
         "network": record.network,
         "mode": record.mode,
-        "redirect": record.facts.get("redirect", ""),
-        "mac": record.facts.get("mac", ""),
+        "redirect": engine.name if engine else "",
+        "mac": nic.mac if nic else "",
         "addresses": [ip["address"] for ip in record.result.get("ips", [])],
         "state": "unfinished" if record.intent else "attached",
     }
@@ -179,7 +183,7 @@ def _show(options: argparse.Namespace) -> None:
             "interfaces": r.result.get("interfaces", []),
             "routes": r.result.get("routes", []),
             "device": r.device,
-            "steps": r.plan["prepare"] + r.plan["bind"],
+            "steps": r.steps["prepare"] + r.steps["bind"],
         }
         for r in _records(options)
     ]

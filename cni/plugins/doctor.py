@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from cni.attach.context import Node
-from cni.config import network as config
 from cni.config.network import NetConf
 from cni.config.settings import Ovs
 from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
@@ -26,14 +25,12 @@ from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.modes import MODES
-from cni.modes.steps import limits
+from cni.modes.steps import token_bucket
 from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.plugins.table import columns
-from cni.spec.types import Bandwidth
 from cni.vmm import descriptors, kvm
 
-_ALL = Bandwidth(8 << 20, 8 << 20, 8 << 20, 8 << 20)
 _SWITCH_SECONDS = 2
 
 
@@ -102,11 +99,11 @@ def _findings(wanted: Sequence[str], run_dir: Path, db: str) -> Iterator[Finding
         node = Node(host, LinkDeleter(threads=0), run_dir, ovs)
         bridges = _Bridges(ovs)
         for name in MODES:
-            for kind in config.MODES[name] if name in wanted else ():
+            for kind in MODES[name].rules.uplinks if name in wanted else ():
                 yield _find(name, kind, partial(_mode, name, kind, node, bridges))
     checks: dict[str, Check] = {
         "vmlinkd": partial(_daemon, run_dir / "vmlinkd.sock"),
-        "bandwidth": partial(limits.ready, NetConf("doctor", "tc", Chained(), bandwidth=_ALL)),
+        "bandwidth": token_bucket.require,
         "vhost-net": _vhost_net,
         "kvm": kvm.ready,
     }

@@ -20,7 +20,6 @@ from typing import Any
 
 from cni import __version__, files
 from cni.attach.records import Record, Store
-from cni.config.network import MODES
 from cni.errors import VmlinkError
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
@@ -58,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=[mode for mode, uplinks in MODES.items() if "chained" in uplinks],
         default="tc",
         help=f"vmlink's mode, unless the annotation {ANNOTATION}mode has another (%(default)s)",
     )

@@ -81,6 +81,14 @@ class AttachmentKey:
         return (int(self.digest[:4], 16) & 0x3FFF | 0x4000) << 16
 
     @property
+    def port_mac(self) -> str:
+        """The MAC address of the port in the host's namespace.
+
+        fe: is above every assigned address, so a bridge never takes it for its own.
+        """
+        return "fe:" + bytes.fromhex(self.wire)[:5].hex(":")
+
+    @property
     def vhost_port(self) -> str:
         """The name of a vhost-user port in Open vSwitch; the kernel has no link for it."""
         return "vlu" + self.wire

@@ -310,7 +310,7 @@ def test_a_record_of_another_version_does_not_stop_del(node: Node, pod: Path) ->
     (path,) = (node.run_dir / "state").glob("*.json")
     first, second = path.read_text().split("\n")
     record = json.loads(first)
-    record["plan"]["bind"].append({"step": "OfAnotherVersion"})
+    record["steps"]["bind"].append({"step": "OfAnotherVersion"})
     path.write_text(f"{json.dumps(record)}\n{second}")
     silent(run(node, "DEL", pod, conf))
     assert links(pod) == {"lo"}

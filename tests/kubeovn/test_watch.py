@@ -17,7 +17,7 @@ from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import ClientGone, DeadlineExceeded, NotReady, TryAgain
 from cni.kubeovn import open_pods
-from cni.kubeovn.annotations import MODE
+from cni.kubeovn.pod_annotations import MODE
 from cni.kubeovn.pods import Pod, Pods
 
 WEB = ("shop", "web")

@@ -9,10 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from glob import glob
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,12 +25,12 @@ from cni.errors import BadConfig
 from cni.kernel import bpf, macvtap, redirect
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
-from cni.modes import MODES
+from cni.modes import MODES, rules
 from cni.spec import request as spec
 from cni.spec.types import AttachmentKey
 from tests.waits import until, wait_for_orphans
 
-DAEMON = str(Path(__file__).parents[1] / "faulty_daemon.py")
+ROOT = Path(__file__).parents[2]
 KEY = AttachmentKey(f"c{os.getpid()}", "eth0")  # /dev has other runs' macvtaps, too
 # Kata finds a socket in /tmp by the address, and other runs have theirs there.
 KATAS = f"10.{os.getpid() >> 8 & 0xFF}.{os.getpid() & 0xFF}"
@@ -119,10 +119,11 @@ def device_info(node: Node) -> Path:
     return node.lab.dir / "info" / "device.json"
 
 
-def ways() -> Iterator[Way]:
+def ways(modes: Iterable[str]) -> Iterator[Way]:
+    """Every way to attach a pod in these modes that their rules allow."""
     named = {key for name in UPLINKS for key in UPLINKS[name]}
     assert named == {*uplinks.UPLINKS, "prevResult"}
-    for mode in MODES:
+    for mode in modes:
         kubeovn = {"ovs with kubeovn": KUBEOVN} if mode == "tap" else {}
         for uplink, keys in (UPLINKS | LIMITED | PLACEHELD.get(mode, {}) | kubeovn).items():
             engines = redirect.ENGINES if (mode, uplink) == ("tc", "chained") else ("auto",)
@@ -147,7 +148,7 @@ def plan_of(mode: str, conf: dict[str, Any]) -> Plan | None:
     env = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": KEY.container_id, "CNI_IFNAME": KEY.ifname}
     try:
         request = spec.parse({**env, "CNI_NETNS": "pod"}, json.dumps(conf).encode())
-        return MODES[mode].plan(KEY, config.parse(request))
+        return MODES[mode].plan(KEY, config.parse(request, rules()))
     except BadConfig:
         return None
 
@@ -158,16 +159,18 @@ def steps_of(plan: Plan) -> tuple[str, ...]:
     return (*names, "Commit")
 
 
-WAYS = list(ways())
+WAYS = list(ways(MODES))
 
 
 class Zygote:
     """Where vmlinkds with faults are forked from: most of a start is the loading of code."""
 
-    def __init__(self) -> None:
-        argv = ["setpriv", "--pdeathsig", "KILL", sys.executable, DAEMON]
+    def __init__(self, *modes: str) -> None:
+        """`modes` are modules of tests, each with a mode that vmlinkd is to know as well."""
+        command = [sys.executable, "-m", "tests.faulty_daemon", *modes]
+        argv = ["setpriv", "--pdeathsig", "KILL", *command]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe)
+        self.process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, cwd=ROOT)
         assert self.number() == 0  # the leak check knows a setpriv by another name
 
     def fork(self, namespace: str, log: str, env: Mapping[str, str], argv: Sequence[str]) -> Daemon:
@@ -281,10 +284,10 @@ class Lab:
 
     def contents(self) -> frozenset[str]:
         files = [*map(macvtap.node_path, KEY.ifindexes), str(device_info(self.node))]
-        for place in (f"/tmp/vhostuser_{KATAS}", f"/tmp/vhostuser_{KEY.vhost_port}"):
-            files += glob(place + "*")
-        files += glob(f"{self.node.lab.dir}/dans/*")
-        there = {path for path in files if os.path.exists(path)}
+        for place in (f"vhostuser_{KATAS}*", f"vhostuser_{KEY.vhost_port}*"):
+            files += map(str, Path("/tmp").glob(place))
+        files += map(str, Path(self.node.lab.dir, "dans").glob("*"))
+        there = {path for path in files if Path(path).exists()}
         kits = self.kits() if self.way.prepared else []
         found = {what for what in self.node.contents() if not any(kit in what for kit in kits)}
         return frozenset(found | pod_contents(self.node, self.pod) | there)
@@ -399,3 +402,16 @@ def begin(lab: Lab) -> subprocess.Popen[bytes]:
     with client.stdin:
         client.stdin.write(json.dumps(lab.way.stdin(lab.node)).encode())
     return client
+
+
+@cache
+def vlan_missing() -> str:
+    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
+    with Node() as node:
+        for command in (
+            "ip link add br0 type bridge vlan_filtering 1",
+            "ip link add link br0 name br0.100 type vlan id 100",
+        ):
+            if said := node.run(command.split(), check=False).stderr:
+                return said.splitlines()[0]
+    return ""

@@ -14,7 +14,7 @@ import pytest
 
 from bench.testbed import guest as guests
 from bench.testbed.node import Node
-from cni.config.network import MODES
+from cni.modes import MODES
 from cni.errors import NotReady
 from cni.vmm import kvm
 
@@ -29,7 +29,7 @@ def doctor(node: Node, *what: str) -> tuple[int, list[dict[str, Any]], str]:
 def test_modes_and_what_is_missing(node: Node) -> None:
     code, found, said = doctor(node)
     ok = {(f["name"], f["uplink"]): f["ok"] for f in found}
-    pairs = {(mode, uplink) for mode, uplinks in MODES.items() for uplink in uplinks}
+    pairs = {(mode, uplink) for mode in MODES for uplink in MODES[mode].rules.uplinks}
     assert pairs < set(ok)
     assert ok["tc", "linux"]
     assert ok["tc", "chained"]

@@ -7,40 +7,25 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 
 from bench.testbed import switch
-from bench.testbed.node import Node
 from cni.attach.plan import Step
 from cni.modes import MODES
 from tests.netns.faultlab import (
     EXECUTED,
     KEY,
     WAYS,
-    FaultyNode,
     Lab,
     Way,
     Zygote,
     held,
     opened,
     prepared,
+    vlan_missing,
 )
 from tests.waits import threads, until
-
-
-@cache
-def vlan_missing() -> str:
-    """What the kernel says to a bridge that filters, and to a VLAN interface on it."""
-    with Node() as node:
-        for command in (
-            "ip link add br0 type bridge vlan_filtering 1",
-            "ip link add link br0 name br0.100 type vlan id 100",
-        ):
-            if said := node.run(command.split(), check=False).stderr:
-                return said.splitlines()[0]
-    return ""
 
 
 @pytest.fixture(scope="module", params=WAYS, ids=lambda way: way.name)
@@ -61,35 +46,10 @@ def switched() -> None:
 
 
 @pytest.fixture(scope="module")
-def tally(told: list[str]) -> Iterator[list[Lab]]:
-    """The labs of this module; in the end what came of all faults is told in one line."""
-    labs: list[Lab] = []
-    yield labs
-    steps = sum(len(way.steps) for way in {lab.way.name: lab.way for lab in labs}.values())
-    checks, leaks = sum(lab.noted for lab in labs), sum(len(lab.leaks) for lab in labs)
-    ways = len({lab.way.name for lab in labs})
-    told.append(f"faults: {checks} looks after {steps} steps of {ways} ways, {leaks} leaks")
-
-
-@pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
     made = Zygote()
     yield made
     made.close()
-
-
-@pytest.fixture(scope="module")
-def prepared_node(zygote: Zygote, way: Way) -> Iterator[FaultyNode]:
-    """Making one takes longer than most tests on it."""
-    with prepared(zygote, way) as node:
-        yield node
-
-
-@pytest.fixture
-def lab(prepared_node: FaultyNode, way: Way, tally: list[Lab]) -> Iterator[Lab]:
-    with opened(prepared_node, way) as made:
-        tally.append(made)
-        yield made
 
 
 def test_every_step_and_mode_is_there() -> None:

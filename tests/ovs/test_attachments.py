@@ -95,7 +95,10 @@ def test_check_finds_a_port_that_the_node_hears(node: Node, pod: Path, mode: str
     with attached(node, pod, conf) as result:
         node.run(["tc", "qdisc", "del", "dev", PORTS[mode], "clsact"])
         answer = node.call("CHECK", {**conf, "prevResult": result}, "c1", pod)
-        assert (answer.code, "own stack hears" in answer.out["msg"]) == (104, True)
+        assert (answer.code, "keeps frames from the node's stack" in answer.out["msg"]) == (
+            104,
+            True,
+        )
 
 
 def test_a_tap_leaves_the_pods_namespace_alone(node: Node, pod: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import Node
-from cni.kubeovn.annotations import MODE
-from cni.kubeovn.pod_network import TOLD
+from cni.kubeovn.pod_annotations import MODE
+from cni.kubeovn.pod_network import POD_ANNOTATIONS
 from cni.spec.types import AttachmentKey
 from tests.ovs.kubeovnkit import DUAL, MAC, appear, clustered, pod_args, start, written
 from tests.ovs.ovskit import BRIDGE
@@ -144,7 +144,7 @@ def test_bandwidth_in_megabits(node: Node, pod: Path, api: KubeApi) -> None:
 def test_annotations_that_the_runtime_tells_are_enough(node: Node, pod: Path, api: KubeApi) -> None:
     """The API server's copy is behind."""
     args = appear(api)
-    with attached(node, pod, config(runtimeConfig={TOLD: written()}), args) as result:
+    with attached(node, pod, config(runtimeConfig={POD_ANNOTATIONS: written()}), args) as result:
         assert result["interfaces"][0]["mac"] == MAC
     api.delete(*WEB)
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import BIN, Node
-from cni.kubeovn.annotations import MODE
+from cni.kubeovn.pod_annotations import MODE
 from cni.spec.types import AttachmentKey
 from tests.ovs.kubeovnkit import DUAL, MAC, KubeOvnDaemon, clustered, plugin_request, send, written
 from tests.ovs.ovskit import BRIDGE

@@ -12,7 +12,7 @@ import pytest
 from bench.testbed import pooled
 from bench.testbed.kubeapi import KubeApi
 from bench.testbed.node import Node
-from cni.kubeovn.annotations import MODE
+from cni.kubeovn.pod_annotations import MODE
 from tests.ovs.kubeovnkit import MAC, appear, clustered, written
 from tests.ovs.ovskit import BRIDGE
 from tests.ovs.test_attachments import row

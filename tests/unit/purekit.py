@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cni.attach.context import Context, Node
+from cni.attach.context import Context, Node, PromisedAddresses
+from cni.attach.facts import Fact, Facts
 from cni.cancel import Cancel
-from cni.config import network as config
-from cni.config.network import NetConf
+from cni.config import network
+from cni.config.network import Chosen, NetConf
+from cni.modes import rules
 from cni.spec.types import AttachmentKey, Request, Result
 
 KEY = AttachmentKey("c1", "eth0")
@@ -35,24 +37,23 @@ _ABSENT: Any = None
 
 
 def context(
-    facts: dict[str, Any] | None = None,
-    given: Result | None = None,
+    *facts: Fact,
+    addresses: Result | None = None,
     seconds: float = 60,
     gone: Callable[[], bool] = lambda: False,
     key: AttachmentKey = KEY,
 ) -> Context:
-    """A Context without a kernel. Its IPAM plugin answers with `given`."""
-    made = Context(
+    """A Context without a kernel. Its IPAM plugin answers with `addresses`."""
+    promised = PromisedAddresses(lambda _seconds: addresses or Result())
+    return Context(
         key=key,
         node=Node(_ABSENT, _ABSENT, _ABSENT, _ABSENT),
         host_netlink=_ABSENT,
         pod=None,
         cancel=Cancel(seconds, gone),
         ipam_call=_ABSENT,
-        facts=facts,
+        facts=Facts(promised, *facts),
     )
-    made.pending_ipam = lambda _seconds: given or Result()
-    return made
 
 
 def request(conf: dict[str, Any], args: dict[str, str] | None = None, verb: str = "ADD") -> Request:
@@ -60,15 +61,20 @@ def request(conf: dict[str, Any], args: dict[str, str] | None = None, verb: str 
     return Request(verb, "1.1.0", {**BASE, **conf}, b"", {}, args or {})
 
 
-def parse(conf: dict[str, Any], args: dict[str, str] | None = None) -> NetConf:
-    """The configuration of an ADD, parsed."""
-    return config.parse(request(conf, args))
+def parse(
+    conf: dict[str, Any],
+    args: dict[str, str] | None = None,
+    verb: str = "ADD",
+    chosen: Chosen | None = None,
+) -> NetConf:
+    """The configuration of a call, parsed."""
+    return network.parse(request(conf, args, verb), rules(), chosen)
 
 
 def netconf(**conf: Any) -> NetConf:
     """The same for the attachment KEY in the namespace NETNS."""
     call = Request("ADD", "1.1.0", {**BASE, **conf}, b"", {}, {}, KEY, NETNS)
-    return config.parse(call)
+    return network.parse(call, rules())
 
 
 def kubeovn_annotations(provider: str = "ovn", /, **change: str | None) -> dict[str, str]:

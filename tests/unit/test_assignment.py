@@ -6,11 +6,10 @@ import json
 
 import pytest
 
-from cni.config.network import Bandwidth
 from cni.errors import TryAgain
-from cni.kubeovn import annotations as assignment
-from cni.kubeovn.annotations import MODE, Assignment, Wanted
-from cni.spec.types import IP, Route
+from cni.kubeovn import pod_annotations
+from cni.kubeovn.pod_annotations import MODE, Assignment, Wanted
+from cni.spec.types import IP, Bandwidth, Route
 from tests.unit.purekit import POD_MAC, kubeovn_annotations
 
 ETH0 = Wanted("ovn", "eth0")
@@ -26,7 +25,7 @@ DEFAULT, DEFAULT6 = Route("0.0.0.0/0", "10.16.0.1"), Route("::/0", "fd00::1")
 def parse(
     wanted: Wanted = ETH0, /, provider: str | None = None, **change: str | None
 ) -> Assignment:
-    return assignment.parse(kubeovn_annotations(provider or wanted.provider, **change), wanted)
+    return pod_annotations.parse(kubeovn_annotations(provider or wanted.provider, **change), wanted)
 
 
 def test_one_address() -> None:
@@ -106,8 +105,8 @@ def test_the_logical_port(provider: str, vm: str | None, expected: str) -> None:
 def test_a_network_that_a_pod_has_twice() -> None:
     both = kubeovn_annotations(NET1.provider)
     both |= kubeovn_annotations(NET1.provider + ".net2", ip_address="10.16.0.6")
-    first = assignment.parse(both, NET1)
-    second = assignment.parse(both, Wanted(NET1.provider, "net2"))
+    first = pod_annotations.parse(both, NET1)
+    second = pod_annotations.parse(both, Wanted(NET1.provider, "net2"))
     assert [f.ips[0].address for f in (first, second)] == ["10.16.0.5/16", "10.16.0.6/16"]
     assert second.port("web", "shop") == "web.shop.net1.shop.ovn.net2"
 
@@ -153,17 +152,17 @@ def test_a_wrong_vlan_is_named() -> None:
     ],
 )
 def test_what_is_still_to_come(wanted: Wanted, change: dict[str, str | None], lacks: str) -> None:
-    found = assignment.missing(kubeovn_annotations(wanted.provider, **change), wanted)
+    found = pod_annotations.missing(kubeovn_annotations(wanted.provider, **change), wanted)
     assert found.startswith(f"annotation {wanted.provider}.kubernetes.io/{lacks} " if lacks else "")
     assert bool(found) == bool(lacks)
 
 
 def test_what_is_still_to_come_says_what_is_there() -> None:
-    found = assignment.missing(kubeovn_annotations(allocated=None, routed=None), ETH0)
+    found = pod_annotations.missing(kubeovn_annotations(allocated=None, routed=None), ETH0)
     assert "there is: ip_address, mac_address, cidr, gateway, logical_switch" in found
-    assert "none of kube-ovn's" in assignment.missing({}, ETH0)
+    assert "none of kube-ovn's" in pod_annotations.missing({}, ETH0)
 
 
 def test_only_what_is_needed_is_kept() -> None:
     ours = {**kubeovn_annotations(**DUAL), MODE: "tc"}
-    assert assignment.needed({**ours, "a.kubernetes.io/b": "c", "d": "e"}) == ours
+    assert pod_annotations.needed({**ours, "a.kubernetes.io/b": "c", "d": "e"}) == ours

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cni.config import network as config
+from cni.config import network
 from cni.config.network import NetConf
-from cni.modes import MODES
+from cni.modes import MODES, rules
 from cni.spec.types import Request
 from tests.unit.purekit import PREV
 
@@ -26,7 +26,7 @@ def parsed(name: str) -> NetConf:
     (place,) = [n for n, p in enumerate(given["plugins"]) if p["type"] == "vmlink"]
     conf = {**given["plugins"][place], "cniVersion": given["cniVersion"], "name": given["name"]}
     conf |= {"prevResult": PREV} if place else {}
-    return config.parse(Request("ADD", given["cniVersion"], conf, b"", {}, {}))
+    return network.parse(Request("ADD", given["cniVersion"], conf, b"", {}, {}), rules())
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -35,4 +35,4 @@ def test_an_example_is_taken(name: str) -> None:
 
 
 def test_each_mode_has_an_example() -> None:
-    assert {parsed(name).mode for name in LISTS} == set(MODES) == set(config.MODES)
+    assert {parsed(name).mode for name in LISTS} == set(MODES)

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from cni.config import network as config
-from cni.config.network import Chosen, KubeOvn, NetConf, TapConf
+from cni.config.network import Chosen, KubeOvn, NetConf
+from cni.config.nic import TapConf
 from cni.config.uplinks import Chained, LinuxUplink
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
 from cni.spec.types import AttachmentKey, Interface, Result
-from tests.unit.purekit import IPAM, PREV, parse, request
+from tests.unit.purekit import IPAM, PREV, parse
 
 MACS = [f"02:00:00:00:00:0{n}" for n in range(5)]
 
@@ -130,14 +131,14 @@ CHOSEN = Chosen("veth", "annotation x")
 
 def test_a_mode_that_is_chosen_passes_over_what_is_for_others() -> None:
     conf = bridged(mode="tap", tap={"owner": 7}, placeholder=True)
-    assert config.parse(request(conf), CHOSEN) == parse(bridged(mode="veth"))
+    assert parse(conf, chosen=CHOSEN) == parse(bridged(mode="veth"))
     same = Chosen("tap", "annotation x")
-    assert config.parse(request(conf), same) == parse(conf)
+    assert parse(conf, chosen=same) == parse(conf)
 
 
 def test_a_mode_that_is_chosen_is_named_by_who_chose() -> None:
     with pytest.raises(BadConfig, match=r"^annotation x: veth does not go with the uplink chained"):
-        config.parse(request(chained()), CHOSEN)
+        parse(chained(), chosen=CHOSEN)
 
 
 NO_REDIRECTS: list[Any] = ["tc", None, {}]

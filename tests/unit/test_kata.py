@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
-from cni.attach.context import Context
-from cni.config import network as config
+from cni.attach.context import Context, PromisedAddresses
+from cni.attach.facts import Facts
+from cni.config import network
 from cni.errors import AttachmentExists, BadConfig, BadEnvironment, CheckFailed, IOFailure
 from cni.ipam import delegate
+from cni.modes import rules
 from cni.modes.steps import kata
+from cni.modes.steps.links import Nic
+from cni.modes.steps.vhost_socket import VhostSocket
 from cni.spec.types import IP, AttachmentKey, Request, Result, Route
 from cni.vmm import dan
 from tests.unit.purekit import BASE, KEY, NETNS, context, netconf
@@ -24,7 +28,7 @@ GIVEN = Result(
     ips=(IP("10.0.0.2/24", "10.0.0.1"), IP("fd00::2/64")),
     routes=(Route("0.0.0.0/0"), Route("10.9.0.0/16", "10.0.0.9")),
 )
-FACTS: dict[str, Any] = {"mac": "02:00:00:00:00:01", "mtu": 1400, "socket": "/run/openvswitch/vlu1"}
+SOCKET = "/run/openvswitch/vlu1"
 ENTRY = kata.DanEntry("tap0", 1)
 OTHER = {"name": "eth9", "device": {"type": "vfio", "pci_device_id": "0000:01:00.0"}}
 
@@ -65,7 +69,9 @@ def test_a_tap_may_be_named_nearly_so() -> None:
 def test_an_interface_by_a_name_of_katas(name: str) -> None:
     conf = {**BASE, **LINUX, "runtime": "kata"}
     with pytest.raises(BadEnvironment, match=f"CNI_IFNAME: {name}"):
-        config.parse(Request("ADD", "1.1.0", conf, b"", {}, {}, AttachmentKey("c1", name)))
+        network.parse(
+            Request("ADD", "1.1.0", conf, b"", {}, {}, AttachmentKey("c1", name)), rules()
+        )
 
 
 def test_without_addresses_there_is_the_file() -> None:
@@ -74,7 +80,7 @@ def test_without_addresses_there_is_the_file() -> None:
 
 @pytest.fixture
 def cx(tmp_path: Path) -> Context:
-    made = context(dict(FACTS), GIVEN)
+    made = context(Nic("02:00:00:00:00:01", 1400), VhostSocket(SOCKET), addresses=GIVEN)
     made.node = replace(made.node, dan_dir=tmp_path / "dans", run_dir=tmp_path)
     made.ipam_call = delegate.Call("net", {}, {"CNI_NETNS": NETNS})
     return made
@@ -95,7 +101,7 @@ def put(cx: Context, *entries: dict[str, Any]) -> None:
 def test_the_entry_of_vhost_user(cx: Context) -> None:
     kata.DanEntry("", 2).do(cx)
     (entry,) = devices(cx)
-    device = {"type": "vhost-user", "path": FACTS["socket"], "queue_num": 2, "queue_size": 0}
+    device = {"type": "vhost-user", "path": SOCKET, "queue_num": 2, "queue_size": 0}
     assert entry["device"] == device
     assert [r["dest"] for r in entry["network_info"]["routes"]] == ["", "10.9.0.0/16"]
 
@@ -129,7 +135,7 @@ def test_an_entry_of_our_own_is_written_anew(cx: Context) -> None:
 def test_undo_removes_the_file_with_its_last_entry(cx: Context, facts: bool) -> None:
     ENTRY.do(cx)
     if not facts:
-        cx.facts.clear()
+        cx.facts = Facts()
     ENTRY.undo(cx)
     assert list(cx.node.dan_dir.iterdir()) == []
     ENTRY.undo(cx)
@@ -159,17 +165,17 @@ def sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-FOUND = kata.FoundSocket("vlu1")
+FOUND = kata.KataSocketLink("vlu1")
 
 
 @pytest.mark.parametrize(("first", "name"), [(0, "10.0.0.2"), (1, "fd00::2")])
 def test_kata_finds_the_socket_by_the_first_address(
     cx: Context, sockets: Path, first: int, name: str
 ) -> None:
-    cx.pending_ipam = lambda _: replace(GIVEN, ips=GIVEN.ips[first:])
+    cx.facts.put(PromisedAddresses(lambda _: replace(GIVEN, ips=GIVEN.ips[first:])))
     FOUND.do(cx)
     link = sockets / f"vhostuser_{name}" / "vhu.sock"
-    assert str(link.readlink()) == FACTS["socket"]
+    assert str(link.readlink()) == SOCKET
     FOUND.check(cx)
     FOUND.do(cx)
     FOUND.undo(cx)
@@ -205,6 +211,6 @@ def test_what_a_dead_vmlinkd_was_making_is_removed(cx: Context, sockets: Path) -
 
 
 def test_without_an_address_there_is_nothing_to_find(cx: Context, sockets: Path) -> None:
-    cx.pending_ipam = lambda _: Result()
+    cx.facts.put(PromisedAddresses(lambda _: Result()))
     with pytest.raises(BadConfig, match="ipam: returned no address"):
         FOUND.do(cx)

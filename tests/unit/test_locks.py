@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from cni.cancel import Cancel
 from cni.attach.locks import KeyLocks
+from cni.cancel import Cancel
 from cni.errors import DeadlineExceeded
 from cni.spec.types import AttachmentKey
 

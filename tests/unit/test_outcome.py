@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from cni.daemon.result_builder import describe, result_of
+from cni.attach.facts import Fact
+from cni.daemon.result_builder import build_device, build_result
 from cni.errors import BadConfig
-from cni.modes.steps.bridge import host_mac
+from cni.modes import MODES
+from cni.modes.steps.links import Nic, TapMac
 from cni.spec import result as results
 from cni.spec.types import IP, Interface, Result, Route
 from tests.unit.purekit import KEY, NETNS, context, netconf
 
 MAC, TAP_MAC = "02:00:00:00:00:01", KEY.mac("tap")
-FACTS = {"mac": MAC, "mtu": 1400, "tap_mac": TAP_MAC}
+FACTS: tuple[Fact, ...] = (Nic(MAC, 1400), TapMac(TAP_MAC))
 LINUX = {"linux": {"bridge": "br0"}, "ipam": {"type": "host-local"}}
 GIVEN = Result(
     ips=(IP("10.0.0.2/24", "10.0.0.1"), IP("fd00::2/64", "fd00::1", 7), IP("10.1.0.2/24")),
@@ -24,7 +26,7 @@ GIVEN = Result(
 )
 POD = Interface("eth0", MAC, 1400, NETNS)
 TAP = Interface(KEY.tap_link, TAP_MAC, 1400, NETNS)
-HOST = Interface(KEY.host_link, host_mac(KEY), 1400)
+HOST = Interface(KEY.host_link, KEY.port_mac, 1400)
 PSEUDO = Interface(KEY.tap_link, MAC, 0, KEY.container_id)
 
 OTHER = Interface("br0", "02:00:00:00:00:b0")
@@ -36,10 +38,11 @@ PREV = Result(
 )
 
 
-def told(conf: dict[str, Any], facts: dict[str, Any] = FACTS) -> tuple[Result, dict[str, Any]]:
-    parsed, cx = netconf(**conf), context(dict(facts), GIVEN)
-    made = result_of(parsed, cx, NETNS)
-    return made, describe(parsed, cx, made, NETNS)
+def told(conf: dict[str, Any]) -> tuple[Result, dict[str, Any]]:
+    parsed, cx = netconf(**conf), context(*FACTS, addresses=GIVEN)
+    mode = MODES[parsed.mode]
+    made = build_result(mode, parsed, cx, NETNS)
+    return made, build_device(mode, parsed, cx, made, NETNS)
 
 
 def chained(prev: Result = PREV, **conf: Any) -> dict[str, Any]:

@@ -13,12 +13,21 @@ import pytest
 
 from cni.attach import plan
 from cni.attach.context import Context
-from cni.attach.plan import Plan, Step
+from cni.attach.facts import Fact
+from cni.attach.plan import IncoherentPlan, Kinds, Plan, Step
 from cni.errors import CheckFailed, ClientGone, DeadlineExceeded
 from cni.modes import MODES
-from cni.modes.steps import bridge, common
+from cni.modes.steps.addresses import Addresses
+from cni.modes.steps.bridge import Bridge
 from cni.spec.types import AttachmentKey
 from tests.unit.purekit import KEY, PREV, context, netconf
+
+
+@dataclass(frozen=True)
+class Notes(Fact):
+    """What was done, in order."""
+
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Noted(Step):
     fails: str = ""
 
     def _note(self, cx: Context, what: str) -> None:
-        cx.facts.setdefault("notes", []).append(f"{what} {self.name}")
+        cx.facts.put(Notes((*lines(cx), f"{what} {self.name}")))
         if what in self.fails.split():
             raise KeyError(f"{what} {self.name}")
 
@@ -56,7 +65,12 @@ def of(*bind: Step, prepare: Iterable[Step] = ()) -> Plan:
 
 
 def notes(cx: Context) -> list[str]:
-    return [n.replace(" ", "") for n in cx.facts.get("notes", [])]
+    return [line.replace(" ", "") for line in lines(cx)]
+
+
+def lines(cx: Context) -> tuple[str, ...]:
+    known = cx.facts.get(Notes)
+    return known.lines if known else ()
 
 
 def test_apply_does_in_order_and_returns_what_commit_returns() -> None:
@@ -268,9 +282,9 @@ def test_links_of_the_pod(name: str, links: set[str]) -> None:
 
 def test_prepare_needs_no_address() -> None:
     made = real("tc, all")
-    assert common.Addresses() in made.bind
-    assert made.steps[0] == common.Addresses()
-    assert {type(s) for s in made.prepare} == {bridge.Bridge}
+    assert Addresses() in made.bind
+    assert made.steps[0] == Addresses()
+    assert {type(s) for s in made.prepare} == {Bridge}
 
 
 @pytest.mark.parametrize("mode", ["tap", "vhostuser"])
@@ -302,3 +316,41 @@ def test_steps_are_values(name: str) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             step.__setattr__("ifname", "x")
         assert hash(step) == hash(Step.from_json(step.to_json()))
+
+
+@dataclass(frozen=True)
+class Provides(Noted):
+    provides: ClassVar[Kinds] = (Notes,)
+
+
+@dataclass(frozen=True)
+class Needs(Noted):
+    needs: ClassVar[Kinds] = (Notes,)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "bind"),
+    [
+        ((), (Needs("1"),)),
+        ((), (Needs("1"), Provides("2"))),
+        ((Needs("1"),), (Provides("2"),)),
+        ((Needs("1"),), ()),
+    ],
+)
+def test_a_plan_that_cannot_hold_together_is_refused(
+    prepare: tuple[Step, ...], bind: tuple[Step, ...]
+) -> None:
+    with pytest.raises(IncoherentPlan, match="Needs needs Notes, which no step before it provides"):
+        Plan(prepare, bind)
+    Plan((Provides("0"), *prepare), bind)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_real_plan_without_a_fact_that_it_needs_is_refused(name: str) -> None:
+    made = real(name)
+    for step in made.steps:
+        for kind in step.required():
+            without = [other for other in made.bind if kind not in other.provides]
+            prepare = [other for other in made.prepare if kind not in other.provides]
+            with pytest.raises(IncoherentPlan, match="needs"):
+                Plan(tuple(prepare), tuple(without))

@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from cni.cancel import Cancel
-from cni.config.network import Bandwidth, NetConf
+from cni.config.network import NetConf
+from cni.config.settings import Kubernetes
 from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, BadEnvironment, TryAgain
-from cni.kubeovn.annotations import MODE
-from cni.kubeovn.pod_network import TOLD, PodConfigs
-from cni.spec.types import AttachmentKey, Lease, Request
+from cni.kubeovn import open_pods
+from cni.kubeovn.pod_annotations import MODE
+from cni.kubeovn.pod_network import POD_ANNOTATIONS, PodNetworks
+from cni.modes import rules
+from cni.spec.types import AttachmentKey, Bandwidth, Lease, Request
 from tests.unit.purekit import BASE, POD_MAC, kubeovn_annotations
 
 ARGS = {"K8S_POD_NAME": "web", "K8S_POD_NAMESPACE": "shop"}
@@ -21,7 +24,7 @@ OVN: dict[str, Any] = {"kubeovn": {"provider": "ovn"}}
 
 
 def request(told: Any = None, args: dict[str, str] = ARGS, **conf: Any) -> Request:
-    runtime = {**conf.pop("runtimeConfig", {}), **({} if told is None else {TOLD: told})}
+    runtime = {**conf.pop("runtimeConfig", {}), **({} if told is None else {POD_ANNOTATIONS: told})}
     full = {**NETWORK, **conf, "runtimeConfig": runtime}
     return Request("ADD", "1.1.0", full, b"", {}, args, AttachmentKey("c1", "eth0"), "/n")
 
@@ -31,8 +34,12 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
 
+def networks(classes: dict[str, str] | None = None) -> PodNetworks:
+    return PodNetworks(rules(), open_pods(Kubernetes()), classes)
+
+
 def of(told: Any = None, args: dict[str, str] = ARGS, **conf: Any) -> NetConf:
-    return PodConfigs().of(request(told, args, **conf), Cancel(1))
+    return networks().of(request(told, args, **conf), Cancel(1))
 
 
 def test_all_of_an_assignment() -> None:
@@ -93,15 +100,15 @@ def test_a_network_that_is_not_kube_ovns_asks_nobody() -> None:
 
 @pytest.mark.parametrize("told", [5, {"a": 5}, ["a"]])
 def test_annotations_that_are_none(told: Any) -> None:
-    with pytest.raises(BadConfig, match=rf"^runtimeConfig\.{TOLD}"):
+    with pytest.raises(BadConfig, match=rf"^runtimeConfig\.{POD_ANNOTATIONS}"):
         of(told)
 
 
 def test_the_modes_that_a_pod_may_have_had() -> None:
-    assert [c.mode for c in PodConfigs().possible(request())] == ["tc"]
+    assert [c.mode for c in networks().possible(request())] == ["tc"]
     every = {"tc", "veth", "tap", "vhostuser"}
     for given in (request({}), request(**OVN)):
-        found = PodConfigs().possible(given)
+        found = networks().possible(given)
         assert (found[0].mode, {c.mode for c in found}) == ("tc", every)
-    classes = PodConfigs(classes={"kata": "tap"})
+    classes = networks({"kata": "tap"})
     assert {c.mode for c in classes.possible(request(mode="tap", placeholder=True))} == every

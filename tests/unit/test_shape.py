@@ -11,7 +11,8 @@ from cni.errors import BadConfig
 from cni.kernel.netlink_message import attributes
 from cni.kernel.rtnl_decode import decode_qdisc
 from cni.modes import MODES
-from cni.modes.steps.limits import Limit, Shape, ShapeLink
+from cni.modes.steps.limits import LinkLimits, RedirectLimits
+from cni.modes.steps.token_bucket import Limit
 from tests.unit.purekit import KEY, PREV, netconf
 
 LIMIT = {"ingressRate": 8_000_000, "ingressBurst": 80_000, "egressRate": 0, "egressBurst": 0}
@@ -71,25 +72,31 @@ def test_a_burst_that_no_full_frame_passes_is_refused(mtu: int, least: int) -> N
 @pytest.mark.parametrize(
     ("mode", "uplink", "kind"),
     [
-        ("tc", LINUX, Shape),
-        ("veth", LINUX, ShapeLink),
-        ("tap", LINUX, ShapeLink),
-        ("macvtap", {"master": "nic0"}, ShapeLink),
-        ("macvtap", CHAINED, ShapeLink),
+        ("tc", LINUX, RedirectLimits),
+        ("veth", LINUX, LinkLimits),
+        ("tap", LINUX, LinkLimits),
+        ("macvtap", {"master": "nic0"}, LinkLimits),
+        ("macvtap", CHAINED, LinkLimits),
         ("veth", OVS, None),
-        ("tc", OVS, Shape),
+        ("tc", OVS, RedirectLimits),
         ("tap", OVS, None),
     ],
 )
 def test_who_limits(mode: str, uplink: dict[str, Any], kind: type[Step] | None) -> None:
-    def shaping(**conf: Any) -> list[type[Step]]:
+    def limits(**conf: Any) -> list[Step]:
         plan = MODES[mode].plan(KEY, netconf(mode=mode, **uplink, **conf))
-        return [type(step) for step in plan.steps if isinstance(step, Shape | ShapeLink)]
+        return [step for step in plan.steps if isinstance(step, RedirectLimits | LinkLimits)]
 
-    assert shaping() == []
-    assert shaping(bandwidth=LIMIT) == ([kind] if kind else [])
+    assert all(vars(step)["bandwidth"] == (0, 0, 0, 0) for step in limits())
+    assert [type(step) for step in limits(bandwidth=LIMIT)] == ([kind] if kind else [])
+
+
+@pytest.mark.parametrize("mode", ["veth", "tap"])
+def test_a_del_that_knows_of_no_bandwidth_removes_the_ifb(mode: str) -> None:
+    plan = MODES[mode].plan(KEY, netconf(**LINUX, mode=mode))
+    assert LinkLimits in {type(step) for step in plan.steps}
 
 
 def test_an_interface_that_stays_is_always_looked_after() -> None:
     steps = MODES["tc"].plan(KEY, netconf(**CHAINED)).steps
-    assert Shape("eth0", KEY.tap_link, True, (0, 0, 0, 0)) in steps
+    assert RedirectLimits("eth0", KEY.tap_link, True, (0, 0, 0, 0)) in steps

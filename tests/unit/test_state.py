@@ -23,12 +23,12 @@ RECORD = Record(
     network="net",
     mode="tc",
     uplink="linux",
-    plan={"prepare": [], "bind": [{"step": "Chain", "ifname": "eth0"}]},
+    steps={"prepare": [], "bind": [{"step": "ChainedInterface", "ifname": "eth0"}]},
     netns_path="/run/netns/\udcff",  # os.fsdecode of a byte that is not UTF-8
     netns_identity=(4, 4026531840),
     stdin='{"name": "n\u00e4t"}',
     env={"CNI_ARGS": "\udc80"},
-    facts={"mtu": 1400},
+    facts={"Nic": {"mac": "02:00:00:00:00:01", "mtu": 1400}},
 )
 
 
@@ -62,7 +62,9 @@ def test_what_is_begun_is_loaded(store: Store) -> None:
 
 def test_what_the_steps_found_is_behind_it(store: Store, directory: Path) -> None:
     store.begin(RECORD)
-    found = replace(RECORD, facts={"mtu": 9000}, result={"ips": []}, device={"id": "x"})
+    found = replace(
+        RECORD, facts={"PortMtu": {"mtu": 9000}}, result={"ips": []}, device={"id": "x"}
+    )
     store.finish(found)
     assert store.load(KEY) == replace(found, intent=False)
     assert [store.load(KEY)] == list(store.all()) == [found]
@@ -72,7 +74,7 @@ def test_what_the_steps_found_is_behind_it(store: Store, directory: Path) -> Non
 def test_a_second_line_that_is_cut_leaves_an_intent(store: Store, directory: Path) -> None:
     store.begin(RECORD)
     whole = path_of(directory).stat().st_size
-    store.finish(replace(RECORD, facts={"mtu": 9000}))
+    store.finish(replace(RECORD, facts={"PortMtu": {"mtu": 9000}}))
     end = path_of(directory).stat().st_size
     for size in range(end - 1, whole - 1, -1):
         os.truncate(path_of(directory), size)
@@ -172,7 +174,7 @@ GOOD = asdict(RECORD)
         b"5",
         b'"text"',
         b"{}",
-        json.dumps({k: v for k, v in GOOD.items() if k != "plan"}).encode(),
+        json.dumps({k: v for k, v in GOOD.items() if k != "steps"}).encode(),
         json.dumps({**GOOD, "strange": 1}).encode(),
         json.dumps({**GOOD, "netns_identity": 5}).encode(),
     ],

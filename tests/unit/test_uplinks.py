@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from cni.config import network as config
-from cni.config.network import Bandwidth, NetConf, TapConf
+from cni.config.network import NetConf
+from cni.config.nic import TapConf
 from cni.config.uplinks import Chained, LinuxUplink, MasterUplink, OvsUplink, Uplink
 from cni.errors import BadConfig, UnsupportedField
-from tests.unit.purekit import IPAM, PREV, parse, request
+from cni.modes import MODES
+from cni.spec.types import Bandwidth
+from tests.unit.purekit import IPAM, PREV, parse
 
 UPLINKS: dict[str, dict[str, Any]] = {
     "linux": {"linux": {"bridge": "br0"}},
@@ -18,7 +20,7 @@ UPLINKS: dict[str, dict[str, Any]] = {
     "master": {"master": "eth1"},
     "chained": {"prevResult": PREV},
 }
-FITTING = {(mode, uplink) for mode, uplinks in config.MODES.items() for uplink in uplinks}
+FITTING = {(mode, uplink) for mode in MODES for uplink in MODES[mode].rules.uplinks}
 
 
 def ovs(**keys: Any) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def ovs_uplink(conf: NetConf) -> OvsUplink:
     return conf.uplink
 
 
-@pytest.mark.parametrize("mode", config.MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("uplink", UPLINKS)
 def test_each_mode_with_each_uplink(mode: str, uplink: str) -> None:
     conf = {"mode": mode, **UPLINKS[uplink]}
@@ -39,7 +41,7 @@ def test_each_mode_with_each_uplink(mode: str, uplink: str) -> None:
         return
     with pytest.raises(BadConfig, match=f"^mode: {mode} does not go with the uplink {uplink}") as e:
         parse(conf)
-    for fitting in config.MODES[mode]:
+    for fitting in MODES[mode].rules.uplinks:
         assert fitting in e.value.msg
 
 
@@ -53,7 +55,6 @@ def test_each_mode_with_each_uplink(mode: str, uplink: str) -> None:
         (ovs(trunk=None, external_ids=None), OvsUplink("br0")),
         (ovs(external_ids={"iface-id": "lsp"}), OvsUplink("br0", external_ids={"iface-id": "lsp"})),
         ({"mode": "macvtap", "master": "eth1"}, MasterUplink("eth1")),
-        ({"linux": {"bridge": "br0"}, "prevResult": PREV}, LinuxUplink("br0")),
         ({"prevResult": PREV}, Chained()),
     ],
 )  # fmt: skip
@@ -99,7 +100,7 @@ def test_a_logical_port_must_have_a_name() -> None:
         parse(ovs(ovn=True), {"K8S_POD_NAME": "p"})
     named = parse(ovs(ovn=True, external_ids={"iface-id": "mine"}))
     assert ovs_uplink(named).external_ids == {"iface-id": "mine", "iface-status": "active"}
-    gone = config.parse(request(ovs(ovn=True), verb="DEL"))
+    gone = parse(ovs(ovn=True), verb="DEL")
     assert "iface-id" not in ovs_uplink(gone).external_ids
 
 
@@ -200,4 +201,12 @@ def test_bad_bandwidth_is_named_by_its_key(rates: Any, key: str, where: str) -> 
 
 
 def test_a_del_needs_no_prev_result_to_be_chained() -> None:
-    assert config.parse(request({}, verb="DEL")).uplink == Chained()
+    assert parse({}, verb="DEL").uplink == Chained()
+
+
+def test_an_uplink_of_its_own_is_the_first_of_a_chain() -> None:
+    conf = {"linux": {"bridge": "br0"}, "prevResult": PREV}
+    with pytest.raises(BadConfig, match="^prevResult: vmlink with an uplink of its own"):
+        parse(conf)
+    for verb in ("CHECK", "DEL"):
+        assert parse(conf, verb=verb).uplink == LinuxUplink("br0")

@@ -1,7 +1,7 @@
-"""The steps that Kata Containers needs: what it reads, and what it finds.
+"""What Kata Containers reads and looks for.
 
 Its runtime in Rust reads a file about devices in the host's namespace; the one in Go looks for a
-socket at a place that an address of the pod's interface names. Sources: kata-containers,
+socket at a path that an address of the pod's interface names. Sources: kata-containers,
 src/runtime-rs/crates/resource/src/network/dan.rs; src/runtime/virtcontainers/vhostuser_endpoint.go.
 """
 
@@ -10,18 +10,18 @@ from __future__ import annotations
 import ipaddress
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
+from typing import Any, ClassVar
 
-from cni.attach.context import Context, Node
-from cni.attach.plan import Step
-from cni.config.network import NetConf
-from cni.config.uplinks import LinuxUplink
-from cni.errors import BadConfig, CheckFailed, IOFailure, NotReady
+from cni.attach.context import Context, PromisedAddresses
+from cni.attach.facts import Fact
+from cni.attach.plan import Kinds, Step
+from cni.errors import BadConfig, CheckFailed, IOFailure
 from cni.kernel import rtnl_encode
-from cni.modes.steps.links import expect_link, need_index, need_link, socket_path
-from cni.spec.types import AttachmentKey
+from cni.modes.steps.links import IN_POD, Nic, expect_link, need_index, need_link
+from cni.modes.steps.vhost_socket import VhostSocket, vmm_socket
 from cni.vmm import dan
 from cni.vmm.device import Device, promised
 from cni.vmm.formats import kata
@@ -29,130 +29,133 @@ from cni.vmm.formats import kata
 _SOCKETS = "/tmp/vhostuser_{}/vhu.sock"  # hostSocketSearchPath
 
 
-def gateway_steps(key: AttachmentKey, conf: NetConf, in_pod: bool) -> tuple[Step, ...]:
-    """For a runtime that copies neighbour entries, when the gateway is a bridge of ours."""
-    uplink = conf.uplink
-    if conf.runtime == "any" or not isinstance(uplink, LinuxUplink) or not uplink.gateway:
-        return ()
-    link = f"{uplink.bridge}.{uplink.vlan}" if uplink.vlan else uplink.bridge
-    return (KnownGateway(link, key.ifname if in_pod else ""),)
+@dataclass(frozen=True)
+class GatewayMacs(Fact):
+    """Pairs of a gateway's address and its MAC."""
 
-
-def ready(node: Node) -> None:
-    """STATUS of a network whose switch listens. Raises NotReady."""
-    try:
-        node.ovs.vhost_directory()
-    except BadConfig as e:
-        raise NotReady(e.msg) from e
+    entries: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class KnownGateway(Step):
-    """The MAC of the gateway, which `link` has, is known before the first packet.
+class DanFile(Fact):
+    """The sandbox's DAN file, and the NIC's entry in it."""
 
-    The interface `ifname` gets permanent neighbour entries; "" where the pod has none.
+    path: str
+    entry: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class KataSocket(Fact):
+    """The path at which Kata finds the switch's socket."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class GatewayNeighbour(Step):
+    """Permanent neighbour entries for the gateway, whose MAC is that of `link`.
+
+    The first packet needs no ARP then. `ifname` is the interface that gets them, "" where the pod
+    has none.
     """
 
+    needs: ClassVar[Kinds] = (PromisedAddresses,)
+    provides: ClassVar[Kinds] = (GatewayMacs,)
     link: str
     ifname: str
 
     def do(self, cx: Context) -> None:
         mac = need_link(cx.host_netlink, self.link).mac
-        found = [(ip.gateway, mac) for ip in cx.ipam().ips if ip.gateway]
-        cx.facts["neighbours"] = found
+        entries = tuple((ip.gateway, mac) for ip in cx.addresses().ips if ip.gateway)
+        cx.facts.put(GatewayMacs(entries))
         if self.ifname:
             index = need_index(cx.pod_netlink, self.ifname)
-            cx.pod_netlink.batch(*(rtnl_encode.add_neighbour(index, ip, mac) for ip, mac in found))
+            cx.pod_netlink.batch(*(rtnl_encode.add_neighbour(index, *entry) for entry in entries))
 
     def check(self, cx: Context) -> None:
         if not self.ifname:
             return
-        link = expect_link(cx.pod_netlink, self.ifname, "in the pod's namespace")
+        link = expect_link(cx.pod_netlink, self.ifname, IN_POD)
         known = {(n.ip, n.mac, n.state) for n in cx.pod_netlink.neighbours(link.index)}
-        for ip, mac in cx.facts["neighbours"]:
+        for ip, mac in cx.facts[GatewayMacs].entries:
             if (ip, mac, rtnl_encode.NUD_PERMANENT) not in known:
                 raise CheckFailed(f"{self.ifname}: expected {mac} as the permanent MAC of {ip}")
 
 
 @dataclass(frozen=True)
 class DanEntry(Step):
-    """This NIC in the sandbox's DAN file. `tap` is a tap's name; "" for vhost-user."""
+    """The NIC in the sandbox's DAN file. `tap` is a tap's name, "" for vhost-user."""
 
+    needs: ClassVar[Kinds] = (Nic,)
+    provides: ClassVar[Kinds] = (DanFile,)
     tap: str
     queues: int
 
+    def required(self) -> Kinds:
+        return self.needs if self.tap else (Nic, VhostSocket)
+
     def do(self, cx: Context) -> None:
-        facts = cx.facts
-        nic = Device(
-            id=cx.key.tap_link,
-            kind="tap" if self.tap else "vhostuser",
-            mac=facts["mac"],
-            mtu=facts["mtu"],
-            queues=self.queues,
-            tap=self.tap,
-            path=facts.get("socket", ""),
-        )
-        result = cx.ipam()
-        known = facts.get("neighbours", ())
-        entry = kata.entry(promised(nic, cx.key.ifname, result, result.ips, known))
-        path = dan.path_of(cx.node.dan_dir, cx.key.container_id)
-        facts.update(dan_file=str(path), dan_entry=entry)
+        path, entry = dan.path_of(cx.node.dan_dir, cx.key.container_id), self._entry(cx)
+        cx.facts.put(DanFile(str(path), entry))
         dan.put(path, cx.netns_path, entry)
 
+    def _entry(self, cx: Context) -> dict[str, Any]:
+        nic, result = cx.facts[Nic], cx.addresses()
+        neighbours = cx.facts.get(GatewayMacs)
+        device = Device(
+            id=cx.key.tap_link,
+            kind="tap" if self.tap else "vhostuser",
+            mac=nic.mac,
+            mtu=nic.mtu,
+            queues=self.queues,
+            tap=self.tap,
+            path="" if self.tap else cx.facts[VhostSocket].path,
+        )
+        entries = neighbours.entries if neighbours else ()
+        return kata.entry(promised(device, cx.key.ifname, result, result.ips, entries))
+
     def undo(self, cx: Context) -> None:
-        path = dan.path_of(cx.node.dan_dir, cx.key.container_id)
-        dan.drop(Path(cx.facts.get("dan_file", path)), self.tap or socket_path(cx))
+        known = cx.facts.get(DanFile)
+        path = known.path if known else dan.path_of(cx.node.dan_dir, cx.key.container_id)
+        dan.drop(Path(path), self.tap or vmm_socket(cx))
 
     def check(self, cx: Context) -> None:
-        path, mine = Path(cx.facts["dan_file"]), cx.facts["dan_entry"]
-        if dan.find(path, dan.source(mine)) != mine:
-            raise CheckFailed(f"{path}: expected the entry of {cx.key.ifname} as ADD wrote it")
+        known = cx.facts[DanFile]
+        if dan.find(Path(known.path), dan.source(known.entry)) != known.entry:
+            raise CheckFailed(
+                f"{known.path}: expected the entry of {cx.key.ifname} as ADD wrote it"
+            )
 
 
 @dataclass(frozen=True)
-class SwitchSocket(Step):
-    """The socket on which ovs-vswitchd listens: it has the port's name, in a directory of its own.
-
-    Source: Open vSwitch manual, "DPDK vHost User Ports"; ovs-vswitchd.conf.db(5), vhost-sock-dir.
-    """
-
-    mac: str = field(compare=False)
-    port: str
-
-    def do(self, cx: Context) -> None:
-        cx.facts.update(mac=self.mac, socket=f"{cx.node.ovs.vhost_directory()}/{self.port}")
-
-    def bind(self, cx: Context) -> None:
-        cx.facts["mac"] = self.mac
-
-
-@dataclass(frozen=True)
-class FoundSocket(Step):
+class KataSocketLink(Step):
     """A link to the switch's socket where Kata looks for it, by the pod's first address."""
 
+    needs: ClassVar[Kinds] = (VhostSocket, PromisedAddresses)
+    provides: ClassVar[Kinds] = (KataSocket,)
     port: str
 
     def do(self, cx: Context) -> None:
-        ips = cx.ipam().ips
+        ips = cx.addresses().ips
         if not ips:
-            raise BadConfig("ipam: returned no address, by which Kata finds the socket")
+            raise BadConfig("ipam: returned no address, by which Kata finds the socket; add one")
         path = _SOCKETS.format(ipaddress.ip_interface(ips[0].address).ip)
         made = _SOCKETS.format(self.port)
         self.undo(cx)  # of an attachment whose record was lost
         try:
-            # Everybody may write to /tmp, and QEMU will connect to what it finds: a directory that
+            # All users may write to /tmp, and QEMU will connect to what it finds: a directory that
             # is renamed takes the place of an empty one, and follows no link.
             os.mkdir(os.path.dirname(made), 0o755)
-            os.symlink(cx.facts["socket"], made)
+            os.symlink(cx.facts[VhostSocket].path, made)
             os.rename(os.path.dirname(made), os.path.dirname(path))
         except OSError as e:
             raise IOFailure(
                 f"{os.path.dirname(path)}: cannot be made: {e.strerror}; remove what is there"
             ) from e
-        cx.facts["kata_socket"] = path
+        cx.facts.put(KataSocket(path))
 
     def undo(self, cx: Context) -> None:
-        """The address may be another's by now, or not known: what leads to our port is ours."""
+        """Remove what leads to our port: the address may be unknown, or another pod's by now."""
         for path in glob(_SOCKETS.format("*")):
             with suppress(OSError):
                 if os.readlink(path).endswith("/" + self.port):
@@ -162,10 +165,10 @@ class FoundSocket(Step):
             os.rmdir(os.path.dirname(_SOCKETS.format(self.port)))
 
     def check(self, cx: Context) -> None:
-        path, expected = cx.facts["kata_socket"], cx.facts["socket"]
+        path, expected = cx.facts[KataSocket].path, cx.facts[VhostSocket].path
         try:
-            found = os.readlink(path)
+            target = os.readlink(path)
         except OSError:
-            found = "nothing"
-        if found != expected:
-            raise CheckFailed(f"{path}: expected a link to {expected}, found {found}")
+            target = "nothing"
+        if target != expected:
+            raise CheckFailed(f"{path}: expected a link to {expected}, found {target}")

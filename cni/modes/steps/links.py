@@ -1,35 +1,88 @@
-"""What the steps do to links, and what they say when one is not there."""
+"""What several steps do to links, and the facts that they share."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cache
 
 from cni.attach.context import Context
+from cni.attach.facts import Fact
+from cni.attach.plan import Step
 from cni.errors import CheckFailed, VmlinkError
 from cni.kernel import rtnl_encode
 from cni.kernel.netlink import Netlink
 from cni.kernel.rtnl_decode import LinkInfo
 
 MIN_MTU_V6 = 1280  # below it a link has no IPv6 at all (RFC 8200, section 5)
+IN_POD, IN_HOST = "in the pod's namespace", "in the host's namespace"
+
+
+@dataclass(frozen=True)
+class Nic(Fact):
+    """The guest's NIC: its MAC address, and its MTU in bytes."""
+
+    mac: str
+    mtu: int
+
+
+@dataclass(frozen=True)
+class PortMtu(Fact):
+    """The MTU, in bytes, that the bridge or switch gives a port without one of its own."""
+
+    mtu: int
+
+
+@dataclass(frozen=True)
+class TapMac(Fact):
+    """The MAC address of the tap itself, which is not the guest's."""
+
+    mac: str
+
+
+class PodLink(Step):
+    """A link that the step makes in the pod's namespace, with the attachment's IFLA_GROUP.
+
+    The group tells it from an interface of the same name that is not ours. A subclass makes the
+    link; this class undoes and checks it.
+    """
+
+    def link(self) -> str:
+        """Return the name of the link."""
+        raise NotImplementedError
+
+    def links(self) -> tuple[str, ...]:
+        return (self.link(),)
+
+    def undo(self, cx: Context) -> None:
+        remove_pod_link(cx, self.link())
+
+    def check(self, cx: Context) -> None:
+        expect_link(cx.pod_netlink, self.link(), IN_POD)
 
 
 def need_link(netlink: Netlink, name: str) -> LinkInfo:
-    """The link, which was there a moment ago."""
+    """Return a link that was there a moment ago. Raises VmlinkError when it has gone since."""
     link = netlink.link(index=need_index(netlink, name))
     if link is None:
-        raise VmlinkError(f"interface {name} went away while it was being configured")
+        raise _gone(name)
     return link
 
 
 def need_index(netlink: Netlink, name: str) -> int:
+    """Return the ifindex of a link that was there a moment ago. Raises VmlinkError."""
     index = netlink.index(name)
     if index is None:
-        raise VmlinkError(f"interface {name} went away while it was being configured")
+        raise _gone(name)
     return index
 
 
+def _gone(name: str) -> VmlinkError:
+    return VmlinkError(f"interface {name} was removed while it was being configured; call again")
+
+
 def expect_link(netlink: Netlink, name: str, where: str) -> LinkInfo:
+    """Return the link. Raises CheckFailed when it is not there."""
     link = netlink.link(name)
     if link is None:
         raise CheckFailed(f"{name}: expected {where}, found nothing")
@@ -37,17 +90,24 @@ def expect_link(netlink: Netlink, name: str, where: str) -> LinkInfo:
 
 
 def expect_up(link: LinkInfo, mtu: int) -> None:
+    """Raise CheckFailed unless the link is up and has this MTU (bytes)."""
     if link.mtu != mtu or not link.up:
-        found = "up" if link.up else "down"
-        raise CheckFailed(f"{link.name}: expected up with MTU {mtu}, found {found} with {link.mtu}")
+        state = "up" if link.up else "down"
+        raise CheckFailed(f"{link.name}: expected up with MTU {mtu}, found {state} with {link.mtu}")
 
 
-def silent(index: int, mtu: int) -> list[rtnl_encode.Message]:
-    """No link-local address: runtimes take every addressed link for the guest's (Kata's scan)."""
-    return [rtnl_encode.set_link(index, addrgenmode_none=True)] if can_silence(mtu) else []
+def no_link_local(index: int, mtu: int) -> list[rtnl_encode.Message]:
+    """Return the message that keeps a link from making itself an IPv6 link-local address.
+
+    Runtimes take every link with an address for the guest's: Kata's scan of the namespace does.
+    """
+    if not has_addrgenmode(mtu):
+        return []
+    return [rtnl_encode.set_link(index, addrgenmode_none=True)]
 
 
-def can_silence(mtu: int) -> bool:
+def has_addrgenmode(mtu: int) -> bool:
+    """Return whether a link with this MTU (bytes) has an IPv6 address generation mode here."""
     return mtu >= MIN_MTU_V6 and _has_ipv6()
 
 
@@ -57,29 +117,25 @@ def _has_ipv6() -> bool:
 
 
 def remove_pod_link(cx: Context, name: str) -> None:
-    """Delete a link of ours, and with it, in one request, all that carry its group."""
+    """Delete a link of ours and, by the same request, all links that carry its group."""
     if cx.pod_or_none is None or not cx.pod_netlink.index(name):
         return
-    found = (cx.pod_netlink.index(other) for other in {name, *cx.pod_links})
-    together = [index for index in found if index]
-    cx.reaper.delete(cx.pod, cx.key.group, together, cx.cancel.remaining())
+    indexes = (cx.pod_netlink.index(other) for other in {name, *cx.pod_links})
+    together = [index for index in indexes if index]
+    cx.node.deleter.delete(cx.pod, cx.key.group, together, cx.cancel.remaining())
     # A tap has its name before it has its group.
     if name == cx.key.tap_link and (half := cx.pod_netlink.index(name)):
-        cx.reaper.delete(cx.pod, None, [half], cx.cancel.remaining())
+        cx.node.deleter.delete(cx.pod, None, [half], cx.cancel.remaining())
 
 
-def remove_host_links(cx: Context, *names: str) -> None:
-    """Delete links of ours in the host's namespace, all at once; absent is done."""
-    found = (cx.host_netlink.index(name) for name in names)
-    cx.reaper.delete(cx.host, None, [index for index in found if index], cx.cancel.remaining())
-
-
-def socket_path(cx: Context) -> str:
-    """Where the VMM makes the socket of vhost-user, in a directory of the attachment's own."""
-    return f"{cx.node.run_dir}/vhostuser/{cx.key.wire}/sock"
+def remove_host_link(cx: Context, name: str) -> None:
+    """Delete a link of ours in the host's namespace; a missing one is no error."""
+    if index := cx.host_netlink.index(name):
+        cx.node.deleter.delete(cx.node.host, None, [index], cx.cancel.remaining())
 
 
 def write_sysctl(name: str, value: str) -> None:
+    """Set a value below /proc/sys/net unless it is set. Raises VmlinkError."""
     path = "/proc/sys/net/" + name
     try:
         with open(path, "r+") as f:

@@ -1,30 +1,48 @@
-"""The steps of mode macvtap: the link with its device node, and what another plugin's gives it."""
+"""A macvtap in the pod's namespace and its node in /dev."""
 
 from __future__ import annotations
 
 import errno as errnos
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cni.attach.context import Context
-from cni.attach.plan import Step
+from cni.attach.facts import Fact
+from cni.attach.plan import Kinds
 from cni.errors import AttachmentExists, BadConfig, CheckFailed, VmlinkError
 from cni.kernel import macvtap, redirect, rtnl_encode
 from cni.kernel.netlink import Exists, Netlink, NetlinkError
 from cni.kernel.rtnl_decode import LinkInfo
-from cni.modes.steps.common import remove_redirect
-from cni.modes.steps.links import expect_link, expect_up, need_index, remove_pod_link, silent
+from cni.modes.steps.links import (
+    IN_POD,
+    Nic,
+    PodLink,
+    expect_link,
+    expect_up,
+    no_link_local,
+)
 
 
 @dataclass(frozen=True)
-class MacvtapLink(Step):
-    """A macvtap in the pod's namespace and its node in /dev.
+class MacvtapDevice(Fact):
+    """The macvtap's ifindex, its device number, and whether its node in /dev had to be made."""
 
-    `lower` is the link below it: a NIC of the host's namespace or, with `chained`, the interface
-    of the plugin before us. `mac` "" and `mtu` 0 take the lower link's. The namespace's own stack
-    hears nothing of what comes in: as long as nobody has a macvtap open, the kernel gives it to
-    the stack, which has the guest's addresses and would answer.
+    ifindex: int
+    device_number: int
+    node_made: bool
+
+
+@dataclass(frozen=True)
+class MacvtapLink(PodLink):
+    """A macvtap and its node in /dev.
+
+    `lower` is the link below it: a NIC of the host's namespace or, with `chained`, the interface of
+    the plugin before us. `mac` "" and `mtu` 0 take the lower link's. The namespace's own stack gets
+    nothing of what comes in: as long as no process has a macvtap open, the kernel gives its frames
+    to the stack, which has the guest's addresses and would answer.
     """
 
+    provides: ClassVar[Kinds] = (Nic, MacvtapDevice)
     name: str
     lower: str
     chained: bool
@@ -35,15 +53,15 @@ class MacvtapLink(Step):
     owner: int | None
     group: int | None
 
-    def links(self) -> tuple[str, ...]:
-        return (self.name,)
+    def link(self) -> str:
+        return self.name
 
     def do(self, cx: Context) -> None:
         lower = self._lower(cx)
         index = self._make(cx, lower)
         mac, mtu = self.mac or lower.mac, self.mtu or lower.mtu
-        cx.facts.update(mac=mac, mtu=mtu)
-        messages = [*redirect.ignore(index), *silent(index, mtu)]
+        cx.facts.put(Nic(mac, mtu))
+        messages = [*redirect.ignore(index), *no_link_local(index, mtu)]
         if self.mode == "passthru" and self.mac:
             # The kernel has given it the lower link's, whatever was asked for.
             messages.append(rtnl_encode.set_link(index, mac=self.mac))
@@ -62,10 +80,10 @@ class MacvtapLink(Step):
     def _lower(self, cx: Context) -> LinkInfo:
         link = self._netlink(cx).link(self.lower)
         if link is None:
-            where = "prevResult" if self.chained else "master"
-            raise BadConfig(f"{where}: there is no interface {self.lower}; name one that is there")
+            key = "prevResult" if self.chained else "master"
+            raise BadConfig(f"{key}: there is no interface {self.lower}; name one that is there")
         if self.mtu > link.mtu:
-            raise BadConfig(f"mtu: {self.mtu} is above that of {self.lower}, {link.mtu}")
+            raise BadConfig(f"mtu: {self.mtu} is above that of {self.lower}, {link.mtu}; lower it")
         return link
 
     def _make(self, cx: Context, lower: LinkInfo) -> int:
@@ -73,10 +91,13 @@ class MacvtapLink(Step):
         for index in numbers:
             if self._make_link(cx, lower.index, index) and self._claim(cx, index):
                 return index
-        raise VmlinkError(f"{self.name}: {numbers[0]} to {numbers[-1]} are all taken as ifindexes")
+        raise VmlinkError(
+            f"{self.name}: the ifindexes {numbers[0]} to {numbers[-1]} are all taken; delete "
+            "macvtaps that nobody uses"
+        )
 
     def _make_link(self, cx: Context, lower: int, index: int) -> bool:
-        """False if the ifindex is taken."""
+        """Make the link; return False if the ifindex is taken."""
         message = rtnl_encode.new_macvtap(
             self.name,
             index=index,
@@ -105,69 +126,49 @@ class MacvtapLink(Step):
     def _unfit(self) -> BadConfig:
         if self.chained:
             return BadConfig(
-                f"prevResult: {self.lower} cannot carry a macvtap, as it is a macvlan, or the "
-                "port of a bridge; use mode tc"
+                f"prevResult: {self.lower} cannot carry a macvtap: it is a macvlan, or the port of "
+                "a bridge; use mode tc"
             )
         return BadConfig(
             f"master: {self.lower} cannot carry a macvtap of mode {self.mode}: it is no Ethernet "
-            "link, the port of a bridge or bond, or shared with others in or beside mode passthru"
+            "link, the port of a bridge or bond, or shared with others in or beside mode passthru; "
+            "name another, or another macvtap.mode"
         )
 
     def _claim(self, cx: Context, index: int) -> bool:
-        """False if the macvtap of another namespace has the same ifindex."""
+        """Have the node in /dev; return False if another namespace's macvtap has the ifindex."""
         with cx.in_pod():
             number = macvtap.device_number(self.name, index)
         try:
             made = macvtap.claim(index, number, self.owner, self.group)
         except Exists:
-            cx.reaper.delete(cx.pod, None, [index], cx.cancel.remaining())
+            cx.node.deleter.delete(cx.pod, None, [index], cx.cancel.remaining())
             return False
-        cx.facts.update(ifindex=index, device_number=number, node_made=made)
+        cx.facts.put(MacvtapDevice(index, number, made))
         return True
 
     def undo(self, cx: Context) -> None:
-        remove_pod_link(cx, self.name)
+        super().undo(cx)
         for index in cx.key.ifindexes:
             macvtap.discard(index)
-        if cx.pod_or_none is None and cx.facts.get("node_made"):
+        device = cx.facts.get(MacvtapDevice)
+        if cx.pod_or_none is None and device and device.node_made:
             # The kernel may still be at work on the end of the namespace.
-            macvtap.remove(cx.facts["ifindex"])
+            macvtap.remove(device.ifindex)
 
     def check(self, cx: Context) -> None:
-        link = expect_link(cx.pod_netlink, self.name, "in the pod's namespace")
-        index, number, mtu = (cx.facts[k] for k in ("ifindex", "device_number", "mtu"))
+        link, device = expect_link(cx.pod_netlink, self.name, IN_POD), cx.facts[MacvtapDevice]
+        index = device.ifindex
         if (link.index, link.group) != (index, cx.key.group):
-            raise CheckFailed(f"{self.name}: is another link than the one that ADD made")
-        expect_up(link, mtu)
+            raise CheckFailed(f"{self.name}: expected the link that ADD made, found another")
+        expect_up(link, cx.facts[Nic].mtu)
         if not redirect.ignores(cx.pod_netlink, index):
-            raise CheckFailed(f"{self.name}: the filter that keeps its namespace silent is gone")
-        if not macvtap.is_claimed(index, number, self.owner, self.group):
             raise CheckFailed(
-                f"{macvtap.node_path(index)}: is not the device of {self.name}, or has another "
-                "owner or mode than ADD gave it"
+                f"{self.name}: expected a filter that keeps frames from the namespace's stack, "
+                "found none"
             )
-
-
-@dataclass(frozen=True)
-class Divert(Step):
-    """What arrives at the interface of the plugin before us comes in on the macvtap instead.
-
-    The macvlan code below the macvtap would do that too, but it gives multicast to the namespace
-    as well, and puts fragments of multicast packets together.
-    """
-
-    ifname: str
-    tap: str
-
-    def do(self, cx: Context) -> None:
-        netlink = cx.pod_netlink
-        redirect.divert(netlink, need_index(netlink, self.ifname), need_index(netlink, self.tap))
-
-    def undo(self, cx: Context) -> None:
-        remove_redirect(cx, self.ifname, ("cls_bpf",))
-
-    def check(self, cx: Context) -> None:
-        netlink = cx.pod_netlink
-        interface = expect_link(netlink, self.ifname, "in the pod's namespace").index
-        tap = expect_link(netlink, self.tap, "in the pod's namespace").index
-        redirect.check_way("cls_bpf", netlink, interface, tap)
+        if not macvtap.is_claimed(index, device.device_number, self.owner, self.group):
+            raise CheckFailed(
+                f"{macvtap.node_path(index)}: expected the device of {self.name} with the owner "
+                "and mode that ADD gave it, found another"
+            )

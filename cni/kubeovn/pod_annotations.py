@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from cni.config.network import Bandwidth, least_burst
+from cni.config.nic import least_burst
 from cni.config.readers import MAX_VLAN, is_unicast_mac
 from cni.errors import BadConfig, TryAgain
-from cni.spec.types import IP, Route
+from cni.spec.types import IP, Bandwidth, Route
 
 MODE = "vmlink.dev/mode"
 OVN = "ovn"  # the provider of the cluster's own network
