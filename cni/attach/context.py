@@ -14,7 +14,7 @@ from cni.attach.facts import Fact, Facts
 from cni.cancel import Cancel
 from cni.config.settings import DAN_DIR
 from cni.ipam import delegate
-from cni.ipam.reservations import Claims
+from cni.ipam.reservations import Reservations
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
@@ -35,7 +35,7 @@ class Node:
     run_dir: Path
     ovs: Database
     dan_dir: Path = Path(DAN_DIR)
-    claims: Claims = field(default_factory=Claims)
+    reservations: Reservations = field(default_factory=Reservations)
 
 
 @dataclass(frozen=True)

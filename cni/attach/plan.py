@@ -162,7 +162,7 @@ def apply(plan: Plan, cx: Context, commit: Callable[[], T]) -> T:
     On any exception what was begun is undone in reverse, and the first error raised; `cx.clean`
     says whether every undo succeeded. What the pool has prepared is bound, and undone as well.
     """
-    ahead = plan.prepare if cx.key.kit else ()
+    ahead = plan.prepare if cx.key.prepared else ()
     begun = 0
     try:
         for step in plan.steps:

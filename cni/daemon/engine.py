@@ -135,7 +135,7 @@ class Engine:
         """Write the intent, with a port of the pool if it has one that fits."""
         timings = call.notes.setdefault("steps", {})
         port = self._pools.take(call.key, conf, self._netlink(), timings)
-        key = replace(call.key, kit=port.id if port else "")
+        key = replace(call.key, prepared=port.id if port else "")
         steps = self._modes[conf.mode].plan(key, conf)
         record = _record(call, conf, steps)
         if port:
@@ -170,7 +170,7 @@ class Engine:
             key = self._modes[conf.mode].locate(key, conf, self._node, call.cancel)
         steps = plan.union(self._modes[conf.mode].plan(key, conf) for conf in possible)
         again = _record(call, possible[0], steps)
-        again.port = {"id": key.kit}
+        again.port = {"id": key.prepared}
         if record:
             again.netns_identity = record.netns_identity
         return steps, again

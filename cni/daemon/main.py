@@ -169,8 +169,8 @@ def _node(run_dir: Path, config: Settings, stack: ExitStack) -> Node:
 def _is_known(store: Store, pools: Pools, key: AttachmentKey) -> bool:
     """Whether a port has a record, or is a prepared one of a pool's."""
     is_known = pools.known(key) if key.pooled else store.load(key) is not None
-    if key.kit and not is_known:
-        pools.lost(key.kit)
+    if key.prepared and not is_known:
+        pools.lost(key.prepared)
     return is_known
 
 

@@ -49,7 +49,7 @@ class Pools:
 
     def start(self, store: Store) -> None:
         """Begin to adopt, remove and make, after unfinished ADDs were undone."""
-        taken = {record.key.kit for record in store.all()}
+        taken = {record.key.prepared for record in store.all()}
         for shelf in self._shelves.values():
             shelf.drop_taken(taken)
         self._worker.start()
@@ -70,7 +70,7 @@ class Pools:
 
     def known(self, key: AttachmentKey) -> bool:
         """Return whether this is a prepared port of ours."""
-        return any(shelf.files.has(key.kit) for shelf in list(self._shelves.values()))
+        return any(shelf.files.has(key.prepared) for shelf in list(self._shelves.values()))
 
     def lost(self, port_id: str) -> None:
         """Have removed what is behind rows that neither a file nor a record names."""

@@ -43,7 +43,7 @@ class PreparedPort:
     @property
     def key(self) -> AttachmentKey:
         """The key under which the port waits."""
-        return AttachmentKey.of_kit(self.id)
+        return AttachmentKey.of_prepared(self.id)
 
     @cached_property
     def plan(self) -> Plan:

@@ -42,7 +42,7 @@ class Preparer:
 
     def fits(self, port: PreparedPort, key: AttachmentKey, conf: NetConf) -> bool:
         """Return whether the port is what an ADD of `key` would make."""
-        made = self.modes[conf.mode].plan(replace(key, kit=port.id), conf)
+        made = self.modes[conf.mode].plan(replace(key, prepared=port.id), conf)
         return made.prepare == port.plan.prepare
 
     def context(

@@ -134,8 +134,8 @@ class Remove(Operation):
     def compose(self, tables: Tables, again: bool) -> Operations:
         """Return what removes the rows that there are."""
         row = tables.port(self.key)
-        if row is None and self.key.kit:
-            row = tables.port(AttachmentKey.of_kit(self.key.kit))
+        if row is None and self.key.prepared:
+            row = tables.port(AttachmentKey.of_prepared(self.key.prepared))
         uuid = row.uuid if row is not None else None
         return port_rows.remove(uuid, marks(self.owner, self.key))
 

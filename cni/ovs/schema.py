@@ -61,4 +61,4 @@ def key_of(row: Any) -> AttachmentKey | None:
         return None
     key = AttachmentKey(ids[CONTAINER], ids[IFNAME])
     prepared = _PREPARED.fullmatch(getattr(row, "name", ""))
-    return replace(key, kit=prepared[1]) if prepared and prepared[1] != key.digest else key
+    return replace(key, prepared=prepared[1]) if prepared and prepared[1] != key.digest else key

@@ -18,19 +18,19 @@ class AttachmentKey:
     """One interface of one container: what CNI calls an attachment.
 
     All names that vmlink gives to links and files derive from this key, so that DEL finds
-    them again without a record. A port that the pool has prepared has an id, `kit`, of twelve
+    them again without a record. A port that the pool has prepared has an id, `prepared`, of twelve
     hexadecimal digits; the names of its links in the host's namespace derive from that id, before
     and after a pod gets it.
     """
 
     container_id: str
     ifname: str
-    kit: str = field(default="", compare=False)
+    prepared: str = field(default="", compare=False)
 
     @staticmethod
-    def of_kit(kit: str) -> AttachmentKey:
+    def of_prepared(port_id: str) -> AttachmentKey:
         """The key of a prepared port that no pod has yet."""
-        return AttachmentKey(POOL, kit, kit)
+        return AttachmentKey(POOL, port_id, port_id)
 
     @property
     def pooled(self) -> bool:
@@ -38,9 +38,9 @@ class AttachmentKey:
         return self.container_id == POOL
 
     @property
-    def wire(self) -> str:
+    def port_digits(self) -> str:
         """The twelve digits in the name of the port in the host's namespace."""
-        return self.kit or self.digest
+        return self.prepared or self.digest
 
     @cached_property
     def _hash(self) -> bytes:
@@ -65,7 +65,7 @@ class AttachmentKey:
     @property
     def tap_port(self) -> str:
         """The name of a tap in the host's namespace, which is itself the switch's port."""
-        return "vlt" + self.wire
+        return "vlt" + self.port_digits
 
     @property
     def ifb_link(self) -> str:
@@ -86,12 +86,12 @@ class AttachmentKey:
 
         fe: is above every assigned address, so a bridge never takes it for its own.
         """
-        return "fe:" + bytes.fromhex(self.wire)[:5].hex(":")
+        return "fe:" + bytes.fromhex(self.port_digits)[:5].hex(":")
 
     @property
     def vhost_port(self) -> str:
         """The name of a vhost-user port in Open vSwitch; the kernel has no link for it."""
-        return "vlu" + self.wire
+        return "vlu" + self.port_digits
 
     @property
     def group(self) -> int:

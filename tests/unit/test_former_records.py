@@ -51,7 +51,7 @@ def test_a_record_is_read(path: Path, tmp_path: Path) -> None:
     assert record.intent == path.stem.endswith("-intent")
     steps = record.plan()
     assert steps is not None
-    assert record.key.kit == ("" if not record.port else record.port["id"])
+    assert record.key.prepared == ("" if not record.port else record.port["id"])
 
 
 @pytest.mark.parametrize("path", FINISHED, ids=lambda path: path.stem)

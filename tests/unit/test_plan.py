@@ -293,7 +293,7 @@ def test_what_a_pod_decides_alone_does_not_tell_kits_apart(mode: str) -> None:
         conf = netconf(**{**OVS, "mode": mode, **change})
         return MODES[mode].plan(key, conf).prepare
 
-    made = prepare(AttachmentKey.of_kit("0123456789ab"))
+    made = prepare(AttachmentKey.of_prepared("0123456789ab"))
     key = AttachmentKey("c2", "eth1", "0123456789ab")
     ingress = {k: v for k, v in LIMIT["bandwidth"].items() if k.startswith("ingress")}
     ids = {**OVS["ovs"], "external_ids": {"iface-id": "x"}}

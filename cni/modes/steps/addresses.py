@@ -11,7 +11,7 @@ from cni.attach.plan import Kinds, Step
 from cni.config.network import NetConf
 from cni.errors import AttachmentExists, DeadlineExceeded, VmlinkError
 from cni.ipam import delegate
-from cni.ipam.reservations import Claim
+from cni.ipam.reservations import Reservation
 from cni.spec.types import IP, Lease, Result, Route
 
 _GRACE = 5  # seconds for an IPAM plugin to end an ADD that is to be undone
@@ -110,7 +110,7 @@ class LeasedAddresses(Step):
 
     def resume(self, cx: Context) -> None:
         bare = (address.partition("/")[0] for address, _ in self.ips)
-        cx.node.claims.take(Claim(cx.key, self.holder), self.switch, bare)
+        cx.node.reservations.take(Reservation(cx.key, self.holder), self.switch, bare)
 
     def undo(self, cx: Context) -> None:
-        cx.node.claims.release(cx.key)
+        cx.node.reservations.release(cx.key)

@@ -60,7 +60,7 @@ class OvsPort(Step):
         cx.facts.put(SentPort(database.submit(add)))
 
     def bind(self, cx: Context) -> None:
-        cx.facts.put(SentPort(self._rebind(cx, AttachmentKey.of_kit(cx.key.kit), cx.key)))
+        cx.facts.put(SentPort(self._rebind(cx, AttachmentKey.of_prepared(cx.key.prepared), cx.key)))
 
     def finish(self, cx: Context) -> None:
         pending = cx.facts[SentPort].pending
@@ -99,7 +99,7 @@ class OvsPort(Step):
     def undo(self, cx: Context) -> None:
         sent = cx.facts.get(SentPort)
         never_sent = sent is not None and sent.pending.abandon()
-        if never_sent and not cx.key.kit:
+        if never_sent and not cx.key.prepared:
             return
         database = cx.node.ovs
         removal = database.submit(port_ops.Remove(database.owner, cx.key))

@@ -85,7 +85,7 @@ class SwitchSocket(SocketStep):
 
 def vmm_socket(cx: Context) -> str:
     """Return where the VMM makes the socket, in a directory of the attachment's own."""
-    return f"{cx.node.run_dir}/vhostuser/{cx.key.wire}/sock"
+    return f"{cx.node.run_dir}/vhostuser/{cx.key.port_digits}/sock"
 
 
 def remove_socket_directory(cx: Context) -> None:
