@@ -1,7 +1,7 @@
 """Encoders for the rtnetlink messages about links, addresses, routes and neighbours. Pure.
 
 Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/neighbour.h.
-tests/unit/test_rtmsg.py compares each with pyroute2's encoding. An `index` is an ifindex.
+tests/unit/test_rtnl_encode.py compares each with pyroute2's encoding. An `index` is an ifindex.
 """
 
 from __future__ import annotations

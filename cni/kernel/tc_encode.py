@@ -1,6 +1,6 @@
 """Encoders for the traffic control messages: clsact, the filters that redirect, tbf. Pure.
 
-Layouts: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h. tests/unit/test_tcmsg.py
+Layouts: linux/pkt_sched.h, linux/pkt_cls.h, linux/tc_act/tc_mirred.h. tests/unit/test_tc_encode.py
 compares each with pyroute2's encoding. An `index` is an ifindex.
 """
 

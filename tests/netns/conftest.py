@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.netns.faultlab import FaultyNode, Lab, Way, Zygote, opened, prepared
+from tests.netns.attach_ways import Way
+from tests.netns.faultlab import FaultyNode, Lab, Zygote, opened, prepared
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,8 @@ import pytest
 from bench.testbed import switch
 from cni.attach.plan import Step
 from cni.modes import MODES
-from tests.netns.faultlab import (
-    EXECUTED,
-    KEY,
-    WAYS,
-    Lab,
-    Way,
-    Zygote,
-    held,
-    opened,
-    prepared,
-    vlan_missing,
-)
+from tests.netns.attach_ways import EXECUTED, KEY, WAYS, Way, vlan_missing
+from tests.netns.faultlab import Lab, Zygote, held, opened, prepared
 from tests.waits import threads, until
 
 

@@ -10,7 +10,8 @@ import pytest
 from bench.testbed.node import PLUGINS, Answer
 from cni.modes import MODES
 from tests.netns import toy_mode
-from tests.netns.faultlab import EXECUTED, KEY, Lab, Way, Zygote, ways
+from tests.netns.attach_ways import EXECUTED, KEY, Way, ways
+from tests.netns.faultlab import Lab, Zygote
 from tests.netns.test_faults import (  # noqa: F401  # the fault table, untouched
     test_client_gone_during_add,
     test_error_in_add,

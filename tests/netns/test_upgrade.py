@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.netns.faultlab import KATAS, KEY, POD, WAYS, Way, vlan_missing
+from tests.netns.attach_ways import KATAS, KEY, POD, WAYS, Way, vlan_missing
 from tests.netns.upgradekit import STAYS, Attachment, Kits, Upgrade, furnished, unpack
 from tests.waits import until
 
@@ -28,8 +28,10 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def groups() -> dict[str, list[Way]]:
-    """The ways of one share a node. A name with the mode tells which need what the machine has
-    once. Ways with a pool have a test of their own.
+    """The ways to attach, by the node that they share.
+
+    A group that is named by its mode needs what the machine has once. Ways with a pool have a test
+    of their own.
     """
     found: dict[str, list[Way]] = {}
     for way in WAYS:
@@ -46,9 +48,10 @@ GROUPS = groups()
 
 @dataclass
 class Upgraded:
-    """All ways of a group, after the restart, each once for every end that it can have: by a DEL,
-    by GC, by a DEL while no vmlinkd ran, and by the end of vmlinkd before that of the ADD. What
-    the restart has changed of the others is in `untrue`.
+    """All ways of a group after the restart, each once for every end that it can have.
+
+    It ends by a DEL, by GC, by a DEL while no vmlinkd runs, or because vmlinkd ends before the ADD
+    does. `untrue` is what the restart has changed of the others.
     """
 
     upgrade: Upgrade

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import pytest
 from bench.testbed import switch
 from bench.testbed.node import BIN, PLUGINS, Answer, Node
 from cni.spec.types import AttachmentKey
-from tests.netns.faultlab import EXECUTED, INFO, POD, Way, pod_contents
+from tests.netns.attach_ways import EXECUTED, INFO, POD, Way
+from tests.netns.faultlab import pod_contents
 from tests.waits import until
 
 COMMIT = "3c781983706f22a34b45c791827068624232bf71"
@@ -98,7 +98,8 @@ class Attachment:
         container, made = self.key.container_id, self.node.lab.dir
         places = [f"/dev/tap{index}" for index in self.key.ifindexes]
         places += [f"{made}/dans/{container}.*", f"/tmp/vhostuser_{self.key.vhost_port}*"]
-        return {path for place in (*places, str(self._device_info)) for path in glob(place)}
+        patterns = (*places, str(self._device_info))
+        return {str(path) for place in patterns for path in Path("/").glob(place[1:])}
 
     def _named(self, found: set[str] | frozenset[str]) -> list[str]:
         return [f"{self.way.name}: {what}" for what in sorted(found)]
@@ -147,8 +148,9 @@ class Upgrade:
         return [line.decode() for line in lines if json.loads(line)["level"] not in _QUIET]
 
     def collect(self) -> list[str]:
-        """GC of the network with nothing that is valid. Without `ipam` in the configuration the
-        addresses go by their records alone.
+        """Call GC with nothing that is valid.
+
+        The configuration has no `ipam`: the addresses are released by the records alone.
         """
         conf: dict[str, Any] = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink"}
         conf |= {"linux": {"bridge": "br0"}, "cni.dev/valid-attachments": []}

@@ -206,7 +206,7 @@ def test_a_del_needs_no_prev_result_to_be_chained() -> None:
 
 def test_an_uplink_of_its_own_is_the_first_of_a_chain() -> None:
     conf = {"linux": {"bridge": "br0"}, "prevResult": PREV}
-    with pytest.raises(BadConfig, match="^prevResult: vmlink with an uplink of its own"):
+    with pytest.raises(BadConfig, match=r"^prevResult: vmlink with an uplink of its own"):
         parse(conf)
     for verb in ("CHECK", "DEL"):
         assert parse(conf, verb=verb).uplink == LinuxUplink("br0")
