@@ -1,19 +1,27 @@
-"""What an attachment leaves in the kernel: the tap's queues, owner and offloads; links, addresses
-and routes as the result says, and nothing that a runtime's scan could take for the guest's.
+"""What an attachment makes in the kernel.
+
+The tap has its queues, owner and offloads; links, addresses and routes are as the result says; and
+nothing is there that a runtime which scans the namespace could mistake for the guest's interface.
 """
+
+from __future__ import annotations
 
 import errno
 import fcntl
 import json
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from bench.testbed.node import Node
 from cni.kernel.netlink import Busy, NetlinkError
 from cni.kernel.tuntap import IFF_MULTI_QUEUE, IFF_VNET_HDR, IFREQ, TUNGETIFF, open_tap
+from tests.netns.nslib import present
 from tests.netns.wirelib import (
     GSO,
     GSO_TCPV4,
@@ -22,6 +30,7 @@ from tests.netns.wirelib import (
     POD4,
     POD_MAC,
     TOPOLOGIES,
+    Attachment,
     bridged,
     chained,
     rebuilt,
@@ -41,15 +50,16 @@ except PermissionError as e:
 """
 
 
-def flags(fd):
-    return IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))[1]
+def flags(fd: int) -> int:
+    found: int = IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(IFREQ.size)))[1]
+    return found
 
 
-def show(node, *command, where):
+def show(node: Node, *command: str, where: Path) -> Any:
     return json.loads(node.run(["ip", "-json", "-details", *command], where).stdout or "[]")
 
 
-def test_a_tap_with_one_queue_opens_once(node):
+def test_a_tap_with_one_queue_opens_once(node: Node) -> None:
     with chained(node) as attached:
         attached.add()
         fd = attached.guest().fds[0]
@@ -62,7 +72,7 @@ def test_a_tap_with_one_queue_opens_once(node):
                 open_tap(attached.tap, 2)
 
 
-def test_flows_spread_over_the_queues_of_a_tap(node):
+def test_flows_spread_over_the_queues_of_a_tap(node: Node) -> None:
     with chained(node, queues=2) as attached:
         attached.add()
         port, guest = attached.port(), attached.guest()
@@ -71,15 +81,15 @@ def test_flows_spread_over_the_queues_of_a_tap(node):
         frames = {bytes(ETHER / IP(**FLOW) / UDP(sport=n) / Raw(b"flow")) for n in range(1, 65)}
         for frame in frames:
             port.send(frame)
-        received = [guest.receive_with_header() for _ in frames]
+        received = [present(guest.receive_with_header()) for _ in frames]
         assert {frame for *_, frame in received} == frames
         assert {queue for queue, *_ in received} == {0, 1}
 
 
-def opens(attached, uid, gid):
-    """Does TUNSETIFF let a process of that user have the tap? The device itself may be root's."""
+def opens(attached: Attachment, uid: int, gid: int) -> bool:
+    """Whether that user may open the tap. root opens /dev/net/tun, so only TUNSETIFF can refuse."""
     command = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "/usr/bin/python3"]
-    with attached.namespace.entered(), open("/dev/net/tun", "r+b", buffering=0) as tun:
+    with attached.namespace.entered(), Path("/dev/net/tun").open("r+b", buffering=0) as tun:
         done = subprocess.run([*command, "-c", OPEN, attached.tap], stdin=tun, check=False)
     assert done.returncode in (0, errno.EPERM)
     return done.returncode == 0
@@ -98,7 +108,9 @@ WHO = [(0, 0), (OWNER, 0), (STRANGER, GROUP), (OWNER, GROUP), (STRANGER, STRANGE
     ],
     ids=["nobody", "owner", "group", "owner and group"],
 )
-def test_only_the_owner_opens_the_tap(node, tap, may):
+def test_only_the_owner_opens_the_tap(
+    node: Node, tap: dict[str, int], may: set[tuple[int, int]]
+) -> None:
     with chained(node, tap=tap) as attached:
         attached.add()
         assert {who for who in WHO if opens(attached, *who)} == may
@@ -106,14 +118,16 @@ def test_only_the_owner_opens_the_tap(node, tap, may):
 
 @pytest.mark.parametrize("mode", ["tc", "macvtap"])
 @pytest.mark.parametrize("offload", [0, TUN_F_CSUM | TUN_F_TSO4], ids=["without", "with"])
-def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, mode, offload):
+def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(
+    node: Node, mode: str, offload: int
+) -> None:
     payload = bytes(range(256)) * 12
     with chained(node, mode=mode) as attached:
         attached.add()
         port, guest = attached.port(vnet=True), attached.guest()
         fcntl.ioctl(guest.fds[0], TUNSETOFFLOAD, offload)
         port.send(b"".join(unfinished(ETHER, FLOW, payload, segment=1024)))
-        received = [guest.receive_with_header() for _ in range(1 if offload else 3)]
+        received = [present(guest.receive_with_header()) for _ in range(1 if offload else 3)]
         assert guest.receive(0) is None
     assert b"".join(frame[54:] for *_, frame in received) == payload
     for _, header, frame in received:
@@ -125,7 +139,7 @@ def test_large_segments_arrive_whole_only_if_the_vmm_takes_them(node, mode, offl
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_helper_links_have_no_addresses_and_make_none(node, topology):
+def test_helper_links_have_no_addresses_and_make_none(node: Node, topology: str) -> None:
     with TOPOLOGIES[topology](node, v6=True) as attached:
         attached.add()
         attached.guest()
@@ -140,7 +154,7 @@ def test_helper_links_have_no_addresses_and_make_none(node, topology):
             assert link["mtu"] == MTU
 
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[list[str], list[str]]] = {
     "IPv4": (["10.77.0.0/24"], ["0.0.0.0/0"]),
     "IPv6": (["fd77::/64"], ["::/0"]),
     "several ranges": (
@@ -152,7 +166,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_interface_is_as_the_result_says(node, name):
+def test_the_interface_is_as_the_result_says(node: Node, name: str) -> None:
     subnets, routes = NETWORKS[name]
     with bridged(node, ipam=node.ipam(*subnets, routes=routes), mtu=1400) as attached:
         result = attached.add()
@@ -167,14 +181,14 @@ def test_the_interface_is_as_the_result_says(node, name):
         assert routes_in(node, attached.pod) == expected_routes(result)
 
 
-def routes_in(node, pod):
-    """(destination, gateway) of the routes that are not the kernel's own."""
+def routes_in(node: Node, pod: Path) -> set[tuple[str, str | None]]:
+    """(destination, gateway) of each route, except those that the kernel made by itself."""
     found = show(node, "-4", "route", where=pod) + show(node, "-6", "route", where=pod)
     return {(r["dst"], r.get("gateway")) for r in found if r["protocol"] != "kernel"}
 
 
-def expected_routes(result):
-    """A route without a gateway takes the first of its family."""
+def expected_routes(result: dict[str, Any]) -> set[tuple[str, str]]:
+    """The result's routes; one without a gateway gets the first of its address family."""
     gateways = {":" in ip["gateway"]: ip["gateway"] for ip in reversed(result["ips"])}
     default = {"0.0.0.0/0": "default", "::/0": "default"}
     return {

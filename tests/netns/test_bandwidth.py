@@ -1,26 +1,43 @@
-"""Limits hold in the kernel, both ways, for every way to attach; and nothing of them stays."""
+"""Bandwidth limits hold in both directions, for every way to attach, and DEL removes them."""
+
+from __future__ import annotations
 
 import json
 import threading
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
+from bench.testbed.node import Answer, Node
 from cni.kernel import ethtool, redirect
 from cni.spec.types import AttachmentKey
+from tests.netns.nslib import present
 from tests.netns.test_frames import ADDRESSES, PROBES, answers
-from tests.netns.wirelib import POD_MAC, Port, bridged, chained, mastered, rebuilt, unfinished
+from tests.netns.wirelib import (
+    POD_MAC,
+    Attachment,
+    Guest,
+    Port,
+    Topology,
+    bridged,
+    chained,
+    mastered,
+    rebuilt,
+    unfinished,
+)
 
 OUTSIDE_MAC = "02:00:00:00:0f:01"
-RATE = 50_000_000
+RATE = 50_000_000  # bit/s
 LIMIT = {"ingressRate": RATE, "ingressBurst": 64 << 13}
 LIMIT |= {"egressRate": RATE, "egressBurst": 64 << 13}
 SECONDS = 0.7
 ENGINES = [name for name, reason in redirect.supported().items() if not reason]
-WAYS = {
+WAYS: dict[str, tuple[Topology, dict[str, Any]]] = {
     **{f"tc, {engine}": (bridged, {"redirect": engine}) for engine in ENGINES},
     **{f"tc chained, {engine}": (chained, {"redirect": engine}) for engine in ENGINES},
     "veth": (bridged, {"mode": "veth"}),
@@ -30,8 +47,10 @@ WAYS = {
 }
 IFB = [way for way in WAYS if way in ("veth", "tap")]
 
+Workload = Port | Guest  # the pod's end: a process on its eth0, or a VMM
 
-def frame(source, destination):
+
+def frame(source: str, destination: str) -> bytes:
     return bytes(
         Ether(src=source, dst=destination)
         / IP(src="10.77.0.99", dst="10.77.0.98")
@@ -40,28 +59,29 @@ def frame(source, destination):
     )
 
 
-def inside(attached, way):
-    """What the workload has in hand."""
-    return attached._kept(Port(attached.namespace, "eth0")) if way == "veth" else attached.guest()
+def inside(attached: Attachment, way: str) -> Workload:
+    """The end of the attachment that the workload in the pod uses."""
+    return attached.kept(Port(attached.namespace, "eth0")) if way == "veth" else attached.guest()
 
 
-def bits_per_second(sender, receiver, data):
-    """What arrives of all that can be sent."""
+def bits_per_second(sender: Workload, receiver: Workload, data: bytes) -> float:
+    """What arrives while as much as possible is sent."""
     stop = threading.Event()
 
-    def pump():
+    def pump() -> None:
         while not stop.is_set():
             try:
                 sender.send(data)
-            except OSError:  # ENOBUFS or a time-out: the queue is full
+            except OSError:  # ENOBUFS or a timeout: the queue is full
                 time.sleep(0.001)
 
-    if isinstance(sender, Port):  # what nobody reads from a macvtap is still the sender's
+    # Frames that nobody reads from a macvtap still count against the sender's buffer.
+    if isinstance(sender, Port):
         sender.socket.settimeout(0.1)
     thread = threading.Thread(target=pump)
     thread.start()
     try:
-        receive_for(receiver, 0.3)  # the bucket is full at first
+        receive_for(receiver, 0.3)  # the bucket starts full: let the burst pass
         start = time.monotonic()
         return receive_for(receiver, SECONDS) * 8 / (time.monotonic() - start)
     finally:
@@ -69,15 +89,16 @@ def bits_per_second(sender, receiver, data):
         thread.join()
 
 
-def receive_for(receiver, seconds):
+def receive_for(receiver: Workload, seconds: float) -> int:
+    """How many bytes arrive in that time."""
     end, count = time.monotonic() + seconds, 0
     while time.monotonic() < end:
         count += len(receiver.receive(0.1) or b"")
     return count
 
 
-def speeds(node, way, **conf):
-    """(towards the pod, from it) in bits per second."""
+def speeds(node: Node, way: str, **conf: Any) -> tuple[float, float]:
+    """(towards the pod, away from it) in bits per second."""
     topology, keys = WAYS[way]
     with topology(node, **keys, **conf) as attached:
         attached.add()
@@ -89,7 +110,7 @@ def speeds(node, way, **conf):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_limit_holds_both_ways(node, way):
+def test_a_limit_holds_both_ways(node: Node, way: str) -> None:
     free, limited = speeds(node, way), speeds(node, way, bandwidth=LIMIT)
     for without, found in zip(free, limited, strict=True):
         assert 0.6 * RATE < found < 1.15 * RATE
@@ -98,25 +119,28 @@ def test_a_limit_holds_both_ways(node, way):
 
 @pytest.mark.parametrize("way", ["tc, cls_bpf", "tap"])
 @pytest.mark.parametrize("burst", [64 << 13, 9018 * 8], ids=["whole", "cut by tbf"])
-def test_what_a_sender_left_unfinished_is_finished_behind_the_limit(node, way, burst):
+def test_what_a_sender_left_unfinished_is_finished_behind_the_limit(
+    node: Node, way: str, burst: int
+) -> None:
     ether, flow = Ether(src=POD_MAC, dst=OUTSIDE_MAC), {"src": "10.77.0.98", "dst": "10.77.0.99"}
     payload = bytes(range(256)) * 80
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT | {"egressBurst": burst}) as attached:
         attached.add()
         port, guest = attached.port(), inside(attached, way)
+        assert isinstance(guest, Guest)
         with node.namespace.entered():
             ethtool.stop_tx_checksum(f"p-{attached.pod.name}")
         header, frame = unfinished(ether, flow, payload, segment=1024)
         guest.send(frame, header)
-        received = [port.receive() for _ in range(20)]
+        received = [present(port.receive()) for _ in range(20)]
     assert b"".join(frame[54:] for frame in received) == payload
     assert [frame[14:] for frame in received] == [rebuilt(frame) for frame in received]
 
 
 @pytest.mark.parametrize("way", ["tc, cls_bpf", *IFB, "macvtap"])
 @pytest.mark.parametrize("limited", ["ingress", "egress"])
-def test_the_other_way_is_free(node, way, limited):
+def test_the_other_way_is_free(node: Node, way: str, limited: str) -> None:
     one = {key: value for key, value in LIMIT.items() if key.startswith(limited)}
     towards, away = speeds(node, way, runtimeConfig={"bandwidth": one})
     held, free = (towards, away) if limited == "ingress" else (away, towards)
@@ -124,7 +148,7 @@ def test_the_other_way_is_free(node, way, limited):
     assert free > 3 * held
 
 
-def check(node, attached):
+def check(node: Node, attached: Attachment) -> Answer:
     conf = {**attached.conf, "prevResult": attached.result}
     return node.call("CHECK", conf, attached.pod.name, attached.pod)
 
@@ -150,7 +174,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize(("way", "command", "said"), TAMPERED.values(), ids=TAMPERED)
-def test_check_sees_what_was_changed(node, way, command, said):
+def test_check_sees_what_was_changed(node: Node, way: str, command: str, said: str) -> None:
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT) as attached:
         attached.add()
@@ -162,14 +186,14 @@ def test_check_sees_what_was_changed(node, way, command, said):
         assert said in answer.out["msg"]
 
 
-def root(node, pod):
-    """(kind, handle) of eth0's root qdisc."""
+def root(node: Node, pod: Path) -> list[tuple[str, str]]:
+    """(kind, handle) of eth0's root qdisc; empty if it has none."""
     shown = node.run("tc -json qdisc show dev eth0 root".split(), pod).stdout
     return [(qdisc["kind"], qdisc["handle"]) for qdisc in json.loads(shown)]
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_foreign_interface_has_its_root_back(node, told):
+def test_a_foreign_interface_has_its_root_back(node: Node, told: bool) -> None:
     with chained(node, bandwidth=LIMIT) as attached:
         before = root(node, attached.pod)
         attached.add()
@@ -180,15 +204,15 @@ def test_a_foreign_interface_has_its_root_back(node, told):
         assert root(node, attached.pod) == before
 
 
-def forget(node, attached):
-    """The DEL to come has no record and does not know of the bandwidth."""
+def forget(node: Node, attached: Attachment) -> None:
+    """Make the next DEL one without a record, whose configuration has no bandwidth."""
     for record in node.run_dir.glob("state/*"):
         record.unlink()
     del attached.conf["bandwidth"]
 
 
 @pytest.mark.parametrize("qdisc", ["htb", "tbf rate 9mbit burst 9k limit 9k"])
-def test_somebody_elses_root_is_refused_and_left(node, qdisc):
+def test_somebody_elses_root_is_refused_and_left(node: Node, qdisc: str) -> None:
     with chained(node, bandwidth=LIMIT) as attached:
         node.run(f"tc qdisc add dev eth0 root handle 1: {qdisc}".split(), attached.pod)
         answer = node.call("ADD", attached.conf, attached.pod.name, attached.pod)
@@ -199,7 +223,7 @@ def test_somebody_elses_root_is_refused_and_left(node, qdisc):
         assert links(node, attached.pod) == {"lo", "eth0"}
 
 
-def test_a_root_that_somebody_put_in_our_place_stays(node):
+def test_a_root_that_somebody_put_in_our_place_stays(node: Node) -> None:
     with chained(node, bandwidth=LIMIT) as attached:
         attached.add()
         node.run("tc qdisc replace dev eth0 root handle 1: htb".split(), attached.pod)
@@ -208,7 +232,7 @@ def test_a_root_that_somebody_put_in_our_place_stays(node):
 
 
 @pytest.mark.parametrize("way", IFB)
-def test_a_del_that_knows_nothing_finds_the_ifb(node, way):
+def test_a_del_that_knows_nothing_finds_the_ifb(node: Node, way: str) -> None:
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT) as attached:
         before = node.contents()
@@ -223,13 +247,13 @@ def test_a_del_that_knows_nothing_finds_the_ifb(node, way):
 MACVTAPS = {"macvtap": {"lo"}, "macvtap chained": {"lo", "eth0"}}
 
 
-def links(node, pod):
+def links(node: Node, pod: Path) -> set[str]:
     return {link["ifname"] for link in json.loads(node.run(["ip", "-json", "link"], pod).stdout)}
 
 
 @pytest.mark.parametrize(("way", "without"), MACVTAPS.items())
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_macvtap_takes_its_ifb_along(node, way, without, lost):
+def test_a_macvtap_takes_its_ifb_along(node: Node, way: str, without: set[str], lost: bool) -> None:
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT) as attached:
         attached.add()
@@ -244,7 +268,7 @@ def test_a_macvtap_takes_its_ifb_along(node, way, without, lost):
 
 
 @pytest.mark.parametrize("way", MACVTAPS)
-def test_the_namespace_of_a_limited_macvtap_is_silent(node, way):
+def test_the_namespace_of_a_limited_macvtap_is_silent(node: Node, way: str) -> None:
     topology, keys = WAYS[way]
     args = {"cni": ADDRESSES}
     with topology(node, **keys, v6=True, args=args, bandwidth=LIMIT) as attached:
@@ -257,7 +281,7 @@ def test_the_namespace_of_a_limited_macvtap_is_silent(node, way):
 
 
 @pytest.mark.parametrize("way", ["tc, cls_bpf", "tc chained, cls_bpf", *IFB, *MACVTAPS])
-def test_a_burst_that_no_frame_passes_is_refused(node, way):
+def test_a_burst_that_no_frame_passes_is_refused(node: Node, way: str) -> None:
     topology, keys = WAYS[way]
     with topology(node, **keys, bandwidth=LIMIT | {"egressBurst": 9000 * 8}) as attached:
         before = node.contents()
@@ -267,6 +291,6 @@ def test_a_burst_that_no_frame_passes_is_refused(node, way):
         assert node.contents() == before
 
 
-def test_status_tells_whether_the_kernel_can_limit(node):
+def test_status_tells_whether_the_kernel_can_limit(node: Node) -> None:
     conf = {"cniVersion": "1.1.0", "name": "net", "type": "vmlink", "bandwidth": LIMIT}
     node.call("STATUS", {**conf, "linux": {"bridge": "br0"}}).expect()

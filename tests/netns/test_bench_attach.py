@@ -1,9 +1,12 @@
-"""The attach suite for real, with few rounds: every series has samples or says why not."""
+"""The attach suite really runs, with few rounds: each series has samples or says why not."""
+
+from __future__ import annotations
 
 from contextlib import ExitStack
 
 import pytest
 
+from bench.contenders import peers
 from bench.report.results import Options, Results
 from bench.suites import attach, growth
 from bench.testbed.ways import WAYS
@@ -13,22 +16,22 @@ ONE = Options(quick=True, rounds=1, peers=("other=/usr/lib/cni/bridge", "mute=/b
 
 
 @pytest.fixture(scope="module")
-def linux():
-    """Everything on the plain node but what only differs in the number of processes."""
+def linux() -> Results:
+    """All measurements without a switch, but for those that only run more processes at once."""
     results = Results()
     with ExitStack() as stack:
-        given = attach.peers.parse(ONE.peers)
+        given = peers.parse(ONE.peers)
         for task in attach.OnLinux(ONE, results, stack, given).tasks():
             if task.name not in ("32 at once", "50 DELs at once"):
                 task.run()
     return results
 
 
-def samples(results, **wanted):
+def samples(results: Results, **wanted: object) -> dict[str, list[float]]:
     return {s.contender: s.samples for s in results.series if wanted.items() <= vars(s).items()}
 
 
-def test_every_way_has_all_three_verbs(linux):
+def test_every_way_has_all_three_verbs(linux: Results) -> None:
     expected = {way.name for way in WAYS if not way.switch} | {"bridge", "ptp", "other"}
     for metric in ("add", "check", "del"):
         found = samples(linux, metric=metric, at={"switch": "linux", "parallel": 1})
@@ -37,34 +40,36 @@ def test_every_way_has_all_three_verbs(linux):
         assert expected - measured <= skipped, metric
 
 
-def test_a_plugin_that_prints_nothing_is_no_peer(linux):
+def test_a_plugin_that_prints_nothing_is_no_peer(linux: Results) -> None:
     (told,) = (s for s in linux.series if s.contender == "mute")
     assert told.samples == []
     assert "ADD printed no result" in told.note
 
 
-def test_the_floor_is_the_kernel_and_a_process_that_does_nothing(linux):
+def test_the_floor_is_the_kernel_and_a_process_that_does_nothing(linux: Results) -> None:
     for metric, expected in (("add", {"kernel alone", "/bin/true"}), ("del", {"kernel alone"})):
         found = samples(linux, metric=metric, role="floor")
         assert set(found) == expected
         assert all(ms > 0 for (ms,) in found.values())
 
 
-def test_the_floor_of_a_burst_is_of_as_many(linux):
+def test_the_floor_of_a_burst_is_of_as_many(linux: Results) -> None:
     at = {"switch": "linux", "parallel": attach.BURST}
     ((wall,),) = samples(linux, metric="burst_del", role="floor", at=at).values()
     (one,) = samples(linux, metric="del", at={"switch": "linux", "parallel": 1})["kernel alone"]
     assert wall > one
 
 
-def test_at_once_there_is_a_rate_and_the_latency_of_each(linux):
+def test_at_once_there_is_a_rate_and_the_latency_of_each(linux: Results) -> None:
     at = {"switch": "linux", "parallel": 8}
     assert all(len(ms) == 16 for ms in samples(linux, metric="add", at=at).values())
     assert set(samples(linux, metric="rate", at=at)) == {"tc-linux", "bridge", "ptp", "other"}
 
 
 @pytest.mark.parametrize("verb", ["ADD", "DEL"])
-def test_the_parts_of_a_call_are_its_steps_and_what_is_around_them(linux, verb):
+def test_the_parts_of_a_call_are_its_steps_and_what_is_around_them(
+    linux: Results, verb: str
+) -> None:
     parts = {
         s.metric.partition(":")[2]: s.samples[0]
         for s in linux.series
@@ -75,7 +80,7 @@ def test_the_parts_of_a_call_are_its_steps_and_what_is_around_them(linux, verb):
     assert parts["engine"] > 0
 
 
-def test_a_node_that_fills(monkeypatch):
+def test_a_node_that_fills(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "SETTLE", 0)
     results = Results()
     with ExitStack() as stack:

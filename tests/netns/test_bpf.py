@@ -3,13 +3,14 @@
 The wire: (outside) far -- near (pod) <=redirect=> guest (pod) -- vm (outside)
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
-import json
 import os
-import struct
-import subprocess
-from contextlib import contextmanager
+import platform
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,12 @@ from cni.errors import CheckFailed, NotReady
 from cni.kernel import bpf, redirect, rtnl_encode, tc_encode
 from cni.kernel.netlink import Exists, Netlink, NetlinkError, NotFound
 from cni.kernel.netns import Namespace, libc
-from tests.netns.nslib import namespaces, next_frame, packet_socket
+from tests.netns.nslib import (
+    namespaces,
+    open_descriptors,
+    present,
+)
+from tests.netns.redirectwire import Wire
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -25,92 +31,21 @@ BROADCAST = b"\xff" * 6
 SOURCE = bytes.fromhex("020000000001")
 
 
-def frame(payload, tag=0):
-    inner = struct.pack("!H", 0x88B5) + payload.ljust(60, b".")
-    if tag:
-        inner = struct.pack("!HH", 0x8100, tag) + inner
-    return BROADCAST + SOURCE + inner
-
-
-class Wire:
-    """Two veths with one end of each in the pod, to be redirected between."""
-
-    def __init__(self, pod, outside):
-        self.ns, self.netlink = pod
-        self.outside_ns, outside_netlink = outside
-        self.netlink.batch(
-            rtnl_encode.new_veth("near", "far", peer_ns_fd=self.outside_ns.fd, up=True),
-            rtnl_encode.new_veth("guest", "vm", peer_ns_fd=self.outside_ns.fd, up=True),
-        )
-        self.near, self.guest = self.netlink.index("near"), self.netlink.index("guest")
-        outside_netlink.batch(
-            *(rtnl_encode.set_link(outside_netlink.index(x), up=True) for x in ("far", "vm"))
-        )
-
-    @contextmanager
-    def sockets(self):
-        with (
-            packet_socket(self.outside_ns, "far") as far,
-            packet_socket(self.outside_ns, "vm") as vm,
-        ):
-            yield far, vm
-
-    def passes(self, tag=0):
-        """Both ways; returns the tags that arrived."""
-        with self.sockets() as (far, vm):
-            tags = []
-            for sender, receiver, words in ((far, vm, b"to the vm"), (vm, far, b"from the vm")):
-                sender.send(frame(words, tag))
-                tags.append(next_frame(receiver, words)[1] & 0xFFF)
-            return tags
-
-    def blocked(self):
-        with self.sockets() as (far, vm):
-            for sender, receiver in ((far, vm), (vm, far)):
-                sender.send(frame(b"lost"))
-                receiver.settimeout(0.1)
-                with pytest.raises(TimeoutError):
-                    next_frame(receiver, b"lost")
-        return True
-
-    def attach(self, engine):
-        with self.ns.entered():
-            redirect.attach(engine, self.netlink, self.near, self.guest)
-
-    def detach(self, engine):
-        with self.ns.entered():
-            for index in (self.near, self.guest):
-                redirect.detach(engine, self.netlink, index)
-
-    def check(self, engine):
-        with self.ns.entered():
-            redirect.check(engine, self.netlink, self.near, self.guest)
-
-    def clsact(self, index):
-        return [x for x in self.qdiscs(index) if x["kind"] == "clsact"]
-
-    def qdiscs(self, index):
-        """As tc(8) lists them."""
-        command = ["tc", "-json", "qdisc", "show", "dev", self.netlink.link(index=index).name]
-        with self.ns.entered():
-            done = subprocess.run(command, capture_output=True, check=True)
-        return json.loads(done.stdout or "[]")
-
-
 @pytest.fixture
-def wire():
+def wire() -> Iterator[Wire]:
     with namespaces(2) as [pod, outside]:
         yield Wire(pod, outside)
 
 
 @pytest.fixture(params=redirect.ENGINES)
-def engine(request):
-    if reason := redirect.supported()[request.param]:
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if reason := redirect.supported()[name]:
         pytest.skip(reason)
-    return request.param
+    return name
 
 
-def test_frames_cross_both_ways_and_detach_restores(wire, engine):
+def test_frames_cross_both_ways_and_detach_restores(wire: Wire, engine: str) -> None:
     assert wire.blocked()
     wire.attach(engine)
     wire.check(engine)
@@ -124,12 +59,12 @@ def test_frames_cross_both_ways_and_detach_restores(wire, engine):
     wire.detach(engine)
 
 
-def test_vlan_tags_cross(wire, engine):
+def test_vlan_tags_cross(wire: Wire, engine: str) -> None:
     wire.attach(engine)
     assert wire.passes(tag=42) == [42, 42]
 
 
-def test_attached_once(wire, engine):
+def test_attached_once(wire: Wire, engine: str) -> None:
     wire.attach(engine)
     with pytest.raises(Exists):
         wire.attach(engine)
@@ -140,7 +75,7 @@ def test_attached_once(wire, engine):
 
 
 @pytest.mark.parametrize("first", ["near", "guest"])
-def test_a_failed_attach_leaves_nothing(wire, engine, first):
+def test_a_failed_attach_leaves_nothing(wire: Wire, engine: str, first: str) -> None:
     index = getattr(wire, first)
     pair = (index, 999) if first == "near" else (999, index)
     with wire.ns.entered():
@@ -150,7 +85,7 @@ def test_a_failed_attach_leaves_nothing(wire, engine, first):
     assert not wire.clsact(index)
 
 
-def test_an_attach_that_finds_one_end_taken_leaves_the_other(wire, engine):
+def test_an_attach_that_finds_one_end_taken_leaves_the_other(wire: Wire, engine: str) -> None:
     wire.attach(engine)
     with wire.ns.entered():
         redirect.detach(engine, wire.netlink, wire.near)
@@ -160,7 +95,7 @@ def test_an_attach_that_finds_one_end_taken_leaves_the_other(wire, engine):
         assert redirect.target_of(engine, wire.netlink, wire.guest) == wire.near
 
 
-def test_missing_link(wire, engine):
+def test_missing_link(wire: Wire, engine: str) -> None:
     with wire.ns.entered():
         with pytest.raises(NotFound):
             redirect.attach(engine, wire.netlink, 999, wire.guest)
@@ -171,7 +106,7 @@ def test_missing_link(wire, engine):
     assert wire.blocked()
 
 
-def test_check_sees_one_direction_missing_and_a_wrong_target(wire, engine):
+def test_check_sees_one_direction_missing_and_a_wrong_target(wire: Wire, engine: str) -> None:
     wire.attach(engine)
     with wire.ns.entered(), pytest.raises(CheckFailed, match="expected 1, found"):
         redirect.check(engine, wire.netlink, wire.near, 1)
@@ -181,7 +116,7 @@ def test_check_sees_one_direction_missing_and_a_wrong_target(wire, engine):
         wire.check(engine)
 
 
-def test_redirect_goes_with_its_link(wire, engine):
+def test_redirect_goes_with_its_link(wire: Wire, engine: str) -> None:
     wire.attach(engine)
     wire.netlink.batch(rtnl_encode.del_link(wire.guest))
     with pytest.raises(CheckFailed):
@@ -192,20 +127,20 @@ def test_redirect_goes_with_its_link(wire, engine):
 # others on the same link
 
 
-def foreign_program():
+def foreign_program() -> int:
     """Passes everything on to the next (TCX_NEXT, TC_ACT_UNSPEC: -1)."""
     return bpf.load("somebody_else", (*bpf.MOV_R0, 0, bpf.TC_ACT_UNSPEC), (*bpf.EXIT, 0, 0))
 
 
 @pytest.fixture
-def foreign():
+def foreign() -> Iterator[int]:
     fd = foreign_program()
     yield fd
     os.close(fd)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_foreign_tcx_program_survives(wire, foreign, first):
+def test_foreign_tcx_program_survives(wire: Wire, foreign: int, first: bool) -> None:
     if reason := redirect.supported()["tcx"]:
         pytest.skip(reason)
     if not first:
@@ -217,21 +152,24 @@ def test_foreign_tcx_program_survives(wire, foreign, first):
     assert wire.passes() == [0, 0]
     with wire.ns.entered():
         assert len(bpf.tcx_programs(wire.near)) == 2
-        assert bpf.tcx_attached(wire.near).target == wire.guest
+        assert present(bpf.tcx_attached(wire.near)).target == wire.guest
         assert bpf.detach_tcx(wire.near)
         assert bpf.tcx_programs(wire.near) == [bpf.program(foreign).id]
         assert not bpf.detach_tcx(wire.near)
 
 
 @pytest.fixture(params=["cls_bpf", "mirred"])
-def filter_engine(request):
-    if reason := redirect.supported()[request.param]:
+def filter_engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if reason := redirect.supported()[name]:
         pytest.skip(reason)
-    return request.param
+    return name
 
 
 @pytest.mark.parametrize("ingress", [True, False])
-def test_foreign_filter_survives(wire, foreign, filter_engine, ingress):
+def test_foreign_filter_survives(
+    wire: Wire, foreign: int, filter_engine: str, ingress: bool
+) -> None:
     wire.attach(filter_engine)
     wire.netlink.batch(
         tc_encode.add_bpf_filter(wire.near, foreign, "else", ingress=ingress, priority=1, handle=1)
@@ -244,7 +182,7 @@ def test_foreign_filter_survives(wire, foreign, filter_engine, ingress):
     assert not wire.clsact(wire.guest)
 
 
-def test_foreign_qdisc_survives_even_when_empty(wire, filter_engine):
+def test_foreign_qdisc_survives_even_when_empty(wire: Wire, filter_engine: str) -> None:
     wire.netlink.batch(tc_encode.add_clsact(wire.near))
     wire.attach(filter_engine)
     assert wire.passes() == [0, 0]
@@ -254,7 +192,9 @@ def test_foreign_qdisc_survives_even_when_empty(wire, filter_engine):
     assert wire.blocked()
 
 
-def test_filter_of_our_priority_by_somebody_else_survives(wire, foreign, filter_engine):
+def test_filter_of_our_priority_by_somebody_else_survives(
+    wire: Wire, foreign: int, filter_engine: str
+) -> None:
     wire.netlink.batch(
         tc_encode.add_clsact(wire.near),
         tc_encode.add_bpf_filter(
@@ -268,7 +208,7 @@ def test_filter_of_our_priority_by_somebody_else_survives(wire, foreign, filter_
 # what works here
 
 
-def test_choose_takes_the_first_that_works(monkeypatch):
+def test_choose_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
     works = [name for name, reason in redirect.supported().items() if not reason]
     assert redirect.choose("auto") == works[0]
     assert [redirect.choose(name) for name in works] == works
@@ -281,41 +221,42 @@ def test_choose_takes_the_first_that_works(monkeypatch):
         redirect.choose("mirred")
 
 
-def test_probe_touches_nothing(wire):
-    def state():
+def test_probe_touches_nothing(wire: Wire) -> None:
+    def state() -> list[tuple[int, list[dict[str, Any]], list[int]]]:
         with wire.ns.entered():
             return [(i, wire.qdiscs(i), bpf.tcx_programs(i)) for i in (1, wire.near)]
 
-    before, fds = state(), len(os.listdir("/proc/self/fd"))
+    before, fds = state(), open_descriptors()
     for probe in (redirect._missing, redirect._filters_missing, redirect.mirred_kind):
         probe.cache_clear()
     with wire.ns.entered():
         redirect.supported()
     assert state() == before
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert open_descriptors() == fds
 
 
-def test_a_kernel_without_tcx(monkeypatch):
+def test_a_kernel_without_tcx(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
         """Linux before 6.6: loads the program, does not know the attach type."""
 
-        def syscall(self, number, command, *args):
+        def syscall(self, number: int, command: int, *args: object) -> int:
             if command == bpf.PROG_QUERY:
                 ctypes.set_errno(errno.EINVAL)
                 return -1
-            return libc.syscall(number, command, *args)
+            result: int = libc.syscall(number, command, *args)
+            return result
 
     monkeypatch.setattr(bpf, "libc", Old())
     assert "has no tcx" in bpf.tcx_missing()
 
 
-def test_unknown_machine(monkeypatch):
-    monkeypatch.setattr(bpf.platform, "machine", lambda: "pdp11")
+def test_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "pdp11")
     with pytest.raises(NetlinkError, match="pdp11"):
         bpf.load_redirect(1)
 
 
-def test_load_tells_its_target():
+def test_load_tells_its_target() -> None:
     fd = bpf.load_redirect(1234)
     try:
         found = bpf.program(fd)
@@ -326,7 +267,7 @@ def test_load_tells_its_target():
     assert bpf.program_by_id(found.id) is None
 
 
-def test_divert_is_one_way_and_once(wire):
+def test_divert_is_one_way_and_once(wire: Wire) -> None:
     redirect.divert(wire.netlink, wire.near, wire.guest)
     redirect.check_way("cls_bpf", wire.netlink, wire.near, wire.guest)
     assert not wire.clsact(wire.guest)
@@ -336,14 +277,14 @@ def test_divert_is_one_way_and_once(wire):
     assert not wire.clsact(wire.near)
 
 
-def test_ignore_is_told_from_a_redirect(wire):
+def test_ignore_is_told_from_a_redirect(wire: Wire) -> None:
     redirect.divert(wire.netlink, wire.near, wire.guest)
     wire.netlink.batch(*redirect.ignore(wire.guest))
     assert redirect.ignores(wire.netlink, wire.guest)
     assert not redirect.ignores(wire.netlink, wire.near)
 
 
-def test_a_filter_stays_as_long_as_its_namespace_is_held():
+def test_a_filter_stays_as_long_as_its_namespace_is_held() -> None:
     fd = redirect.keep_patched()
     with Namespace.from_fd(fd) as kept, kept.entered(), Netlink() as netlink:
         assert [link.name for link in netlink.links()] == ["lo"]

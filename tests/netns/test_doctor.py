@@ -1,4 +1,4 @@
-"""vmlinkctl doctor on a node, and the guest that it has KVM run."""
+"""`vmlinkctl doctor` on a node, and the tiny guest by which it tries KVM."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from bench.testbed import guest as guests
 from bench.testbed.node import Node
-from cni.modes import MODES
 from cni.errors import NotReady
+from cni.modes import MODES
 from cni.vmm import kvm
 
 
@@ -37,8 +37,8 @@ def test_modes_and_what_is_missing(node: Node) -> None:
     reasons = {(f["name"], f["uplink"]): f["reason"] for f in found if not f["ok"]}
     assert "is ovsdb-server running? (the package openvswitch-switch" in reasons["tc", "ovs"]
     assert code == 1
-    assert "vhostuser" in said  # which has no other uplink
-    assert "tc," not in said  # which has
+    assert "vhostuser" in said  # whose only uplink is ovs
+    assert "tc," not in said  # which works on other uplinks
 
 
 def test_the_exit_code_is_of_what_was_asked_for(node: Node) -> None:
@@ -80,7 +80,7 @@ def test_unknown_words_are_named(node: Node, what: str) -> None:
 
 
 def test_kvm_is_judged_as_a_whole_guest_judges_it() -> None:
-    if not os.path.exists(kvm.DEVICE):
+    if not Path(kvm.DEVICE).exists():
         pytest.skip(f"{kvm.DEVICE} is missing: there is nothing to judge")
     if guests.accelerator() == "kvm":
         kvm.ready()

@@ -1,4 +1,8 @@
-"""Frames cross an attachment byte for byte, both ways, by every engine; nothing else is heard."""
+"""Each engine passes frames on byte for byte in both directions; nothing else is heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -6,8 +10,20 @@ from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_NS, ICMPv6NDOptSrcLLAdd
 from scapy.layers.l2 import ARP, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Raw
 
+from bench.testbed.node import Node
 from cni.kernel import redirect
-from tests.netns.wirelib import MTU, POD4, POD6, POD_MAC, TOPOLOGIES, bridged, chained
+from tests.netns.nslib import present
+from tests.netns.wirelib import (
+    MTU,
+    POD4,
+    POD6,
+    POD_MAC,
+    TOPOLOGIES,
+    Guest,
+    Port,
+    bridged,
+    chained,
+)
 
 SRC, DST = "02:00:00:00:0f:01", POD_MAC
 _FLOW = {"src": "10.77.0.99", "dst": POD4}
@@ -54,42 +70,43 @@ FRAMES = PROBES | {
 
 
 @pytest.fixture(scope="module", params=redirect.ENGINES)
-def engine(request):
-    if reason := redirect.supported()[request.param]:
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if reason := redirect.supported()[name]:
         pytest.skip(reason)
-    return request.param
+    return name
 
 
 @pytest.fixture(scope="module", params=TOPOLOGIES)
-def link(request, node, engine):
-    """(port, guest) of one attachment for all the frames."""
+def link(request: pytest.FixtureRequest, node: Node, engine: str) -> Iterator[tuple[Port, Guest]]:
+    """(port, guest) of one attachment, used for all frames."""
     with TOPOLOGIES[request.param](node, redirect=engine) as attached:
         attached.add()
         yield attached.port(), attached.guest()
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_every_frame_crosses_unchanged(link, name):
+def test_every_frame_crosses_unchanged(link: tuple[Port, Guest], name: str) -> None:
     crosses_unchanged(*link, name)
 
 
-def crosses_unchanged(port, guest, name):
+def crosses_unchanged(port: Port, guest: Guest, name: str) -> None:
     frame = bytes(FRAMES[name])
     port.send(frame)
-    _, header, received = guest.receive_with_header()
+    _, header, received = present(guest.receive_with_header())
     assert received == frame
     assert header == bytes(10)
-    # Another source, else the bridge learns that the outside's is here.
+    # From another MAC, else the bridge would learn that the outside's MAC is on this side.
     answer = frame[:6] + bytes.fromhex("02000000aa01") + frame[12:]
     guest.send(answer)
     assert port.receive() == answer
 
 
-def test_sizes_of_the_jumbo_frames():
+def test_sizes_of_the_jumbo_frames() -> None:
     assert [len(FRAMES[f"largest{x}"]) for x in ("", " with tag")] == [MTU + 14, MTU + 18]
 
 
-def test_link_local_control_frames_cross_a_chained_interface(node, engine):
+def test_link_local_control_frames_cross_a_chained_interface(node: Node, engine: str) -> None:
     with chained(node, redirect=engine) as attached:
         attached.add()
         port, guest = attached.port(), attached.guest()
@@ -100,10 +117,10 @@ def test_link_local_control_frames_cross_a_chained_interface(node, engine):
         assert port.receive() == lldp
 
 
-def heard(port, seconds):
-    """All that is said until it is quiet for so long, but for the kernel's MLD reports.
+def heard(port: Port, seconds: float) -> list[bytes]:
+    """All frames until none comes for `seconds`, except MLD reports.
 
-    It makes one for each IPv6 address that an interface gets, and has no switch for it.
+    The kernel sends one for each IPv6 address that an interface gets; that cannot be turned off.
     """
     frames = []
     while frame := port.receive(seconds):
@@ -112,8 +129,8 @@ def heard(port, seconds):
     return frames
 
 
-def answers(port):
-    """The names of the probes that somebody answers."""
+def answers(port: Port) -> set[str]:
+    """The names of the probes that get an answer."""
     found = set()
     for name, probe in PROBES.items():
         port.send(bytes(probe))
@@ -122,7 +139,7 @@ def answers(port):
     return found
 
 
-def test_the_namespace_answers_only_while_it_is_not_the_guests(node, engine):
+def test_the_namespace_answers_only_while_it_is_not_the_guests(node: Node, engine: str) -> None:
     with chained(node, v6=True, redirect=engine) as attached:
         port = attached.port()
         before = answers(port)
@@ -138,7 +155,7 @@ def test_the_namespace_answers_only_while_it_is_not_the_guests(node, engine):
         assert received == [bytes(p) for p in PROBES.values()]
 
 
-def test_nobody_answers_for_a_pod_on_a_bridge(node, engine):
+def test_nobody_answers_for_a_pod_on_a_bridge(node: Node, engine: str) -> None:
     with bridged(node, v6=True, redirect=engine, mac=POD_MAC, args={"cni": ADDRESSES}) as attached:
         result = attached.add()
         assert {ip["address"] for ip in result["ips"]} == {POD4 + "/24", POD6 + "/64"}
@@ -150,7 +167,7 @@ def test_nobody_answers_for_a_pod_on_a_bridge(node, engine):
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "dual stack"])
-def test_the_namespace_says_nothing_by_itself(node, engine, v6):
+def test_the_namespace_says_nothing_by_itself(node: Node, engine: str, v6: bool) -> None:
     with bridged(node, v6=v6, redirect=engine) as attached:
         port = attached.port()
         attached.add()
@@ -161,7 +178,7 @@ def test_the_namespace_says_nothing_by_itself(node, engine, v6):
         assert port.receive() == FROM_GUEST
 
 
-def test_a_vlan_is_the_switchs_affair(node, engine):
+def test_a_vlan_is_the_switchs_affair(node: Node, engine: str) -> None:
     node.run("ip link add filters type bridge".split())
     refused = node.run("ip link set filters type bridge vlan_filtering 1".split(), check=False)
     node.run("ip link del filters".split())

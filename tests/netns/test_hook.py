@@ -21,8 +21,8 @@ def hook(node: Node, stage: str, state: object) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def sandbox(node: Node, pod: Path) -> Iterator[Path]:
-    """A namespace with ptp's plain veth in it."""
-    conf = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp"}
+    """A namespace to which the plugin ptp has attached a plain veth."""
+    conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp"}
     conf["ipam"] = node.ipam("10.4.0.0/24", routes=["0.0.0.0/0"])
     node.call("ADD", conf, "sandbox", pod, plugin=PLUGINS / "ptp").expect()
     yield pod
@@ -62,7 +62,7 @@ def test_the_description_tells_a_launcher_what_to_execute(
     node: Node, sandbox: Path, tmp_path: Path
 ) -> None:
     state = bundle(tmp_path, sandbox)
-    for _ in range(2):  # as createRuntime and prestart of one container
+    for _ in range(2):  # as when a runtime calls createRuntime and prestart for one container
         assert hook(node, "createRuntime", state).returncode == 0
     told = description(node)
     assert told["devices"] == json.loads(node.run(node.ctl("device", "sandbox")).stdout)
@@ -75,7 +75,7 @@ def test_what_a_former_sandbox_of_the_name_has_left_is_cleaned_up(
     node: Node, sandbox: Path, tmp_path: Path
 ) -> None:
     other = node.pod()
-    conf = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp"}
+    conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp"}
     conf["ipam"] = node.ipam("10.4.0.0/24")
     node.call("ADD", conf, "former", other, plugin=PLUGINS / "ptp").expect()
     assert hook(node, "createRuntime", bundle(tmp_path, other)).returncode == 0
@@ -92,7 +92,7 @@ def test_what_a_former_sandbox_of_the_name_has_left_is_cleaned_up(
 def test_what_vmlink_has_made_itself_is_described_and_left_alone(
     node: Node, pod: Path, tmp_path: Path, mode: str
 ) -> None:
-    conf = {"cniVersion": "1.0.0", "name": "own", "type": "vmlink", "mode": mode}
+    conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": "own", "type": "vmlink", "mode": mode}
     conf |= {"linux": {"bridge": "br0"}, "ipam": node.ipam("10.5.0.0/24")}
     node.call("ADD", conf, "another-id", pod).expect()
     state = bundle(tmp_path, pod)
@@ -139,7 +139,7 @@ def test_annotations_are_judged_by_vmlinkd(
 
 
 def test_all_interfaces_or_none(node: Node, sandbox: Path, tmp_path: Path) -> None:
-    """The second one cannot be adopted: its tap's name is taken."""
+    """The second interface cannot be adopted, because the name of its tap is taken."""
     taken = AttachmentKey("sandbox", "eth1").tap_link
     for command in (
         f"ip link add eth1 type veth peer name {taken}",

@@ -1,4 +1,4 @@
-"""What Kata Containers finds: a namespace as its scan wants it, or a DAN file and the tap in it."""
+"""What Kata Containers finds: a namespace fit for its scan, or a DAN file that names a tap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from cni.kernel.tuntap import (
     open_tap,
 )
 
-# The structures of dan.rs, with the types that serde takes; on purpose not the product's own.
+# The structures of Kata's dan.rs, with the types that serde accepts; deliberately written anew,
+# so that a mistake in vmlink's own does not hide here.
 DEVICE = {"type": str, "tap_name": str, "queue_num": int, "queue_size": int}
 INTERFACE = {"ip_addresses": [str], "mtu": int, "ntype": str, "flags": int}
 ROUTE = {"dest": str, "gateway": str, "source": str, "scope": int, "flags": int, "mtu": int}
@@ -71,7 +72,7 @@ def network(node: Node, **keys: Any) -> dict[str, Any]:
 def attached(
     node: Node, pod: Path, ifname: str = "eth0", **keys: Any
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """(network, result) of an ADD, which CHECK likes, until its DEL."""
+    """ADD, a CHECK that passes, and DEL in the end: (configuration with prevResult, result)."""
     conf = network(node, **keys)
     try:
         result = node.call("ADD", conf, "box", pod, ifname).expect()
@@ -136,7 +137,7 @@ def test_check_misses_a_neighbour(node: Node, pod: Path) -> None:
 
 
 def fits(value: Any, structure: Any) -> None:
-    """Exactly these fields, each of its type."""
+    """Assert that `value` has exactly these fields, each of its type."""
     if isinstance(structure, dict):
         assert set(value) == set(structure)
         for key, kind in structure.items():
@@ -155,7 +156,12 @@ def read(node: Node) -> Any:
 @pytest.mark.parametrize("queues", [1, 3])
 @pytest.mark.parametrize("placeholder", [False, True])
 def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholder: bool) -> None:
-    keys = {"mode": "tap", "queues": queues, "placeholder": placeholder, "mtu": 1400}
+    keys: dict[str, Any] = {
+        "mode": "tap",
+        "queues": queues,
+        "placeholder": placeholder,
+        "mtu": 1400,
+    }
     with attached(node, pod, **keys) as (check, result):
         file = read(node)
         fits(file, DAN)
@@ -185,7 +191,7 @@ def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholde
 
 
 def opens(node: Node, tap: str, queues: int) -> None:
-    """By its name from the host's namespace, with exactly the flags that Kata opens it with."""
+    """Assert that the tap opens by name in the host's namespace, with exactly Kata's flags."""
     several = IFF_MULTI_QUEUE if queues > 1 else 0
     with node.namespace.entered():
         fds = open_tap(tap, queues)

@@ -1,9 +1,12 @@
-"""DEL of a macvtap, whatever is gone by then; and a /dev in which the kernel makes no nodes."""
+"""DEL of a macvtap, whatever is gone by then; and a /dev that is no devtmpfs, as in containers."""
+
+from __future__ import annotations
 
 import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,11 +15,10 @@ import pytest
 from bench.testbed.node import BIN, Node
 from cni.kernel import macvtap
 from cni.kernel.tuntap import IFREQ, TUNGETIFF
-from cni.spec.types import AttachmentKey
-from tests.netns.wirelib import chained, mastered
+from tests.netns.macvtaplib import FORMS, numbers
+from tests.netns.wirelib import Topology, chained, mastered
 from tests.waits import until
 
-FORMS = {"master": mastered, "chained": lambda node, **conf: chained(node, mode="macvtap", **conf)}
 BARE_DEV = r"""
 mkdir "$0" && mount --bind /dev/shm "$0"
 mount -t tmpfs -o mode=755 tmpfs /dev && mkdir /dev/net /dev/shm && mount --move "$0" /dev/shm
@@ -27,31 +29,28 @@ exec "$@"
 
 
 @pytest.fixture(params=FORMS)
-def form(request):
+def form(request: pytest.FixtureRequest) -> Topology:
     return FORMS[request.param]
 
 
-def numbers(attached):
-    return AttachmentKey(attached.pod.name, "eth0").ifindexes
-
-
-def links(node, where):
+def links(node: Node, where: Path) -> str:
     return node.run(["ip", "-oneline", "link"], where).stdout
 
 
-def forget(node):
+def forget(node: Node) -> None:
+    """Delete all records of attachments."""
     for path in (node.run_dir / "state").glob("*.json"):
         path.unlink()
 
 
-def dev(node):
-    """The /dev that vmlinkd has, and the macvtaps in it."""
+def dev(node: Node) -> list[Path]:
+    """The macvtaps' nodes in the /dev that vmlinkd sees."""
     assert node.daemon
     return sorted(Path(f"/proc/{node.daemon.pid}/root/dev").glob("tap[0-9]*"))
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["record", "no record"])
-def test_del_takes_all_but_what_is_others(node, form, lost):
+def test_del_takes_all_but_what_is_others(node: Node, form: Topology, lost: bool) -> None:
     with form(node) as attached:
         clean = links(node, attached.pod)
         attached.add()
@@ -60,44 +59,44 @@ def test_del_takes_all_but_what_is_others(node, form, lost):
             forget(node)
         attached.delete()
         assert links(node, attached.pod) == clean
-        assert not os.path.exists(path)
+        assert not Path(path).exists()
 
 
 @pytest.mark.parametrize("gone", ["eth0", "macvtap", "node"])
-def test_del_of_what_is_gone(node, form, gone):
+def test_del_of_what_is_gone(node: Node, form: Topology, gone: str) -> None:
     with form(node) as attached:
         attached.add()
         path = attached.node_path
         if gone == "node":
-            os.unlink(path)
+            Path(path).unlink()
         else:
             link = "eth0" if gone == "eth0" else attached.macvtap
             node.run(["ip", "link", "del", link], attached.pod)
         attached.delete()
-        assert not os.path.exists(path)
+        assert not Path(path).exists()
 
 
-def test_del_while_the_vmm_runs(node, form):
+def test_del_while_the_vmm_runs(node: Node, form: Topology) -> None:
     with form(node) as attached:
         attached.add()
         path, guest = attached.node_path, attached.guest()
         attached.delete()
-        assert not os.path.exists(path)
+        assert not Path(path).exists()
         with pytest.raises(OSError, match="Link has been severed"):
             fcntl.ioctl(guest.fds[0], TUNGETIFF, bytes(IFREQ.size))
 
 
-def test_del_without_the_namespace(node, form):
+def test_del_without_the_namespace(node: Node, form: Topology) -> None:
     with form(node) as attached:
         attached.add()
         path = attached.node_path
         node.call("DEL", attached.conf, attached.pod.name, None).expect()
         assert "macvtap" not in links(node, attached.pod)
-        assert not os.path.exists(path)
+        assert not Path(path).exists()
 
 
 @pytest.mark.parametrize("foreign", ["before", "meanwhile"])
-def test_a_filter_that_somebody_has_on_the_interface_stays(node, foreign):
+def test_a_filter_that_somebody_has_on_the_interface_stays(node: Node, foreign: str) -> None:
     with chained(node, mode="macvtap") as attached:
         if foreign == "meanwhile":
             attached.add()
@@ -114,12 +113,12 @@ def test_a_filter_that_somebody_has_on_the_interface_stays(node, foreign):
             assert "vmlink" not in shown
 
 
-# a /dev that is no devtmpfs
+# From here on vmlinkd has a /dev that is no devtmpfs: the kernel makes no nodes in it.
 
 
 @pytest.fixture
-def bare():
-    """A node whose vmlinkd has a /dev of its own, as in a container."""
+def bare() -> Iterator[Node]:
+    """A node whose vmlinkd has its own /dev, a plain tmpfs as in a container."""
     with Node() as node:
         mounted = node.lab.dir / "shm"
         command = ["unshare", "--mount", "sh", "-ec", BARE_DEV, str(mounted)]
@@ -127,7 +126,7 @@ def bare():
         yield node
 
 
-def test_a_node_is_made_and_removed(bare, form):
+def test_a_node_is_made_and_removed(bare: Node, form: Topology) -> None:
     with form(bare, tap={"group": 4712}) as attached:
         attached.add()
         (path,) = dev(bare)
@@ -143,7 +142,7 @@ def test_a_node_is_made_and_removed(bare, form):
         assert not dev(bare)
 
 
-def test_a_node_goes_though_the_namespace_is_gone(bare, form):
+def test_a_node_goes_though_the_namespace_is_gone(bare: Node, form: Topology) -> None:
     with form(bare) as attached:
         attached.add()
         attached.namespace.close()
@@ -152,7 +151,7 @@ def test_a_node_goes_though_the_namespace_is_gone(bare, form):
         assert not dev(bare)
 
 
-def test_a_node_goes_though_namespace_and_record_are_gone(bare, form):
+def test_a_node_goes_though_namespace_and_record_are_gone(bare: Node, form: Topology) -> None:
     with form(bare) as attached:
         attached.add()
         (path,) = dev(bare)
@@ -166,7 +165,7 @@ def test_a_node_goes_though_namespace_and_record_are_gone(bare, form):
         assert not dev(bare)
 
 
-def test_a_node_of_another_macvtap_is_not_touched(bare, form):
+def test_a_node_of_another_macvtap_is_not_touched(bare: Node, form: Topology) -> None:
     with form(bare) as attached, stranger(bare, numbers(attached)[0]) as path:
         before = path.lstat()
         attached.add()
@@ -179,12 +178,13 @@ def test_a_node_of_another_macvtap_is_not_touched(bare, form):
 
 
 @contextmanager
-def stranger(node, index):
-    """A macvtap in a namespace of its own, whose node somebody has made in vmlinkd's /dev."""
+def stranger(node: Node, index: int) -> Iterator[Path]:
+    """Somebody else's macvtap in another namespace, and its node in vmlinkd's /dev."""
     where = node.pod()
     node.run("ip link add low type veth peer name far".split(), where)
     node.run(f"ip link add link low name tap index {index} type macvtap".split(), where)
     number = os.lstat(macvtap.node_path(index)).st_rdev
+    assert node.daemon
     path = Path(f"/proc/{node.daemon.pid}/root{macvtap.node_path(index)}")
     os.mknod(path, stat.S_IFCHR | 0o600, number)
     try:
@@ -194,8 +194,8 @@ def stranger(node, index):
         node.lab.drop(where)
 
 
-def test_a_number_used_again_does_not_open_a_strangers_frames(bare):
-    """The kernel gives a device number to the next macvtap as soon as it is free."""
+def test_a_number_used_again_does_not_open_a_strangers_frames(bare: Node) -> None:
+    """A device number that becomes free goes to the next macvtap that anybody makes."""
     with mastered(bare) as attached:
         attached.add()
         (left,) = dev(bare)
@@ -208,7 +208,7 @@ def test_a_number_used_again_does_not_open_a_strangers_frames(bare):
             assert dev(bare) == [other]
 
 
-def test_what_vmlinkctl_tells(node, form):
+def test_what_vmlinkctl_tells(node: Node, form: Topology) -> None:
     with form(node, queues=2) as attached:
         attached.add()
         (device,) = json.loads(node.run(node.ctl("device", attached.pod.name)).stdout)

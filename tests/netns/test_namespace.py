@@ -1,65 +1,73 @@
-"""A namespace as a descriptor: entering, leaving, identity."""
+"""A network namespace as a descriptor: enter it, leave it, tell it from others."""
+
+from __future__ import annotations
 
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from cni.errors import BadEnvironment
 from cni.kernel.netns import Namespace
-from tests.netns.nslib import new_namespace
+from tests.netns.nslib import new_namespace, open_descriptors
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def test_entered_comes_back_after_an_error():
-    home = os.stat("/proc/thread-self/ns/net").st_ino
+def inode(path: str = "/proc/thread-self/ns/net") -> int:
+    """Of the namespace there; that of the calling thread unless a path is given."""
+    return Path(path).stat().st_ino
+
+
+def test_entered_comes_back_after_an_error() -> None:
+    home = inode()
     with new_namespace() as ns:
         with pytest.raises(LookupError) as caught, ns.entered():
-            raise LookupError(os.stat("/proc/thread-self/ns/net").st_ino)
+            raise LookupError(inode())
         assert caught.value.args == (ns.identity[1],) != (home,)
-        assert os.stat("/proc/thread-self/ns/net").st_ino == home
+        assert inode() == home
 
 
-def test_entered_nests():
+def test_entered_nests() -> None:
     with new_namespace() as outer, new_namespace() as inner, outer.entered():
         with inner.entered():
-            assert os.stat("/proc/thread-self/ns/net").st_ino == inner.identity[1]
-        assert os.stat("/proc/thread-self/ns/net").st_ino == outer.identity[1]
+            assert inode() == inner.identity[1]
+        assert inode() == outer.identity[1]
 
 
-def test_identity():
+def test_identity() -> None:
     with Namespace.own() as own, Namespace.open("/proc/self/ns/net") as same:
         assert own.same_as(same)
         with new_namespace() as other:
             assert not own.same_as(other)
 
 
-def test_own_is_the_process_even_where_the_thread_is_elsewhere():
-    # A thread of its own, for the main thread's namespace is the process's.
-    found = []
+def test_own_is_the_process_even_where_the_thread_is_elsewhere() -> None:
+    # In a second thread, because the main thread's namespace is the one of the process.
+    found: list[int] = []
 
-    def work():
+    def work() -> None:
         with new_namespace() as ns, ns.entered(), Namespace.own() as own:
             found.append(own.identity[1])
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [os.stat("/proc/self/ns/net").st_ino]
+    assert found == [inode("/proc/self/ns/net")]
 
 
 @pytest.mark.parametrize("path", ["/proc/self/ns/mnt", "/etc/hostname", "/no/such", "a\0b"])
-def test_what_is_no_network_namespace(path):
-    before = len(os.listdir("/proc/self/fd"))
+def test_what_is_no_network_namespace(path: str) -> None:
+    before = open_descriptors()
     with pytest.raises(BadEnvironment, match="CNI_NETNS"):
         Namespace.open(path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
-def test_no_way_back_ends_the_process():
+def test_no_way_back_ends_the_process() -> None:
     code = (
         "from cni.kernel import netns\n"
         "ns = netns.Namespace.own()\n"

@@ -1,7 +1,11 @@
-"""Frames cross ports of a Linux bridge and of Open vSwitch, both ways; nothing else is heard."""
+"""Frames cross ports of a Linux bridge and of Open vSwitch; nothing else is heard."""
+
+from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
@@ -20,9 +24,19 @@ from tests.netns.test_frames import (
     crosses_unchanged,
     heard,
 )
-from tests.netns.wirelib import POD4, POD6, POD_MAC, bridged, switched
+from tests.netns.wirelib import (
+    POD4,
+    POD6,
+    POD_MAC,
+    Attachment,
+    Guest,
+    Port,
+    Topology,
+    bridged,
+    switched,
+)
 
-FORMS = {
+FORMS: dict[str, Topology] = {
     "tap, linux": partial(bridged, mode="tap"),
     "tap, ovs": partial(switched, mode="tap"),
     "tc, ovs": partial(switched, mode="tc"),
@@ -31,41 +45,41 @@ EVERYONE = "ff:ff:ff:ff:ff:ff"
 
 
 @pytest.fixture(scope="module")
-def node():
+def node() -> Iterator[Node]:
     with Node("" if switch.missing() else "userspace") as made:
         made.start()
         yield made
 
 
 @pytest.fixture(scope="module", params=FORMS)
-def form(request):
+def form(request: pytest.FixtureRequest) -> Topology:
     if "ovs" in request.param and (reason := switch.missing()):
         pytest.skip(reason)
     return FORMS[request.param]
 
 
 @pytest.fixture(scope="module", params=["tap", "tc"])
-def on_ovs(request):
+def on_ovs(request: pytest.FixtureRequest) -> Topology:
     if reason := switch.missing():
         pytest.skip(reason)
     return FORMS[f"{request.param}, ovs"]
 
 
 @pytest.fixture(scope="module")
-def link(form, node):
-    """(port, guest) of one attachment for all the frames."""
+def link(form: Topology, node: Node) -> Iterator[tuple[Port, Guest]]:
+    """(port, guest) of one attachment, used for all frames."""
     with form(node) as attached:
         attached.add()
         yield attached.port(), attached.guest()
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_every_frame_crosses_unchanged(link, name):
+def test_every_frame_crosses_unchanged(link: tuple[Port, Guest], name: str) -> None:
     crosses_unchanged(*link, name)
 
 
-def test_link_local_control_frames_end_at_the_switch(link):
-    """IEEE 802.1D; group_fwd_mask of a Linux bridge, other_config:forward-bpdu of OVS."""
+def test_link_local_control_frames_end_at_the_switch(link: tuple[Port, Guest]) -> None:
+    """IEEE 802.1D; only a bridge's group_fwd_mask or OVS's forward-bpdu would let them pass."""
     port, guest = link
     lldp = Ether(dst="01:80:c2:00:00:0e", type=0x88CC) / Raw(b"\2\7\4")
     last = bytes(FRAMES["unknown type"])
@@ -79,7 +93,7 @@ def test_link_local_control_frames_end_at_the_switch(link):
     assert port.receive() == FROM_GUEST
 
 
-def test_nobody_answers_for_the_guest(node, form):
+def test_nobody_answers_for_the_guest(node: Node, form: Topology) -> None:
     with form(node, v6=True, mac=POD_MAC, args={"cni": ADDRESSES}) as attached:
         result = attached.add()
         assert {ip["address"] for ip in result["ips"]} == {POD4 + "/24", POD6 + "/64"}
@@ -90,7 +104,7 @@ def test_nobody_answers_for_the_guest(node, form):
         assert heard(port, 0.1) == [FROM_GUEST]
 
 
-def test_nobody_says_anything_unasked(node, form):
+def test_nobody_says_anything_unasked(node: Node, form: Topology) -> None:
     with form(node, v6=True) as attached:
         port = attached.port()
         attached.add()
@@ -108,16 +122,18 @@ TO_THE_NODE = {
 
 
 @pytest.fixture
-def elsewhere(node):
-    """An address of the node that is not of the pod's network."""
+def elsewhere(node: Node) -> Iterator[None]:
+    """The node has an address outside of the pod's network."""
     node.run(["ip", "address", "add", NODE4, "dev", "lo"])
     yield
     node.run(["ip", "address", "del", NODE4, "dev", "lo"])
 
 
 @pytest.mark.parametrize("name", TO_THE_NODE)
-def test_what_a_guest_sends_is_the_switchs_alone(node, elsewhere, on_ovs, name):
-    """The kernel offers the node's own stack what a userspace datapath gets copies of."""
+def test_what_a_guest_sends_is_the_switchs_alone(
+    node: Node, elsewhere: None, on_ovs: Topology, name: str
+) -> None:
+    """A userspace datapath gets copies of frames; the node's own stack must not take them, too."""
     with on_ovs(node, mac=POD_MAC, args={"cni": {"ips": [POD4]}}) as attached:
         attached.add()
         port, guest, before = attached.port(), attached.guest(), pings(node)
@@ -131,29 +147,33 @@ def test_what_a_guest_sends_is_the_switchs_alone(node, elsewhere, on_ovs, name):
         assert pings(node) == before
 
 
-def host_mac(attached):
-    """Of the link that is the port."""
+def host_mac(attached: Attachment) -> str:
+    """The MAC of the link that is the switch's port."""
     link = attached.tap if attached.conf["mode"] == "tap" else attached.host_link
     told = attached.node.run(["ip", "-json", "link", "show", "dev", link]).stdout
-    return json.loads(told)[0]["address"]
+    mac: str = json.loads(told)[0]["address"]
+    return mac
 
 
-def pings(node):
-    """How many the node's own stack has taken."""
+def pings(node: Node) -> int:
+    """How many echo requests the node's own stack has received."""
     told = node.run("nstat --json -asz IcmpInEchos".split()).stdout
-    return json.loads(told)["kernel"]["IcmpInEchos"]
+    count: int = json.loads(told)["kernel"]["IcmpInEchos"]
+    return count
 
 
-def packet(source, destination, *vlans):
+def packet(source: str, destination: str, *vlans: int) -> bytes:
     made = Ether(src=source, dst=destination)
     for vlan in vlans:
         made /= Dot1Q(vlan=vlan)
     return bytes(made / IP(src="10.77.0.98", dst="10.77.0.99") / UDP() / Raw(b"x"))
 
 
-# What `ovs` says; the tags of a frame on the guest's side and on the wire; what does not cross,
-# from the wire and from the guest.
-VLANS = {
+Tags = tuple[int, ...]  # of a frame, the outer one first
+
+# The key `ovs` of the configuration; the tags on the guest's side and, for each, those on the wire;
+# what does not pass from the wire to the guest, and what does not pass from the guest.
+VLANS: dict[str, tuple[dict[str, Any], dict[Tags, Tags], Sequence[Tags], Sequence[Tags]]] = {
     "access": ({"vlan": 42}, {(): (42,)}, [(), (43,)], [(42,), (43,)]),
     "trunk": (
         {"trunk": [{"minID": 20, "maxID": 22}, {"id": 30}]},
@@ -171,7 +191,7 @@ VLANS = {
 
 
 @pytest.mark.parametrize("name", VLANS)
-def test_vlans(node, on_ovs, name):
+def test_vlans(node: Node, on_ovs: Topology, name: str) -> None:
     ovs, crossing, not_in, not_out = VLANS[name]
     with on_ovs(node, ovs=ovs) as attached:
         attached.add()

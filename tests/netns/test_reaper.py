@@ -1,42 +1,47 @@
 """Deletion that returns on the announcement."""
 
+from __future__ import annotations
+
 import errno
 import os
 import statistics
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from cni.kernel import link_deleter as reaper_module
 from cni.kernel import rtnl_encode
 from cni.kernel.link_deleter import LinkDeleter
-from cni.kernel.netlink import NetlinkError, Unsupported
-from tests.netns.nslib import namespaces
+from cni.kernel.netlink import Netlink, NetlinkError, Unsupported
+from tests.netns.nslib import Pair, namespaces, open_descriptors, present
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 @pytest.fixture
-def pod():
+def pod() -> Iterator[Pair]:
     with namespaces(1) as [pair]:
         yield pair
 
 
 @pytest.fixture
-def reaper():
+def reaper() -> Iterator[LinkDeleter]:
     made = LinkDeleter()
     yield made
     made.close()
 
 
-def veths(netlink, count, group=0):
+def veths(netlink: Netlink, count: int, group: int = 0) -> list[int]:
     names = [f"v{i}" for i in range(count)]
     netlink.batch(*(rtnl_encode.new_veth(x, f"p{x}", group=group) for x in names))
-    return [netlink.index(x) for x in names]
+    return [present(netlink.index(x)) for x in names]
 
 
 @pytest.mark.parametrize("group", [None, 77])
-def test_names_are_free_when_delete_returns(pod, reaper, group):
+def test_names_are_free_when_delete_returns(
+    pod: Pair, reaper: LinkDeleter, group: int | None
+) -> None:
     ns, netlink = pod
     for _ in range(20):
         indexes = veths(netlink, 3, group or 0)
@@ -46,20 +51,20 @@ def test_names_are_free_when_delete_returns(pod, reaper, group):
             netlink.attempt(*(rtnl_encode.new_veth(f"v{i}", f"w{i}") for i in range(3)))
             == [None] * 3
         )
-        reaper.delete(ns, None, [netlink.index(f"v{i}") for i in range(3)], 5)
+        reaper.delete(ns, None, [present(netlink.index(f"v{i}")) for i in range(3)], 5)
 
 
-def test_group_takes_its_links_only(pod, reaper):
+def test_group_takes_its_links_only(pod: Pair, reaper: LinkDeleter) -> None:
     ns, netlink = pod
     [other] = veths(netlink, 1)
     netlink.batch(rtnl_encode.new_veth("x", "y", group=8), rtnl_encode.new_veth("z", "zz"))
-    reaper.delete(ns, 8, [netlink.index("x"), netlink.index("z")], 5)
+    reaper.delete(ns, 8, [present(netlink.index("x")), present(netlink.index("z"))], 5)
     assert netlink.link(index=other)
     assert not netlink.link("x")
     assert netlink.link("z")
 
 
-def test_absent_is_gone(pod, reaper):
+def test_absent_is_gone(pod: Pair, reaper: LinkDeleter) -> None:
     ns, netlink = pod
     [index] = veths(netlink, 1)
     reaper.delete(ns, 4711, [888, 999], 5)
@@ -68,21 +73,23 @@ def test_absent_is_gone(pod, reaper):
     reaper.delete(ns, None, [], 5)
 
 
-def test_refusal_is_raised(pod, reaper):
+def test_refusal_is_raised(pod: Pair, reaper: LinkDeleter) -> None:
     ns, netlink = pod
     [index] = veths(netlink, 1)
     with pytest.raises(Unsupported, match="delete link 1"):
         reaper.delete(ns, None, [1, index], 5)
 
 
-def test_a_port_that_leaves_its_bridge_is_not_yet_gone(pod, monkeypatch):
+def test_a_port_that_leaves_its_bridge_is_not_yet_gone(
+    pod: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ns, netlink = pod
     netlink.batch(rtnl_encode.new_bridge("br0", up=True))
     netlink.batch(rtnl_encode.new_veth("a", "b", master=netlink.index("br0"), up=True))
-    index = netlink.index("a")
+    index = present(netlink.index("a"))
     send = reaper_module._Deletion.send
 
-    def late(self, data):
+    def late(self: reaper_module._Deletion, data: bytes) -> None:
         netlink.batch(rtnl_encode.set_link(index, master=0))
         time.sleep(0.2)
         send(self, data)
@@ -94,18 +101,18 @@ def test_a_port_that_leaves_its_bridge_is_not_yet_gone(pod, monkeypatch):
     made.close()
 
 
-def test_overflow_falls_back_to_the_request(pod, monkeypatch):
+def test_overflow_falls_back_to_the_request(pod: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaper_module, "RECEIVE_BUFFER", 1)
-    lost = []
+    lost: list[reaper_module._Deletion] = []
     slow = reaper_module._Deletion.wait_for_requests
 
-    def noted(self, timeout):
+    def noted(self: reaper_module._Deletion, timeout: float) -> None:
         lost.append(self)
         slow(self, timeout)
 
     wait = reaper_module._Deletion.wait
 
-    def late(self, deadline):
+    def late(self: reaper_module._Deletion, deadline: float) -> None:
         time.sleep(0.1)
         wait(self, deadline)
 
@@ -122,12 +129,14 @@ def test_overflow_falls_back_to_the_request(pod, monkeypatch):
     assert lost, "the small buffer did not overflow"
 
 
-def test_timeout_is_an_error_and_the_deletion_goes_on(pod, monkeypatch):
+def test_timeout_is_an_error_and_the_deletion_goes_on(
+    pod: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ns, netlink = pod
     [index] = veths(netlink, 1)
     send = reaper_module._Deletion.send
 
-    def late(self, data):
+    def late(self: reaper_module._Deletion, data: bytes) -> None:
         time.sleep(0.3)
         send(self, data)
 
@@ -140,22 +149,23 @@ def test_timeout_is_an_error_and_the_deletion_goes_on(pod, monkeypatch):
     assert netlink.link(index=index) is None
 
 
-def test_descriptors_are_given_back(pod, reaper):
+def test_descriptors_are_given_back(pod: Pair, reaper: LinkDeleter) -> None:
     ns, netlink = pod
     for _ in range(3):
         reaper.delete(ns, None, veths(netlink, 2), 5)
     reaper.close()
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     again = LinkDeleter()
     for _ in range(5):
         again.delete(ns, None, veths(netlink, 2), 5)
     again.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
 
 
-def test_sooner_than_the_request(pod, reaper, told):
+def test_sooner_than_the_request(pod: Pair, reaper: LinkDeleter, told: list[str]) -> None:
     ns, netlink = pod
-    direct, reaped = [], []
+    direct: list[float] = []
+    reaped: list[float] = []
     for _ in range(8):
         for times in (direct, reaped):
             [index] = veths(netlink, 1)

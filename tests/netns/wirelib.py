@@ -1,4 +1,6 @@
-"""An attachment with a wire on the switch's side and the guest's end of the tap in hand."""
+"""Attachments whose two ends a test holds: a wire on the switch's side, and the guest's tap."""
+
+from __future__ import annotations
 
 import json
 import os
@@ -6,32 +8,39 @@ import select
 import socket
 import struct
 import time
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
 
+from bench.testbed.node import Node
 from cni.kernel.macvtap import open_macvtap
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.kernel.tuntap import open_tap
+from tests.netns.nslib import present
 
 MTU = 9000
 POD_MAC = "02:00:00:00:00:0a"
 POD4, POD6 = "10.77.0.10", "fd77::a"
 NO_OFFLOAD = bytes(10)  # struct virtio_net_hdr of linux/virtio_net.h
-GSO = struct.Struct("=BBHHHH")  # the same
+GSO = struct.Struct("=BBHHHH")  # the same header, field by field
 NEEDS_CSUM, GSO_TCPV4 = 1, 1
 _SOL_PACKET, _AUXDATA, _VNET_HDR, _IGNORE_OUTGOING = 263, 8, 15, 23
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
-PATIENCE = 3.0
+IFF_LOWER_UP = 0x10000
+PATIENCE = 3.0  # seconds
 
 
 class Port:
-    """A packet socket: frames as they are on the wire, without what the host itself sends."""
+    """A packet socket: frames as they are on the wire, except those that the host itself sends."""
 
-    def __init__(self, namespace, link, vnet=False):
+    def __init__(self, namespace: Namespace, link: str, vnet: bool = False) -> None:
         with namespace.entered():
             self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             self.socket.setsockopt(_SOL_PACKET, _AUXDATA, 1)
@@ -39,11 +48,11 @@ class Port:
             self.socket.setsockopt(_SOL_PACKET, _VNET_HDR, int(vnet))
             self.socket.bind((link, 3))
 
-    def send(self, frame):
+    def send(self, frame: bytes) -> None:
         self.socket.send(frame)
 
-    def receive(self, seconds=PATIENCE):
-        """The next frame, None when there is none in time."""
+    def receive(self, seconds: float = PATIENCE) -> bytes | None:
+        """The next frame, None if none comes in time."""
         self.socket.settimeout(seconds)
         try:
             data, auxiliary, *_ = self.socket.recvmsg(1 << 16, 256)
@@ -54,83 +63,92 @@ class Port:
                 status, *_, tci, tpid = struct.unpack("=IIIHHHH", raw[:20])
                 if status & _VLAN_VALID:
                     tpid = tpid if status & _VLAN_TPID_VALID else 0x8100
-                    # The kernel keeps the outer tag beside the frame.
+                    # The kernel strips the outer tag and passes it on as auxiliary data.
                     return data[:12] + struct.pack("!HH", tpid, tci) + data[12:]
         return data
 
-    def close(self):
+    def close(self) -> None:
         self.socket.close()
 
 
 class Guest:
-    """What a VMM has of the tap: its queues."""
+    """A VMM's end of a tap: a descriptor for each queue."""
 
-    def __init__(self, fds):
+    def __init__(self, fds: list[int]) -> None:
         self.fds = fds
 
-    def send(self, frame, header=NO_OFFLOAD):
+    def send(self, frame: bytes, header: bytes = NO_OFFLOAD) -> None:
         os.write(self.fds[0], header + frame)
 
-    def receive(self, seconds=PATIENCE):
-        """The next frame of any queue, None when there is none in time."""
+    def receive(self, seconds: float = PATIENCE) -> bytes | None:
+        """The next frame from any queue, None if none comes in time."""
         found = self.receive_with_header(seconds)
-        return found and found[2]
+        return None if found is None else found[2]
 
-    def receive_with_header(self, seconds=PATIENCE):
-        """(queue, virtio_net_hdr, frame), None when there is none in time."""
+    def receive_with_header(self, seconds: float = PATIENCE) -> tuple[int, bytes, bytes] | None:
+        """(queue, virtio_net_hdr, frame), None if no frame comes in time."""
         ready = select.select(self.fds, [], [], seconds)[0]
         if not ready:
             return None
         data = os.read(ready[0], 1 << 17)
         return self.fds.index(ready[0]), data[:10], data[10:]
 
-    def close(self):
+    def close(self) -> None:
         for fd in self.fds:
             os.close(fd)
 
 
-class Attachment:
-    """A pod attached by vmlink. `port` is on the switch's side, `guest` is opened on demand."""
+Opened = TypeVar("Opened", Port, Guest)
 
-    def __init__(self, node, pod, outside, conf):
+
+class Attachment:
+    """A pod attached by vmlink.
+
+    `port` opens the switch's side, `guest` the guest's; the attachment closes both.
+    """
+
+    def __init__(self, node: Node, pod: Path, outside: Path, conf: dict[str, Any]) -> None:
         self.node, self.pod, self.outside = node, pod, outside
         self.conf = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", **conf}
         self.stack = ExitStack()
         self.namespace = self.stack.enter_context(Namespace.open(str(pod)))
-        self.result = {}
+        self.result: dict[str, Any] = {}
 
-    def add(self):
+    def add(self) -> dict[str, Any]:
         self.result = self.node.call("ADD", self.conf, self.pod.name, self.pod).expect()
         return self.result
 
-    def delete(self):
+    def delete(self) -> None:
         self.node.call("DEL", self.conf, self.pod.name, self.pod).expect()
 
     @property
-    def tap(self):
+    def tap(self) -> str:
         return self._named("vlt")
 
     @property
-    def macvtap(self):
-        return self.result["interfaces"][-1]["name"]
+    def macvtap(self) -> str:
+        name: str = self.result["interfaces"][-1]["name"]
+        return name
 
     @property
-    def node_path(self):
+    def node_path(self) -> str:
         told = self.node.run(self.node.ctl("device", self.pod.name)).stdout
-        return json.loads(told)[0]["path"]
+        path: str = json.loads(told)[0]["path"]
+        return path
 
     @property
-    def host_link(self):
+    def host_link(self) -> str:
         return self._named("vlh")
 
-    def _named(self, prefix):
-        return next(i["name"] for i in self.result["interfaces"] if i["name"].startswith(prefix))
+    def _named(self, prefix: str) -> str:
+        names: list[str] = [interface["name"] for interface in self.result["interfaces"]]
+        return next(name for name in names if name.startswith(prefix))
 
-    def port(self, link="wire", vnet=False):
+    def port(self, link: str = "wire", vnet: bool = False) -> Port:
         with Namespace.open(str(self.outside)) as namespace:
-            return self._kept(Port(namespace, link, vnet))
+            return self.kept(Port(namespace, link, vnet))
 
-    def guest(self):
+    def guest(self) -> Guest:
         queues, mode = self.conf.get("queues", 1), self.conf.get("mode")
         where = self.node.namespace if mode == "tap" else self.namespace
         with where.entered(), Netlink() as netlink:
@@ -138,36 +156,39 @@ class Attachment:
                 link, fds = self.macvtap, open_macvtap(self.node_path, queues)
             else:
                 link, fds = self.tap, open_tap(self.tap, queues)
-            opened = self._kept(Guest(fds))
+            opened = self.kept(Guest(fds))
             until = time.monotonic() + PATIENCE
-            # IFF_LOWER_UP; link watch may hold an event back for 1 s.
-            while not netlink.link(link).flags & 0x10000:
+            # The kernel's link watch may delay the carrier by up to 1 s.
+            while not present(netlink.link(link)).flags & IFF_LOWER_UP:
                 assert time.monotonic() < until, "the tap has no carrier"
                 select.select([], [], [], 0.002)
-        while "state disabled" in self.node.run(["bridge", "link"]).stdout:  # so it may a port's
+        # And then also the port's state.
+        while "state disabled" in self.node.run(["bridge", "link"]).stdout:
             assert time.monotonic() < until, "a port of the bridge is not forwarding"
         return opened
 
-    def _kept(self, opened):
+    def kept(self, opened: Opened) -> Opened:
+        """Close it together with the attachment."""
         self.stack.callback(opened.close)
         return opened
 
 
-def _ipam(node, v6):
+def _ipam(node: Node, v6: bool) -> dict[str, Any]:
     subnets = ["10.77.0.0/24", "fd77::/64"][: 1 + v6]
     return node.ipam(*subnets, routes=["0.0.0.0/0", "::/0"][: 1 + v6])
 
 
 @contextmanager
-def bridged(node, v6=False, **conf):
-    """A pod on a bridge, and the namespace of another of its ports, `wire`."""
+def bridged(node: Node, v6: bool = False, **conf: Any) -> Iterator[Attachment]:
+    """A pod on a Linux bridge, whose other port leads to the link `wire` in a second namespace."""
     pod, outside = node.pod(), node.pod()
     bridge, port = f"br-{pod.name}", f"p-{pod.name}"
     linux = {"bridge": bridge, **conf.pop("linux", {})}
     ipam = _ipam(node, v6)
     attached = Attachment(node, pod, outside, {"linux": linux, "ipam": ipam, **conf})
     try:
-        # A bridge that snoops reports its own group ff02::6a; only the attachment is to be heard.
+        # With snooping on, the bridge itself would report its group ff02::6a; the tests want to
+        # hear nothing but the attachment.
         kind = ["type", "bridge", "mcast_snooping", "0"]
         node.run(["ip", "link", "add", bridge, "mtu", str(MTU), *kind])
         _quietly_up(node, node.path, bridge)
@@ -182,10 +203,12 @@ def bridged(node, v6=False, **conf):
 
 
 @contextmanager
-def switched(node, v6=False, port="", **conf):
-    """A pod on a bridge of Open vSwitch, and the namespace of another of its ports, `wire`, of
-    whose row `port` is (column=value ...).
+def switched(node: Node, v6: bool = False, port: str = "", **conf: Any) -> Iterator[Attachment]:
+    """A pod on a bridge of Open vSwitch, whose other port leads to `wire` in a second namespace.
+
+    `port` sets columns of that other port's row, as in "tag=42 vlan_mode=access".
     """
+    assert node.switch
     pod, outside = node.pod(), node.pod()
     bridge, name = f"br-{pod.name}", f"p-{pod.name}"
     ipam = _ipam(node, v6)
@@ -204,8 +227,8 @@ def switched(node, v6=False, port="", **conf):
 
 
 @contextmanager
-def mastered(node, v6=False, **conf):
-    """A pod's macvtap on a NIC of the node, and the namespace of the cable's other end, `wire`."""
+def mastered(node: Node, v6: bool = False, **conf: Any) -> Iterator[Attachment]:
+    """A pod's macvtap on a NIC of the node; the cable's far end is `wire` in a second namespace."""
     pod, outside = node.pod(), node.pod()
     nic = f"nic-{pod.name}"
     ipam = _ipam(node, v6)
@@ -221,8 +244,8 @@ def mastered(node, v6=False, **conf):
 
 
 @contextmanager
-def chained(node, v6=False, **conf):
-    """A pod whose eth0 is one end of somebody's veth, and the namespace of the other, `wire`."""
+def chained(node: Node, v6: bool = False, **conf: Any) -> Iterator[Attachment]:
+    """A pod whose eth0 is a foreign veth; its far end is `wire` in a second namespace."""
     pod, outside = node.pod(), node.pod()
     addresses = [f"{POD4}/24", f"{POD6}/64"][: 1 + v6]
     previous = {
@@ -242,9 +265,12 @@ def chained(node, v6=False, **conf):
         node.lab.drop(outside)
 
 
-def unfinished(ether, flow, payload, segment):
-    """(virtio_net_hdr, frame) as a sender leaves it to the NIC: to be cut into segments, and
-    for a checksum the sum of the pseudo-header.
+def unfinished(
+    ether: Ether, flow: dict[str, str], payload: bytes, segment: int
+) -> tuple[bytes, bytes]:
+    """(virtio_net_hdr, frame) as a sender with offloads hands it to the NIC.
+
+    The NIC is to cut it into segments. Instead of a checksum it has the sum of the pseudo-header.
     """
     pseudo = socket.inet_aton(flow["src"]) + socket.inet_aton(flow["dst"])
     pseudo += struct.pack("!HH", socket.IPPROTO_TCP, len(payload) + 20)
@@ -253,17 +279,18 @@ def unfinished(ether, flow, payload, segment):
     return header, bytes(ether / IP(**flow) / tcp / Raw(payload))
 
 
-def rebuilt(frame):
-    """The packet with the checksums that scapy calculates."""
+def rebuilt(frame: bytes) -> bytes:
+    """The IP packet of a frame, with its checksums calculated anew by scapy."""
     packet = IP(frame[14:])
     del packet.chksum, packet[TCP].chksum
     return bytes(packet)
 
 
-TOPOLOGIES = {"bridge": bridged, "chained": chained}
+Topology = Callable[..., AbstractContextManager[Attachment]]
+TOPOLOGIES: dict[str, Topology] = {"bridge": bridged, "chained": chained}
 
 
-def _served(attached):
+def _served(attached: Attachment) -> Iterator[Attachment]:
     with attached.stack:
         try:
             yield attached
@@ -271,14 +298,14 @@ def _served(attached):
             attached.delete()
 
 
-def _veth(node, where, name, outside):
+def _veth(node: Node, where: Path, name: str, outside: Path) -> None:
     peer = f"peer name wire mtu {MTU} netns {outside}"
     node.run(f"ip link add {name} mtu {MTU} type veth {peer}".split(), where)
     _quietly_up(node, where, name)
     _quietly_up(node, outside, "wire")
 
 
-def _quietly_up(node, where, link):
-    # In one command the link would go up first, and take an address of its own.
+def _quietly_up(node: Node, where: Path, link: str) -> None:
+    # A single command would set the link up first, and the kernel would give it an address.
     for what in (["addrgenmode", "none"], ["up"]):
         node.run(["ip", "link", "set", link, *what], where)
