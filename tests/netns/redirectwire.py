@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from cni.kernel import redirect, rtnl_encode
 from tests.netns.nslib import (
     Pair,

@@ -65,7 +65,7 @@ def inside(attached: Attachment, way: str) -> Workload:
 
 
 def bits_per_second(sender: Workload, receiver: Workload, data: bytes) -> float:
-    """What arrives while as much as possible is sent."""
+    """The rate at which frames arrive while the sender sends as fast as it can."""
     stop = threading.Event()
 
     def pump() -> None:

@@ -79,7 +79,7 @@ def test_every_frame_crosses_unchanged(link: tuple[Port, Guest], name: str) -> N
 
 
 def test_link_local_control_frames_end_at_the_switch(link: tuple[Port, Guest]) -> None:
-    """IEEE 802.1D; only a bridge's group_fwd_mask or OVS's forward-bpdu would let them pass."""
+    """As IEEE 802.1D says; group_fwd_mask of a bridge or forward-bpdu of OVS could change that."""
     port, guest = link
     lldp = Ether(dst="01:80:c2:00:00:0e", type=0x88CC) / Raw(b"\2\7\4")
     last = bytes(FRAMES["unknown type"])
@@ -171,8 +171,8 @@ def packet(source: str, destination: str, *vlans: int) -> bytes:
 
 Tags = tuple[int, ...]  # of a frame, the outer one first
 
-# The key `ovs` of the configuration; the tags on the guest's side and, for each, those on the wire;
-# what does not pass from the wire to the guest, and what does not pass from the guest.
+# For each: the key `ovs` of the configuration; the tags of frames that pass, on the guest's side
+# and on the wire; tags that do not pass from the wire; tags that do not pass from the guest.
 VLANS: dict[str, tuple[dict[str, Any], dict[Tags, Tags], Sequence[Tags], Sequence[Tags]]] = {
     "access": ({"vlan": 42}, {(): (42,)}, [(), (43,)], [(42,), (43,)]),
     "trunk": (

@@ -1,4 +1,4 @@
-"""The measures of `bench datapath` between real namespaces: what they say is what passed."""
+"""What `bench datapath` measures, between real namespaces: its figures are what really passed."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def bridged(node: Node) -> Iterator[Pair]:
 def test_nothing_is_lost_where_nothing_limits(bridged: Pair) -> None:
     found = traffic.flood(bridged.near, bridged.far_ip, 0.1)
     assert found.kpps > 1
-    assert found.loss < 50  # no more than the machine's other work explains
+    assert found.loss < 50  # other work of the machine may cause some
     assert 10 < found.cpu_ns < 1e6
 
 
 def test_what_a_limit_lets_through_is_counted_and_the_rest_is_lost(
     node: Node, bridged: Pair
 ) -> None:
-    """The filling of the bucket comes on top of the rate, and is less than one percent of it."""
+    """A full bucket passes on top of the rate; that is less than one percent more."""
     middle = node.lab.dir / "ns-wired-1"
     limit = f"tbf rate {SLOW}bit burst 1600 limit 3000"
     node.run(f"tc qdisc add dev m1 root {limit}".split(), middle)
@@ -58,7 +58,7 @@ def test_every_question_has_an_answer(bridged: Pair) -> None:
 def test_tcp_brings_as_many_bytes_as_were_asked_for(bridged: Pair, reverse: bool) -> None:
     size = 256 << 20
     found = traffic.tcp(bridged.near, bridged.far_ip, size, 2, reverse)
-    # iperf3 does not count what the sockets' buffers have at the end, megabytes for each stream.
+    # iperf3 leaves out what is still in the sockets' buffers at the end: megabytes per stream.
     assert 0.75 * size < found.octets < 1.5 * size
     assert found.gbps > 0
 
