@@ -39,7 +39,7 @@ DAN = {"netns": str, "devices": [ENTRY]}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """Vmlinkd writes its DAN files into the node's own directory."""
+    """A node whose vmlinkd writes its DAN files to a directory of the node."""
     with Node() as made:
         settings = made.lab.dir / "vmlinkd.yaml"
         settings.write_text(f"dan_dir: {dans(made)}\n")
