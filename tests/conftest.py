@@ -1,4 +1,4 @@
-"""Fixtures for everything that runs on a node, and the check that nothing is left behind."""
+"""Fixtures for tests that need a node, and the check that no test leaves anything behind."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def own_mounts() -> None:
-    """What the other workers mount is not seen here."""
+    """Hide from this process what the other workers mount."""
     if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None):
         raise OSError(ctypes.get_errno(), "cannot get a mount namespace")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """As early as that: xdist reads the groups before our modifyitems is called."""
+    """Mark each test; in pytest_collection_modifyitems it would be too late for xdist's groups."""
     parts = Path(item.path).parts
     if os.geteuid() != 0 and "unit" not in parts:
         item.add_marker(pytest.mark.skip(reason="needs root: namespaces and links"))
@@ -47,8 +47,10 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def lane(item: pytest.Item) -> str:
-    """The tests that one worker gets: all that are marked `machine`, else those of a module, or of
-    one of the ways that it goes through.
+    """Name the group of tests that must share one worker.
+
+    All tests marked `machine` are one group. Otherwise each module is a group, or each value of
+    its parameter `way` where it has one.
     """
     if item.get_closest_marker("machine"):
         return "machine"
@@ -66,9 +68,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["told"] = session.config.stash[TOLD]
         return
-    # What no single test can be asked for while others run beside it.
+    # Only now can everything be checked: other workers were busy while each test ran.
     left = snapshot.left_behind(session.config.stash[BEFORE])
-    if left := [what for what in left if not what.startswith("process ")]:  # the workers
+    # The workers are processes that still run.
+    if left := [what for what in left if not what.startswith("process ")]:
         session.config.stash[TOLD].append(f"left behind: {left}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -87,16 +90,16 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def told(request: pytest.FixtureRequest) -> list[str]:
-    """Lines for the end of the run: figures that nothing is asserted of."""
+    """Lines printed at the end of the run: figures that no test asserts anything about."""
     return request.config.stash[TOLD]
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Links, namespaces, qdiscs, mounts, processes and files are as they were before the test, and
-    huge pages and device nodes where it is marked `machine`.
+    """Fail a test that leaves links, namespaces, qdiscs, mounts, processes or files behind.
 
-    Its own fixtures are given back by then; a node of the module counts with all it contains.
+    For a test marked `machine`, huge pages and device nodes count as well. The test's own fixtures
+    have been torn down by then; inside a node that the module shares, everything is compared.
     """
     node = request.getfixturevalue("node") if "node" in request.fixturenames else None
     shared = request.node.get_closest_marker("machine") is not None
@@ -109,7 +112,7 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """A node with vmlinkd running, shared by the module's tests."""
+    """A node on which vmlinkd runs, shared by the tests of a module."""
     with Node() as made:
         made.start()
         made.run(["ip", "link", "add", "br0", "address", "02:00:00:00:00:b0", "type", "bridge"])
@@ -118,7 +121,7 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture
 def pod(node: Node) -> Iterator[Path]:
-    """The namespace of a pod, by its path."""
+    """The path of a pod's network namespace."""
     path = node.pod()
     yield path
     node.lab.drop(path)

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Waiting for other processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from bench.testbed import snapshot
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, f"the condition is still false after {seconds} s"
         time.sleep(0.002)
 
 
 def wait_for_orphans(name: str) -> None:
-    """An IPAM plugin outlives a killed vmlinkd for a moment, and may still write its address."""
+    """Wait until no process of this name runs.
+
+    An IPAM plugin outlives a killed vmlinkd for a moment and may still write its address.
+    """
     until(lambda: not running(name))
 
 

@@ -1,0 +1,1 @@
+"""Tests with real container runtimes: containerd, podman, runc, and libcni's rules."""

@@ -1,0 +1,1 @@
+"""Black-box tests of the CNI contract: the client and vmlinkd, seen from outside."""

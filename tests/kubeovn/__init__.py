@@ -1,0 +1,1 @@
+"""Tests of what vmlinkd does with the Kubernetes API server."""

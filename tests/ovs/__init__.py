@@ -1,0 +1,1 @@
+"""Tests against a real Open vSwitch, OVN and kube-ovn's plugin."""

@@ -1,4 +1,4 @@
-"""A node with an Open vSwitch of its own, and a connection of this process to its database."""
+"""A node with its own Open vSwitch, and a connection from this process to its database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.ovs.ovskit import switched
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """With vmlinkd running."""
+    """A node with its own Open vSwitch, on which vmlinkd runs."""
     with switched() as made:
         made.start()
         yield made
@@ -24,7 +24,7 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture
 def fragile() -> Iterator[Node]:
-    """For one test, which ends the servers and starts them anew."""
+    """A node for a single test, which may kill and restart the servers."""
     with switched() as made:
         yield made
 
@@ -37,5 +37,5 @@ def database(node: Node) -> Iterator[Database]:
         connected.look(10)
         yield connected
         connected.close()
-    # An internal port's link goes when ovs-vswitchd comes to it; this waits for that.
+    # ovs-vswitchd deletes the links of internal ports in its own time: wait until it has.
     node.switch.vsctl("set", "Open_vSwitch", ".", f"external_ids:test={uuid.uuid4()}")

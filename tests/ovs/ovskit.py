@@ -1,4 +1,4 @@
-"""A node with an Open vSwitch of its own."""
+"""A node with its own Open vSwitch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 
 from bench.testbed import switch
 from bench.testbed.node import Node
+from bench.testbed.switch import Switch
 
 BRIDGE = "br0"
 
 
 @contextmanager
 def switched() -> Iterator[Node]:
-    """A node whose OVS bridge has its local port up."""
+    """A node with an OVS bridge whose local port is up."""
     if reason := switch.missing():
         pytest.skip(reason)
     with Node("userspace") as made:
@@ -23,3 +24,9 @@ def switched() -> Iterator[Node]:
         made.switch.add_bridge(BRIDGE)
         made.run(["ip", "link", "set", BRIDGE, "up"])
         yield made
+
+
+def switch_of(node: Node) -> Switch:
+    """The node's Open vSwitch, which it must have."""
+    assert node.switch, "the node has no Open vSwitch"
+    return node.switch

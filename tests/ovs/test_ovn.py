@@ -68,7 +68,10 @@ def node(ovn: Ovn) -> Node:
 @pytest.fixture
 def database(node: Node) -> Iterator[Database]:
     assert node.switch
-    with node.namespace.entered(), closing(open_database(Ovs(node.switch.db), "test")) as connected:
+    with (
+        node.namespace.entered(),
+        closing(open_database(Ovs(switch_of(node).db), "test")) as connected,
+    ):
         yield connected
 
 
@@ -129,7 +132,7 @@ def test_an_add_returns_when_the_port_is_installed(ovn: Ovn, node: Node, pod: Pa
         assert ovn.claimed("p1.shop") == ovn.chassis(0)
         up(ovn, "p1.shop")
         call(node, "CHECK", "p1.shop", pod, prevResult=result).expect()
-        node.switch.vsctl("remove", "Interface", PORT, "external_ids", "ovn-installed")
+        switch_of(node).vsctl("remove", "Interface", PORT, "external_ids", "ovn-installed")
         answer = call(node, "CHECK", "p1.shop", pod, prevResult=result)
         assert (answer.code, "expected ovn-installed true" in answer.out["msg"]) == (104, True)
     ovn.sbctl("wait-until", "Port_Binding", "p1.shop", "chassis=[]")
@@ -163,7 +166,7 @@ def test_a_port_that_ovn_does_not_know(node: Node, pod: Path) -> None:
 
 def test_a_logical_port_is_taken_from_whoever_has_it(ovn: Ovn, node: Node, pod: Path) -> None:
     stray = "add-port br-int stray -- set Interface stray type=internal"
-    node.switch.vsctl(*stray.split(), "external_ids:iface-id=p1.shop", "external_ids:a=b")
+    switch_of(node).vsctl(*stray.split(), "external_ids:iface-id=p1.shop", "external_ids:a=b")
     with attached(node, "p1.shop", pod) as result:
         assert ids(node, "stray")["a"] == "b"
         assert "iface-id" not in ids(node, "stray")
@@ -172,7 +175,7 @@ def test_a_logical_port_is_taken_from_whoever_has_it(ovn: Ovn, node: Node, pod: 
             answer = call(node, "CHECK", "p1.shop", pod, prevResult=result)
             assert (answer.code, "iface-id p1.shop, found none" in answer.out["msg"]) == (104, True)
             assert ovn.claimed("p1.shop") == ovn.chassis(0)
-    node.switch.vsctl("del-port", "stray")
+    switch_of(node).vsctl("del-port", "stray")
 
 
 def test_what_ovn_wrote_about_a_former_port_is_not_believed(
@@ -187,7 +190,7 @@ def test_what_ovn_wrote_about_a_former_port_is_not_believed(
         database.submit(Remove("test", AttachmentKey("none", "x"))).wait(SECONDS, "late")
         assert "ovn-installed" not in ids(node, "p0")
         stale = ("external_ids:ovn-installed=true", "external_ids:ovn-installed-ts=1000")
-        node.switch.vsctl("--no-wait", "set", "Interface", "p0", *stale)
+        switch_of(node).vsctl("--no-wait", "set", "Interface", "p0", *stale)
         database.submit(Remove("test", AttachmentKey("none", "x"))).wait(SECONDS, "late")
         assert not pending.future.done()
     pending.wait(SECONDS, "late")
@@ -195,7 +198,7 @@ def test_what_ovn_wrote_about_a_former_port_is_not_believed(
     found = ids(node, "p0")
     assert (found["iface-id"], found["vmlink-container"]) == ("p2.shop", "c1")
     database.submit(Remove("test", pod)).wait(SECONDS, "late")
-    node.switch.vsctl("set", "Open_vSwitch", ".", "external_ids:test=1")  # p0's link is gone
+    switch_of(node).vsctl("set", "Open_vSwitch", ".", "external_ids:test=1")  # p0's link is gone
 
 
 def test_a_kit_of_the_pool_is_a_logical_port_once_it_is_bound(fragile: Ovn) -> None:
@@ -241,7 +244,7 @@ def test_ovn_controller_is_away_and_comes_late(fragile: Ovn) -> None:
     with ThreadPoolExecutor(1) as calls:
         late = calls.submit(call, node, "ADD", "p1.shop", pod)
         rows = ("wait-until", "Interface", PORT, "ofport!=0")
-        node.switch.vsctl(*rows)
+        switch_of(node).vsctl(*rows)
         fragile.start_controller(0)
     late.result().expect()
     call(node, "DEL", "p1.shop", pod).expect()
@@ -276,8 +279,8 @@ def test_status_and_what_cannot_be(ovn: Ovn, node: Node, pod: Path) -> None:
     for verb, code in (("STATUS", 50), ("ADD", 7)):
         answer = call(node, verb, "p1.shop", pod, **wrong)
         assert (answer.code, answer.out["msg"][:29]) == (code, "ovs.bridge: OVN's is br-int, ")
-    node.switch.vsctl("remove", "Open_vSwitch", ".", "external_ids", "ovn-remote")
+    switch_of(node).vsctl("remove", "Open_vSwitch", ".", "external_ids", "ovn-remote")
     while not (answer := node.call("STATUS", config("p1.shop"))).code:
         pass  # until vmlinkd has seen it, too
     assert (answer.code, "no external_ids:ovn-remote" in answer.out["msg"]) == (50, True)
-    node.switch.vsctl("set", "Open_vSwitch", ".", f'external_ids:ovn-remote="{ovn.sb}"')
+    switch_of(node).vsctl("set", "Open_vSwitch", ".", f'external_ids:ovn-remote="{ovn.sb}"')

@@ -1,4 +1,4 @@
-"""The database behind TCP and TLS, with one key for both sides."""
+"""The database over TCP and TLS, with the same key on both sides."""
 
 from __future__ import annotations
 

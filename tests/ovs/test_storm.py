@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.testbed.node import Node
-from tests.ovs.ovskit import BRIDGE
+from tests.ovs.ovskit import BRIDGE, switch_of
 from tests.ovs.test_attachments import config
 
 LOOPS, SECONDS, OUTAGES = 20, 8.0, 2
@@ -24,20 +24,20 @@ def test_every_call_ends_well_or_with_try_again_and_nothing_remains(fragile: Nod
         running = [loops.submit(attach_and_detach, fragile, n, p, end) for n, p in enumerate(pods)]
         for _ in range(OUTAGES):
             time.sleep(1)
-            fragile.switch.kill_ovsdb()
+            switch_of(fragile).kill_ovsdb()
             time.sleep(0.5)
-            fragile.switch.start_ovsdb()
+            switch_of(fragile).start_ovsdb()
     codes = sum((each.result() for each in running), Counter())
     assert {code for _, code in codes} <= {0, 11}, codes
     assert codes["ADD", 0] > LOOPS
-    assert fragile.switch.vsctl("list-ports", BRIDGE).split() == []
+    assert switch_of(fragile).vsctl("list-ports", BRIDGE).split() == []
     assert fragile.contents() == before
     for pod in pods:
         fragile.lab.drop(pod)
 
 
 def attach_and_detach(node: Node, n: int, pod: Path, end: float) -> Counter[tuple[str, int]]:
-    """What a runtime does: a failed ADD is followed by a DEL, and a DEL is repeated."""
+    """As a runtime does: a DEL follows each ADD, failed or not, and is repeated until it succeeds."""
     codes: Counter[tuple[str, int]] = Counter()
     conf = config(node, ("tap", "tc", "veth")[n % 3])
     while time.monotonic() < end:

@@ -1,8 +1,7 @@
-"""bench.switch: the switch that other tests stand on comes up, survives its crashes and goes."""
+"""bench.testbed.switch, on which other tests rely: it starts, survives crashes and goes away."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def switch(node: Node) -> Iterator[Switch]:
 
 @contextmanager
 def on_bridge(node: Node, switch: Switch, *addresses: str) -> Iterator[list[Path]]:
-    """Pods with these addresses, each by a veth on br0."""
+    """Pods with these addresses, each on br0 through a veth."""
     with ExitStack() as stack:
         pods = []
         for number, address in enumerate(addresses):
@@ -137,5 +136,5 @@ def test_sigterm_gives_huge_pages_back() -> None:
             holder.send_signal(signal.SIGTERM)
         assert holder.wait(30) == 128 + signal.SIGTERM
     assert allowed.read_text() == before
-    assert not os.path.exists(where)
-    assert not os.path.exists(f"/proc/{pid}")
+    assert not Path(where).exists()
+    assert not Path(f"/proc/{pid}").exists()
