@@ -1,4 +1,4 @@
-"""A node of a cluster with kube-ovn: its API server, its annotations, its plugin and its daemon."""
+"""A node in a cluster with kube-ovn: API server, annotations, kube-ovn's plugin and daemon."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ DUAL = {
 
 
 def written(provider: str = "ovn", **change: str | None) -> dict[str, str]:
-    """What kube-ovn's controller writes; a field that is changed to None is absent."""
+    """The annotations that kube-ovn's controller writes; a field set to None is left out."""
     fields = {**PROVIDER_FIELDS, **change}
     return {f"{provider}.kubernetes.io/{k}": v for k, v in fields.items() if v is not None}
 
 
 @contextmanager
 def clustered(**settings: Any) -> Iterator[tuple[Node, KubeApi]]:
-    """A node with Open vSwitch whose vmlinkd watches the API server in its namespace."""
+    """A node with Open vSwitch; its vmlinkd watches an API server in the node's namespace."""
     with switched() as node, node.namespace.entered(), KubeApi() as api:
         kubeconfig = api.kubeconfig(node.lab.dir / "kubeconfig")
         known = {"node": api.node, "kubeconfig": str(kubeconfig)}
-        # JSON is YAML, too.
+        # JSON is valid YAML.
         content = json.dumps({"kubernetes": known, **settings})
         (node.lab.dir / "vmlinkd.yaml").write_text(content)
         start(node)
@@ -57,13 +57,14 @@ def start(node: Node) -> None:
     node.start((str(BIN / "vmlinkd"), "--config", str(node.lab.dir / "vmlinkd.yaml")))
 
 
-def pod_args(name: str = "web", uid: str = "") -> dict[str, str]:
-    told = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name}"
-    return {"CNI_ARGS": told + (f";K8S_POD_UID={uid}" if uid else "")}
+def pod_args(name: str = "web", uid: str = "") -> str:
+    """CNI_ARGS, in which a runtime names the pod."""
+    named = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME={name}"
+    return named + (f";K8S_POD_UID={uid}" if uid else "")
 
 
-def appear(api: KubeApi, name: str = "web", **fields: Any) -> dict[str, str]:
-    """A pod that nobody can take for its predecessor, and what a runtime tells of it."""
+def appear(api: KubeApi, name: str = "web", **fields: Any) -> str:
+    """Create a pod with a UID of its own, so that no earlier pod is taken for it; its CNI_ARGS."""
     uid = uuid.uuid4().hex
     api.put("shop", name, uid=uid, **fields)
     return pod_args(name, uid)
@@ -71,8 +72,9 @@ def appear(api: KubeApi, name: str = "web", **fields: Any) -> dict[str, str]:
 
 @dataclass
 class KubeOvnDaemon:
-    """Stands in for kube-ovn's own: it keeps what it got, and keeps its connections open, as Go's
-    server does.
+    """Stands in for kube-ovn's own daemon and records what it receives.
+
+    It keeps its connections open, as Go's HTTP server does.
     """
 
     path: Path
@@ -104,7 +106,7 @@ class KubeOvnDaemon:
 
 
 def read_message(conn: socket.socket) -> bytes:
-    """Head and body of one HTTP message, by its Content-Length."""
+    """Head and body of one HTTP message, whose Content-Length is obeyed."""
     raw = b""
     while b"\r\n\r\n" not in raw:
         piece = conn.recv(65536)
@@ -125,7 +127,7 @@ def read_message(conn: socket.socket) -> bytes:
 
 
 def plugin_request(verb: str, pod: Path | str, **change: Any) -> bytes:
-    """The bytes that kube-ovn's plugin sends (Go's net/http)."""
+    """The request that kube-ovn's plugin sends, byte by byte as Go's net/http writes it."""
     content = {
         "cni_type": "kube-ovn",
         "pod_name": "web",
@@ -153,7 +155,7 @@ def plugin_request(verb: str, pod: Path | str, **change: Any) -> bytes:
 
 
 def send(path: Path, raw: bytes) -> tuple[bytes, bytes]:
-    """The whole answer, and its body."""
+    """Send a request; return the whole answer and its body."""
     with socket.socket(socket.AF_UNIX) as conn:
         conn.settimeout(20)
         conn.connect(str(path))

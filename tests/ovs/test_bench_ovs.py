@@ -8,7 +8,7 @@ import pytest
 
 from bench.report.results import Options, Results
 from bench.suites import attach, growth
-from bench.suites.part import Part
+from bench.suites.rounds import Part
 from bench.testbed import switch
 from tests.ovs.ovskit import switch_of
 

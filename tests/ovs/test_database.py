@@ -160,7 +160,7 @@ def test_who_waits_gives_up_at_the_deadline_and_nothing_is_tried_again(
 def test_a_bridge_that_goes_at_this_moment_leaves_no_rows(node: Node, database: Database) -> None:
     switch_of(node).add_bridge("br1")
     (row,) = switch_of(node).vsctl("--bare", "--columns=_uuid", "list", "Bridge", "br1").split()
-    gone = {"op": "mutate", "table": "Open_vSwitch", "where": []}
+    gone: dict[str, Any] = {"op": "mutate", "table": "Open_vSwitch", "where": []}
     gone |= {"mutations": [["bridges", "delete", ["uuid", row]]]}
     request = {"method": "transact", "params": ["Open_vSwitch", gone], "id": 1}
     until(lambda: "br1" in (database.look(1).bridges or {}))

@@ -1,4 +1,4 @@
-"""Networks of kube-ovn through the executed client: a pod gets what the controller wrote."""
+"""Networks of kube-ovn through the real client: a pod gets what the controller wrote."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
 
 
 @pytest.fixture
-def web(api: KubeApi) -> Iterator[dict[str, str]]:
-    """CNI_ARGS of the pod, whose annotations are there."""
+def web(api: KubeApi) -> Iterator[str]:
+    """CNI_ARGS of the pod `web`, whose annotations are already written."""
     yield appear(api, annotations=written())
     api.delete(*WEB)
 
@@ -58,14 +58,14 @@ def attached(
     node: Node,
     pod: Path,
     conf: dict[str, Any],
-    args: dict[str, str],
+    args: str,
     container: str = "c1",
     ifname: str = "eth0",
 ) -> Iterator[dict[str, Any]]:
     try:
-        yield node.call("ADD", conf, container, pod, ifname, **args).expect()
+        yield node.call("ADD", conf, container, pod, ifname, CNI_ARGS=args).expect()
     finally:
-        node.call("DEL", conf, container, pod, ifname, **args).expect()
+        node.call("DEL", conf, container, pod, ifname, CNI_ARGS=args).expect()
 
 
 def external_ids(node: Node, port: str) -> dict[str, str]:
@@ -76,9 +76,7 @@ def external_ids(node: Node, port: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", PORTS)
-def test_a_pod_gets_what_kube_ovn_chose(
-    node: Node, pod: Path, web: dict[str, str], mode: str
-) -> None:
+def test_a_pod_gets_what_kube_ovn_chose(node: Node, pod: Path, web: str, mode: str) -> None:
     conf = config(mode)
     with attached(node, pod, conf, web) as result:
         assert result["interfaces"][0]["mac"] == MAC
@@ -96,7 +94,7 @@ def test_a_pod_gets_what_kube_ovn_chose(
         }
         if mode != "tap":
             assert "default via 10.16.0.1" in node.run(["ip", "route"], pod).stdout
-        node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, **web).expect()
+        node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, CNI_ARGS=web).expect()
 
 
 def test_dual_stack_on_a_secondary_network(node: Node, pod: Path, api: KubeApi) -> None:
@@ -142,7 +140,7 @@ def test_bandwidth_in_megabits(node: Node, pod: Path, api: KubeApi) -> None:
 
 
 def test_annotations_that_the_runtime_tells_are_enough(node: Node, pod: Path, api: KubeApi) -> None:
-    """The API server's copy is behind."""
+    """The API server's copy of the pod has no annotations yet."""
     args = appear(api)
     with attached(node, pod, config(runtimeConfig={POD_ANNOTATIONS: written()}), args) as result:
         assert result["interfaces"][0]["mac"] == MAC
@@ -152,11 +150,11 @@ def test_annotations_that_the_runtime_tells_are_enough(node: Node, pod: Path, ap
 def test_annotations_that_come_while_the_request_waits(node: Node, pod: Path, api: KubeApi) -> None:
     args = appear(api, annotations=written(allocated=None, routed=None))
     with ThreadPoolExecutor(1) as thread:
-        adding = thread.submit(node.call, "ADD", config(), "c1", pod, **args)
+        adding = thread.submit(node.call, "ADD", config(), "c1", pod, CNI_ARGS=args)
         api.put(*WEB, annotations=written(ip_address="10.16.0.6", routed=None))
         api.put(*WEB, annotations=written(ip_address="10.16.0.8"))
         assert adding.result().expect()["ips"][0]["address"] == "10.16.0.8/16"
-    node.call("DEL", config(), "c1", pod, **pod_args()).expect()
+    node.call("DEL", config(), "c1", pod, CNI_ARGS=pod_args()).expect()
     api.delete(*WEB)
 
 
@@ -172,7 +170,7 @@ def test_what_cannot_be_is_tried_again_and_leaves_nothing(
     node: Node, pod: Path, api: KubeApi, change: dict[str, str], words: str
 ) -> None:
     args = appear(api, annotations=written(**change))
-    answer = node.call("ADD", config(), "c1", pod, **args)
+    answer = node.call("ADD", config(), "c1", pod, CNI_ARGS=args)
     assert (answer.code, words in answer.out["msg"]) == (11, True), answer.out
     api.delete(*WEB)
 
@@ -180,32 +178,32 @@ def test_what_cannot_be_is_tried_again_and_leaves_nothing(
 def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: KubeApi) -> None:
     args = pod_args(uid="anew")
     with api.cut():
-        answer = node.call("ADD", config(), "c1", pod, **args)
+        answer = node.call("ADD", config(), "c1", pod, CNI_ARGS=args)
         assert (answer.code, "the API server: " in answer.out["msg"]) == (11, True)
         api.put(*WEB, uid="anew", annotations=written())
-    while (answer := node.call("ADD", config(), "c1", pod, **args)).code == 11:
-        node.call("DEL", config(), "c1", pod, **args).expect()
+    while (answer := node.call("ADD", config(), "c1", pod, CNI_ARGS=args)).code == 11:
+        node.call("DEL", config(), "c1", pod, CNI_ARGS=args).expect()
     answer.expect()
     node.call("STATUS", config()).expect()
-    node.call("DEL", config(), "c1", pod, **args).expect()
+    node.call("DEL", config(), "c1", pod, CNI_ARGS=args).expect()
     api.delete(*WEB)
 
 
 HELD = "10.16.0.5 of ovn-default is still that of web.shop (c1/eth0)"
 
 
-def test_an_address_in_use(node: Node, pod: Path, api: KubeApi, web: dict[str, str]) -> None:
-    """It is another pod's until the DEL; the same pod's next container takes it over."""
+def test_an_address_in_use(node: Node, pod: Path, api: KubeApi, web: str) -> None:
+    """Another pod keeps it until its DEL, but the next container of the same pod takes it over."""
     other = appear(api, "other", annotations=written())
-    node.call("ADD", config(), "c1", pod, **web).expect()
-    answer = node.call("ADD", config(), "c2", pod, "net1", **other)
+    node.call("ADD", config(), "c1", pod, CNI_ARGS=web).expect()
+    answer = node.call("ADD", config(), "c2", pod, "net1", CNI_ARGS=other)
     assert (answer.code, HELD in answer.out["msg"]) == (11, True), answer.out
     anew = node.pod()
     with attached(node, anew, config(), web, "c3"):
-        node.call("DEL", config(), "c1", pod, **web).expect()
-        assert node.call("ADD", config(), "c2", pod, **other).code == 11
-    node.call("ADD", config(), "c2", pod, **other).expect()
-    node.call("DEL", config(), "c2", pod, **other).expect()
+        node.call("DEL", config(), "c1", pod, CNI_ARGS=web).expect()
+        assert node.call("ADD", config(), "c2", pod, CNI_ARGS=other).code == 11
+    node.call("ADD", config(), "c2", pod, CNI_ARGS=other).expect()
+    node.call("DEL", config(), "c2", pod, CNI_ARGS=other).expect()
     node.lab.drop(anew)
     api.delete("shop", "other")
 
@@ -214,12 +212,12 @@ def test_an_address_is_still_in_use_after_a_restart() -> None:
     with clustered() as (node, api):
         web, other = (appear(api, name, annotations=written()) for name in ("web", "other"))
         pod = node.pod()
-        node.call("ADD", config(), "c1", pod, **web).expect()
+        node.call("ADD", config(), "c1", pod, CNI_ARGS=web).expect()
         node.stop()
         start(node)
-        answer = node.call("ADD", config(), "c2", pod, "net1", **other)
+        answer = node.call("ADD", config(), "c2", pod, "net1", CNI_ARGS=other)
         assert (answer.code, HELD in answer.out["msg"]) == (11, True), answer.out
-        node.call("DEL", config(), "c1", pod, **pod_args()).expect()
+        node.call("DEL", config(), "c1", pod, CNI_ARGS=pod_args()).expect()
 
 
 @pytest.mark.parametrize("chosen", ["annotation", "runtime class"])
@@ -227,18 +225,18 @@ def test_an_address_is_still_in_use_after_a_restart() -> None:
 def test_a_pod_has_a_mode_of_its_own(
     node: Node, pod: Path, api: KubeApi, chosen: str, lost: bool
 ) -> None:
-    """One network serves containers (veth) and VMs; CHECK and DEL know which one it was."""
+    """One network serves containers (veth) and VMs; CHECK and DEL know which mode the pod had."""
     conf = config("veth")
     mode = {MODE: "tap"} if chosen == "annotation" else {}
     kata = "kata" if chosen == "runtime class" else "runc"
     args = appear(api, annotations=written() | mode, runtime_class=kata)
-    result = node.call("ADD", conf, "c1", pod, **args).expect()
+    result = node.call("ADD", conf, "c1", pod, CNI_ARGS=args).expect()
     assert result["interfaces"][1]["name"] == KEY.tap_link
-    node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, **args).expect()
+    node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, CNI_ARGS=args).expect()
     api.delete(*WEB)
     if lost:
         (node.run_dir / "state" / f"{KEY.digest}.json").unlink()
-    node.call("DEL", conf, "c1", pod, **args).expect()
+    node.call("DEL", conf, "c1", pod, CNI_ARGS=args).expect()
 
 
 @pytest.mark.parametrize(
@@ -249,7 +247,7 @@ def test_a_mode_that_is_none_is_named_by_its_annotation(
     node: Node, pod: Path, api: KubeApi, mode: str, words: str
 ) -> None:
     args = appear(api, annotations=written() | {MODE: mode})
-    answer = node.call("ADD", config(), "c1", pod, **args)
+    answer = node.call("ADD", config(), "c1", pod, CNI_ARGS=args)
     assert answer.code == 7
     assert answer.out["msg"].startswith(f"annotation {MODE}: {words}")
     api.delete(*WEB)

@@ -1,4 +1,4 @@
-"""kube-ovn's own plugin, as it sends its requests: VMs are served here, the rest passed on."""
+"""Requests from kube-ovn's own plugin: vmlinkd serves VMs and passes the rest on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPLY = (
 
 @pytest.fixture(scope="module")
 def sockets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Vmlinkd's and kube-ovn's."""
+    """The paths of vmlinkd's and kube-ovn's sockets."""
     directory = tmp_path_factory.mktemp("s")
     return directory / "vmlink.sock", directory / "kube-ovn.sock"
 
@@ -126,7 +126,7 @@ def test_any_other_request_is_passed_on(ours: Path, theirs: KubeOvnDaemon) -> No
 def test_a_second_request_on_a_connection_is_not_passed_on(
     pod: Path, ours: Path, theirs: KubeOvnDaemon
 ) -> None:
-    """It might be for a VM."""
+    """It might be for a VM, and vmlinkd would not see it."""
     request = plugin_request("add", pod, pod_name="plain")
     with socket.socket(socket.AF_UNIX) as conn:
         conn.settimeout(20)
@@ -166,8 +166,10 @@ def test_a_provider_and_an_annotation_choose_as_well(
         assert node.switch
         assert port in node.switch.vsctl("list-ports", BRIDGE).split()
         links = node.run(["ip", "-o", "link"], pod).stdout
-        assert ("tun" in links or "vlt" in links) == bool(where), "tc has a tap, veth none"
-        # Whatever is said of the pod by now.
+        assert ("tun" in links or "vlt" in links) == bool(where), (
+            "the pod has a tap in mode veth, or none in mode tc"
+        )
+        # The DEL goes where the ADD went, whatever the annotations say by now.
         api.put("shop", name, annotations={MODE: None})
         assert send(ours, plugin_request("del", pod, pod_name=name, **where))[0].startswith(
             b"HTTP/1.1 204 "

@@ -1,4 +1,4 @@
-"""Networks of kube-ovn with a pool of ports made ahead, and pods that keep their ADDs waiting."""
+"""Networks of kube-ovn with a pool of ports made ahead, and pods whose ADDs have to wait."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
 
 @pytest.fixture
 def node(cluster: tuple[Node, KubeApi]) -> Node:
-    """With a full pool."""
+    """A node with a full pool."""
     node = cluster[0]
     node.call("STATUS", TAP).expect()
     pooled.settle(node, "net", SIZE)
@@ -54,7 +54,7 @@ def limits(node: Node, port: str) -> list[Any]:
     return found + row(node, "Interface", port, "ingress_policing_rate")
 
 
-PODS = [
+PODS: list[tuple[dict[str, str | None], str, str | None]] = [
     ({}, MAC, "10.16.0.5"),
     ({"ingress_rate": "8", "mac_address": "02:00:00:00:00:07"}, "02:00:00:00:00:07", "10.16.0.5"),
     ({"ip_address": "10.16.0.9", "gateway": "10.16.0.1"}, MAC, "10.16.0.9"),
@@ -65,13 +65,13 @@ PODS = [
 def test_kits_get_what_kube_ovn_chose_and_keep_nothing_of_it(
     node: Node, api: KubeApi, pod: Path
 ) -> None:
-    """More pods than kits, one after the other, so that each kit has had a former pod."""
+    """More pods than kits, one after the other, so that kits are used again."""
     before = kits(node)
     as_new = {kit: limits(node, kit) for kit in before}
     had = []
     for number, (change, mac, address) in enumerate(PODS):
         name = f"pod{number}"
-        args = appear(api, name, annotations=written(**change))
+        args = appear(api, name, annotations=written("ovn", **change))
         with attached(node, pod, TAP, args) as result:
             tap = result["interfaces"][1]["name"]
             assert tap in before
@@ -103,10 +103,10 @@ def test_a_kit_that_does_not_fit_stays(node: Node, api: KubeApi, pod: Path) -> N
 
 
 def test_a_limit_that_no_kit_can_have(node: Node, api: KubeApi, pod: Path) -> None:
-    """The switch says whether it polices when a port is made; the userspace datapath cannot."""
+    """Whether a port can be policed is decided when it is made; the userspace datapath cannot."""
     before = kits(node)
     args = appear(api, annotations=written(egress_rate="8"))
-    answer = node.call("ADD", TAP, "c1", pod, **args)
+    answer = node.call("ADD", TAP, "c1", pod, CNI_ARGS=args)
     assert (answer.code, "bandwidth.egressRate" in answer.out["msg"]) == (105, True), answer.out
     assert kits(node) == before
     api.delete("shop", "web")
@@ -116,7 +116,7 @@ def test_a_limit_that_no_kit_can_have(node: Node, api: KubeApi, pod: Path) -> No
 def test_kits_are_for_pods_of_their_mode(
     node: Node, api: KubeApi, pod: Path, network: str, own: str
 ) -> None:
-    """Which the pod may have chosen itself."""
+    """The pod may have chosen its mode itself, by an annotation."""
     before = kits(node)
     args = appear(api, annotations=written() | {MODE: own})
     with attached(node, pod, config(network), args) as result:
@@ -132,8 +132,8 @@ def test_pods_that_wait_keep_no_other_waiting(node: Node, api: KubeApi, pod: Pat
     args = [appear(api, name, annotations={}) for name in names]
     with ThreadPoolExecutor(len(names)) as threads:
         adding = [
-            threads.submit(node.call, "ADD", config(), name, where, **told)
-            for name, where, told in zip(names, pods, args, strict=True)
+            threads.submit(node.call, "ADD", config(), name, where, CNI_ARGS=named)
+            for name, where, named in zip(names, pods, args, strict=True)
         ]
         plain = {**config(), "name": "other", "ipam": node.ipam("10.9.0.0/24")}
         del plain["kubeovn"]

@@ -23,6 +23,7 @@ from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.ovs.port_ops import Add, Bind, Port, Remove
 from cni.spec.types import AttachmentKey
+from tests.ovs.ovskit import switch_of
 from tests.ovs.test_attachments import row
 
 SECONDS = 20
@@ -55,7 +56,7 @@ def ovn() -> Iterator[Ovn]:
 
 @pytest.fixture
 def fragile() -> Iterator[Ovn]:
-    """For one test, which ends servers and starts them anew."""
+    """OVN for a single test, which may kill and restart the servers."""
     with running("userspace") as made:
         yield made
 
@@ -99,7 +100,8 @@ def attached(
 
 
 def ids(node: Node, name: str = PORT) -> dict[str, str]:
-    return row(node, "Interface", name, "external_ids")[0]
+    found: dict[str, str] = row(node, "Interface", name, "external_ids")[0]
+    return found
 
 
 def refused(answer: Answer, *words: str) -> None:
@@ -109,11 +111,11 @@ def refused(answer: Answer, *words: str) -> None:
 
 
 def up(ovn: Ovn, port: str) -> None:
-    """Until OVN has the port up, which may be after it is installed.
+    """Wait until OVN says that the port is up, which may be later than its installation.
 
-    A port that goes in between keeps its chassis until ovn-controller recomputes all: where the
-    release had to wait for a transaction of its own, it clears the chassis only of a port that is
-    up (port_binding_set_down in OVN's controller/binding.c).
+    A port that is removed before it is up keeps its chassis until ovn-controller recomputes
+    everything: when the release has to wait for a transaction of its own, ovn-controller clears
+    the chassis only of a port that is up (port_binding_set_down in OVN's controller/binding.c).
     """
     ovn.sbctl("wait-until", "Port_Binding", port, "up=true")
 
@@ -153,11 +155,11 @@ def test_pods_of_two_nodes_talk_with_full_packets(ovn: Ovn) -> None:
 
 
 def test_a_port_that_ovn_does_not_know(node: Node, pod: Path) -> None:
-    """No such logical port, and one that is for a pod with another UID."""
-    other = {"ovs": {"bridge": BRIDGE, "ovn": True, "external_ids": {"iface-id-ver": "other"}}}
+    """A logical port that does not exist, and one that is meant for a pod with another UID."""
+    other = {"bridge": BRIDGE, "ovn": True, "external_ids": {"iface-id-ver": "other"}}
     with ThreadPoolExecutor(2) as calls:
         unknown = calls.submit(call, node, "ADD", "p9.shop", pod)
-        foreign = calls.submit(call, node, "ADD", "p4.shop", pod, "c2", **other)
+        foreign = calls.submit(call, node, "ADD", "p4.shop", pod, "c2", ovs=other)
     refused(unknown.result(), "logical port p9.shop was not installed", "ovn-installed not set")
     refused(foreign.result(), "logical port p4.shop", "iface-id-ver but other")
     with attached(node, "p4.shop", pod):
@@ -198,7 +200,9 @@ def test_what_ovn_wrote_about_a_former_port_is_not_believed(
     found = ids(node, "p0")
     assert (found["iface-id"], found["vmlink-container"]) == ("p2.shop", "c1")
     database.submit(Remove("test", pod)).wait(SECONDS, "late")
-    switch_of(node).vsctl("set", "Open_vSwitch", ".", "external_ids:test=1")  # p0's link is gone
+    switch_of(node).vsctl(
+        "set", "Open_vSwitch", ".", "external_ids:test=1"
+    )  # returns when p0's link is gone
 
 
 def test_a_kit_of_the_pool_is_a_logical_port_once_it_is_bound(fragile: Ovn) -> None:
@@ -268,19 +272,20 @@ def test_gc_releases_the_port(ovn: Ovn, node: Node, pod: Path) -> None:
     before = node.contents()
     call(node, "ADD", "p1.shop", pod).expect()
     up(ovn, "p1.shop")
-    call(node, "GC", "p1.shop", None, **{"cni.dev/valid-attachments": []}).expect()
+    valid: dict[str, Any] = {"cni.dev/valid-attachments": []}
+    call(node, "GC", "p1.shop", None, **valid).expect()
     assert node.contents() == before
     ovn.sbctl("wait-until", "Port_Binding", "p1.shop", "chassis=[]")
 
 
 def test_status_and_what_cannot_be(ovn: Ovn, node: Node, pod: Path) -> None:
     assert node.call("STATUS", config("p1.shop")).code == 0
-    wrong = {"ovs": {"bridge": "br-phys", "ovn": True}}
+    wrong = {"bridge": "br-phys", "ovn": True}
     for verb, code in (("STATUS", 50), ("ADD", 7)):
-        answer = call(node, verb, "p1.shop", pod, **wrong)
+        answer = call(node, verb, "p1.shop", pod, ovs=wrong)
         assert (answer.code, answer.out["msg"][:29]) == (code, "ovs.bridge: OVN's is br-int, ")
     switch_of(node).vsctl("remove", "Open_vSwitch", ".", "external_ids", "ovn-remote")
     while not (answer := node.call("STATUS", config("p1.shop"))).code:
-        pass  # until vmlinkd has seen it, too
+        pass  # until vmlinkd has noticed the change
     assert (answer.code, "no external_ids:ovn-remote" in answer.out["msg"]) == (50, True)
     switch_of(node).vsctl("set", "Open_vSwitch", ".", f'external_ids:ovn-remote="{ovn.sb}"')

@@ -1,4 +1,4 @@
-"""The pool: kits made ahead, bound by an ADD, given back as new, and never one that is not."""
+"""The pool: kits (ports made ahead) are bound by an ADD and come back as new or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from bench.testbed.node import Node
 from cni.kernel import tuntap
 from cni.ovs import schema
 from cni.spec.types import POOL, AttachmentKey
-from tests.ovs.ovskit import BRIDGE, switched
-from tests.ovs.poolkit import SIZE, Pooled
+from tests.ovs.ovskit import BRIDGE, switch_of, switched
+from tests.ovs.poolkit import SIZE, Pooled, tap_of
 from tests.ovs.test_attachments import links, row
 from tests.waits import until
 
@@ -34,10 +35,12 @@ def started() -> Iterator[Pooled]:
 
 @pytest.fixture
 def pooled(started: Pooled) -> Pooled:
-    """With a full pool of the plain network."""
+    """A full pool for the network `net` as `Pooled.conf` has it."""
     started.call("STATUS")
     until(lambda: started.told().get("ready") == len(started.kits()) > 0)
-    taken = [f"taken{n}" for n in range(len(started.kits()) % SIZE)]  # the last is a reason to fill
+    taken = [
+        f"taken{n}" for n in range(len(started.kits()) % SIZE)
+    ]  # the last ADD triggers a refill
     for name in taken:
         started.call("ADD", name)
     started.fill()
@@ -46,32 +49,8 @@ def pooled(started: Pooled) -> Pooled:
     return started
 
 
-@pytest.fixture(scope="module")
-def idle() -> Iterator[Node]:
-    with switched() as node:
-        yield node
-
-
-@pytest.fixture
-def restarted(idle: Node) -> Iterator[Pooled]:
-    """As `pooled`, for one test, which may stop and start vmlinkd."""
-    made = Pooled(idle)
-    made.start()
-    made.call("STATUS")
-    made.fill()
-    yield made
-    made.restart("{}")
-    until(lambda: not made.taps() | made.ports())
-    made.node.stop()
-    idle.lab.drop(made.pod)
-
-
-def tap_of(result: dict[str, Any]) -> str:
-    return str(result["interfaces"][1]["name"])
-
-
 def everything(node: Node, kit: str) -> list[Any]:
-    """What the switch and the kernel tell of a kit, without what counts frames."""
+    """What the switch and the kernel say about a kit, except for its counters."""
     name = f"vlt{kit}"
     columns = ["external_ids", "ofport", "ingress_policing_rate", "options", "other_config"]
     found = [*row(node, "Interface", name, *columns)]
@@ -123,7 +102,7 @@ def test_a_limit_towards_the_pod_comes_and_goes(pooled: Pooled) -> None:
     until(lambda: "htb" in pooled.node.run(["tc", "qdisc", "show", "dev", tap]).stdout)
     pooled.call("DEL")
     assert tap[3:] in pooled.fill()
-    assert "QoS" not in {what.split()[0] for what in pooled.node.switch.rows()}
+    assert "QoS" not in {what.split()[0] for what in pooled.switch.rows()}
     until(lambda: "htb" not in pooled.node.run(["tc", "qdisc", "show", "dev", tap]).stdout)
 
 
@@ -154,13 +133,16 @@ def test_what_a_guest_did_to_its_tap_is_taken_back(pooled: Pooled) -> None:
 
 
 def learned(node: Node, fd: int) -> bool:
-    """The switch may forget once more while it comes to what the ADD changed."""
+    """Send a frame; tell whether the switch knows its source address.
+
+    It may forget the address again while it takes in what the ADD changed, so this is repeated.
+    """
     os.write(fd, bytes(12) + b"\xff" * 6 + GUEST + b"\x88\xb5" + bytes(46))
     return GUEST.hex(":") in fdb(node)
 
 
 def fdb(node: Node) -> str:
-    appctl = ["ovs-appctl", "-t", f"{node.switch.dir}/vswitchd.ctl", "fdb/show", BRIDGE]
+    appctl = ["ovs-appctl", "-t", f"{switch_of(node).dir}/vswitchd.ctl", "fdb/show", BRIDGE]
     return node.run(appctl).stdout
 
 
@@ -221,7 +203,7 @@ def test_a_broken_kit_is_not_handed_out(pooled: Pooled, harm: str) -> None:
         if harm == "link":
             pooled.node.run(["ip", "link", "del", f"vlt{kit}"])
         else:
-            pooled.node.switch.vsctl("del-port", f"vlt{kit}")
+            pooled.switch.vsctl("del-port", f"vlt{kit}")
     broken = pooled.kits()
     tap = tap_of(pooled.call("ADD"))
     assert tap == AttachmentKey("c1", "eth0").tap_link
@@ -231,77 +213,16 @@ def test_a_broken_kit_is_not_handed_out(pooled: Pooled, harm: str) -> None:
     assert not broken & pooled.fill()
 
 
-def test_a_restart_adopts_what_passes(restarted: Pooled) -> None:
-    pooled = restarted
-    before = pooled.kits()
-    tap = tap_of(pooled.call("ADD"))
-    broken = sorted(before - {tap[3:]})[0]
-    pooled.node.stop()
-    pooled.node.run(["ip", "link", "set", f"vlt{broken}", "down"])
-    pooled.start()
-    assert pooled.fill(1) == before - {tap[3:], broken}
-    assert f"vlt{broken}" not in pooled.taps() | pooled.ports()
-    pooled.call("DEL")
-    assert pooled.fill(2) == before - {broken}
-    pooled.restart(f"{{net: {{tap: {{size: {SIZE}, refill_below: {SIZE}}}}}}}")
-    pooled.fill()  # before there is an ADD
-
-
-def test_a_lost_record_and_lost_kits(restarted: Pooled) -> None:
-    pooled = restarted
-    tap = tap_of(pooled.call("ADD"))
-    for path in (pooled.node.run_dir / "state").glob("*.json"):
-        path.unlink()
-    pooled.call("DEL")
-    assert tap not in pooled.taps() | pooled.ports()
-    other = tap_of(pooled.call("ADD"))
-    lost = {f"vlt{kit}" for kit in pooled.kits()} | {other}
-    pooled.node.stop()
-    for path in [*pooled.node.run_dir.glob("pool/*/*"), *pooled.node.run_dir.glob("state/*")]:
-        path.unlink()
-    pooled.start()
-    until(lambda: not lost & (pooled.taps() | pooled.ports()))
-    pooled.call("DEL")
-
-
-def test_another_configuration_makes_other_kits(restarted: Pooled) -> None:
-    pooled = restarted
-    before = pooled.kits()
-    pooled.call("STATUS", ovs={"bridge": BRIDGE, "vlan": 7})
-    until(lambda: not before & pooled.kits())
-    for kit in pooled.fill():
-        assert row(pooled.node, "Port", f"vlt{kit}", "tag") == [7]
-    pooled.restart("{}")
-    until(lambda: not pooled.taps() | pooled.ports())
-    assert pooled.told() == {}
-    assert not list((pooled.node.run_dir / "pool").iterdir())
-
-
 def test_kits_go_with_their_bridge_and_come_again(pooled: Pooled) -> None:
-    pooled.node.switch.vsctl("del-br", BRIDGE)
+    pooled.switch.vsctl("del-br", BRIDGE)
     until(lambda: not pooled.kits())
     assert not pooled.taps()
     until(lambda: "there is no bridge" in pooled.told()["error"])
     assert "no bridge" in pooled.node.run(pooled.node.ctl("pool")).stdout
     assert "cannot be filled: ovs.bridge: there is no bridge" in pooled.node.log.read_text()
-    pooled.node.switch.add_bridge(BRIDGE)
+    pooled.switch.add_bridge(BRIDGE)
     pooled.fill()
     assert pooled.told()["error"] == ""
-
-
-def test_the_database_goes_away_and_returns(fragile: Node) -> None:
-    pooled = Pooled(fragile)
-    pooled.start()
-    pooled.call("STATUS")
-    before = pooled.fill()
-    pooled.node.switch.kill_ovsdb()
-    answer = pooled.node.call("STATUS", pooled.conf())
-    assert answer.code == 50
-    pooled.node.switch.start_ovsdb()
-    until(lambda: pooled.node.call("STATUS", pooled.conf()).code == 0)
-    assert pooled.fill() == before
-    assert tap_of(pooled.call("ADD"))[3:] in before
-    pooled.call("DEL")
 
 
 @pytest.mark.parametrize(
@@ -320,16 +241,6 @@ def test_a_network_that_no_pool_makes_sense_for(
     assert not pooled.taps()
 
 
-def test_a_stop_while_kits_are_made_leaves_none(fragile: Node) -> None:
-    pooled = Pooled(fragile)
-    fragile.switch.kill_vswitchd()
-    pooled.start()
-    pooled.call("STATUS")
-    until(lambda: len(pooled.kits()) == len(pooled.ports()) == SIZE)
-    assert fragile.stop() == 0
-    assert not pooled.taps() | pooled.ports() | pooled.kits()
-
-
 @pytest.mark.machine
 def test_a_kit_of_vhost_user(pooled_dpdk: Pooled) -> None:
     (kit,) = pooled_dpdk.fill(1)
@@ -341,7 +252,7 @@ def test_a_kit_of_vhost_user(pooled_dpdk: Pooled) -> None:
     assert (ids[schema.CONTAINER], ids["attached-mac"]) == ("c1", first["mac"])
     pooled_dpdk.call("DEL", mode="vhostuser")
     assert f"vlu{kit}" not in pooled_dpdk.ports()
-    assert not os.path.exists(path)
+    assert not Path(path).exists()
     assert kit not in pooled_dpdk.fill(1)
 
 
@@ -350,7 +261,7 @@ def pooled_dpdk() -> Iterator[Pooled]:
     if reason := switch.missing(dpdk=True):
         pytest.skip(reason)
     with Node("dpdk") as node:
-        node.switch.add_bridge(BRIDGE)
+        switch_of(node).add_bridge(BRIDGE)
         made = Pooled(node)
         made.start("{net: {vhostuser: {size: 1}}}")
         made.call("STATUS", mode="vhostuser")

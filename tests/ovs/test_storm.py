@@ -37,7 +37,7 @@ def test_every_call_ends_well_or_with_try_again_and_nothing_remains(fragile: Nod
 
 
 def attach_and_detach(node: Node, n: int, pod: Path, end: float) -> Counter[tuple[str, int]]:
-    """As a runtime does: a DEL follows each ADD, failed or not, and is repeated until it succeeds."""
+    """As a runtime does: after each ADD, failed or not, DEL until the DEL succeeds."""
     codes: Counter[tuple[str, int]] = Counter()
     conf = config(node, ("tap", "tc", "veth")[n % 3])
     while time.monotonic() < end:
