@@ -1,7 +1,7 @@
-"""A node as a runtime sees it: /run, /opt, /var/lib and /etc/cni of its own, and vmlink installed.
+"""A node for container runtimes: its own /run, /opt, /var/lib and /etc/cni, and vmlink installed.
 
-Runtimes have fixed places (`ctr run --cni` more than any), so they get a mount namespace in which
-these are empty and private. What still lives there at the end is ended by its own id.
+Runtimes use fixed paths (`ctr run --cni` above all), so they get a mount namespace in which these
+are empty and private. Processes that are still in it at the end are killed by their ids.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.testbed.node import BIN, PLUGINS, Node
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = "sh sleep ping ip nc cat".split()
 IMAGE = "vmlink.test/busybox:1"
-CGROUP = f"vmlink-{os.getpid()}"  # the parent of all that runtimes make
+CGROUP = f"vmlink-{os.getpid()}"  # the parent of every cgroup that a runtime makes
 _PRIVATE = ("/run", "/opt", "/var/lib", "/etc/cni")
 _PATIENCE = 20.0  # seconds
+T = TypeVar("T")
 
 
 class Machine:
@@ -37,14 +38,14 @@ class Machine:
         self._calls = node.lab.dir / "calls"
         mounts = " && ".join(f"mount -t tmpfs tmpfs {place}" for place in _PRIVATE)
         plugins = f"mkdir -p /opt/cni/bin && ln -s {PLUGINS}/* /opt/cni/bin"
-        # Where the client looks without VMLINK_SOCKET, which not all that call it pass on.
+        # The client's default path: not every caller passes VMLINK_SOCKET on.
         run_dir = f"mkdir /run/vmlink && mount --bind {node.run_dir} /run/vmlink"
         script = f"{mounts} && {plugins} && {run_dir} && echo ready && exec sleep infinity"
         argv = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script]
         self._holder = subprocess.Popen(argv, stdout=subprocess.PIPE)
         assert self._holder.stdout
         assert self._holder.stdout.readline() == b"ready\n"
-        self._mounts = os.readlink(f"/proc/{self._holder.pid}/ns/mnt")
+        self._mounts = Path(f"/proc/{self._holder.pid}/ns/mnt").readlink()
         try:
             node.start(self.enter(str(BIN / "vmlinkd")))
         except BaseException:
@@ -67,7 +68,7 @@ class Machine:
             )
 
     def run(self, *argv: str, check: bool = True) -> str:
-        """stdout; a failure shows what was said on both."""
+        """Run a command and return its stdout; a failure shows stdout and stderr."""
         with self.node.namespace.entered():
             done = subprocess.run(
                 self.enter(*argv),
@@ -81,7 +82,7 @@ class Machine:
         return done.stdout
 
     def install(self, name: str, *plugins: Mapping[str, Any]) -> None:
-        """The client and a network, as an administrator puts them there."""
+        """Install the client and a network, as an administrator would."""
         conflist = self.node.lab.dir / f"{name}.conflist"
         network = {"cniVersion": "1.0.0", "name": name, "plugins": list(plugins)}
         conflist.write_text(json.dumps(network))
@@ -89,11 +90,11 @@ class Machine:
         self.run(*install, "--conflist", str(conflist))
 
     def last_call(self) -> list[str]:
-        """CNI_COMMAND and CNI_NETNS of the client's latest call; see `watch`."""
+        """CNI_COMMAND and CNI_NETNS of the client's latest call; `watch` must have been called."""
         return self._calls.read_text().splitlines()[-1].split(":")
 
     def watch(self) -> None:
-        """From now on the installed client's calls are written down."""
+        """Record every call of the installed client from now on."""
         real = self.path("/opt/cni/bin/vmlink")
         real.rename(real.with_name("vmlink.real"))
         note = f'echo "$CNI_COMMAND:$CNI_NETNS" >>{self._calls}'
@@ -101,22 +102,22 @@ class Machine:
         real.chmod(0o755)
 
     def processes(self) -> list[int]:
-        """Those of the runtimes: all in the mount namespace but the holder and vmlinkd."""
+        """The runtimes' processes: all in the mount namespace but its holder and vmlinkd."""
         daemon = self.node.daemon.pid if self.node.daemon else 0
         return [p for p in self._inside() if p not in (self._holder.pid, daemon)]
 
     def _inside(self) -> Iterator[int]:
         for link in Path("/proc").glob("[0-9]*/ns/mnt"):
             with suppress(OSError):
-                if os.readlink(link) == self._mounts:
+                if link.readlink() == self._mounts:
                     yield int(link.parts[2])
 
     def close(self) -> None:
-        """What runtimes have left is ended, shims among it; then vmlinkd and the mounts."""
+        """Kill what the runtimes have left, such as shims; then end vmlinkd and the mounts."""
         for pid in (*self.processes(), *_in_cgroup()):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        await_(lambda: not [*self.processes(), *_in_cgroup()], "their processes have ended")
+        await_(lambda: not [*self.processes(), *_in_cgroup()], "the runtimes' processes have ended")
         if self.node.daemon:
             self.node.stop()
         self._holder.kill()
@@ -127,7 +128,7 @@ class Machine:
 
 
 def veth(node: Node, subnet: str, bridge: str = "ctr0", **keys: Any) -> dict[str, Any]:
-    """A network whose pods are heard from the node, which is the bridge's gateway."""
+    """A network whose pods the node can reach, because its bridge is their gateway."""
     return {
         "type": "vmlink",
         "mode": "veth",
@@ -137,36 +138,36 @@ def veth(node: Node, subnet: str, bridge: str = "ctr0", **keys: Any) -> dict[str
     }
 
 
-def await_(done: Any, what: str) -> Any:
-    """Until `done()` is true; its value. For what other programs do in their own time."""
+def await_(done: Callable[[], T], what: str) -> T:
+    """Wait until `done()` is true and return its value. `what` says what is awaited."""
     end = time.monotonic() + _PATIENCE
     while not (value := done()):
-        assert time.monotonic() < end, f"not in {_PATIENCE} s: {what}"
+        assert time.monotonic() < end, f"not within {_PATIENCE} s: {what}"
         time.sleep(0.02)
     return value
 
 
 def _cgroups() -> list[Path]:
-    """In all hierarchies, the deepest first."""
+    """The cgroups below CGROUP in every hierarchy, the deepest first."""
     tops = [p for p in Path("/sys/fs/cgroup").glob(f"**/{CGROUP}") if p.is_dir()]
     return [Path(found) for top in tops for found, _, _ in os.walk(top, topdown=False)]
 
 
 def _in_cgroup() -> list[int]:
-    """The containers, whose mount namespaces are their own."""
+    """The processes of containers, which have mount namespaces of their own."""
     files = (directory / "cgroup.procs" for directory in _cgroups())
     return sorted({int(pid) for file in files for pid in file.read_text().split()})
 
 
 def _reap() -> None:
-    """Shims and the like lost their parents on purpose, and the suite has adopted them."""
+    """Reap shims and the like: they daemonized, and the test suite adopted them."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def rootfs(directory: Path) -> Path:
-    """A root file system of busybox alone."""
+    """A root file system with nothing but busybox."""
     binaries = directory / "bin"
     binaries.mkdir(parents=True)
     (binaries / "busybox").write_bytes(BUSYBOX.read_bytes())
@@ -179,7 +180,7 @@ def rootfs(directory: Path) -> Path:
 
 
 def image(directory: Path, entrypoint: Sequence[str]) -> Path:
-    """`rootfs` as an archive that `docker load` and `ctr images import` take."""
+    """`rootfs` as an archive for `docker load` and `ctr images import`."""
     layer = io.BytesIO()
     with tarfile.open(fileobj=layer, mode="w") as tar:
         tar.add(rootfs(directory / "layer"), arcname=".")

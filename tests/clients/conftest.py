@@ -1,4 +1,4 @@
-"""A node for runtimes."""
+"""A node for container runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""containerd on a Machine, and of the Container Runtime Interface as much as a pod's network takes.
+"""containerd on a Machine, and the part of the Container Runtime Interface that sandboxes need.
 
 The messages are encoded by hand: a dozen fields of k8s.io/cri-api's api.proto (runtime.v1).
 """
@@ -23,7 +23,7 @@ state = "/run/containerd"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{image}"
   disable_apparmor = true
-  # A test may run where nobody may have a score below its own.
+  # The tests may run where no process may lower its OOM score.
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "native"
@@ -40,7 +40,7 @@ state = "/run/containerd"
 
 
 class Containerd:
-    """`vm_runtime` and the directory `vm_networks` are for pods of the runtime handler `vm`."""
+    """Pods of the runtime handler `vm` use `vm_runtime` and the directory `vm_networks`."""
 
     def __init__(
         self, machine: Machine, archive: Path, vm_runtime: Path, vm_networks: Path
@@ -73,7 +73,7 @@ class Containerd:
         return self.machine.popen("ctr", "--address", str(self.socket), *arguments, log=self.log)
 
     def run_pod(self, name: str, handler: str = "", **annotations: str) -> str:
-        """The sandbox's id. `annotations` are of vmlink: mode="tc"."""
+        """Run a sandbox and return its id; mode="tc" is its annotation `vmlink.mode`."""
         metadata = {1: name, 2: f"uid-{name}", 3: "default"}
         linux = {1: f"/{CGROUP}"}
         entries = [{1: f"vmlink.{key}", 2: value} for key, value in annotations.items()]
@@ -101,7 +101,7 @@ class Containerd:
 
 
 def message(values: Mapping[int, Any]) -> bytes:
-    """A protobuf message of texts, messages and lists of them, by field number."""
+    """Encode a protobuf message: strings, messages and lists of them, by field number."""
     out = b""
     for number, value in values.items():
         for one in value if isinstance(value, list) else [value]:
@@ -111,8 +111,9 @@ def message(values: Mapping[int, Any]) -> bytes:
 
 
 def fields(data: bytes) -> dict[int, bytes]:
-    """The last value of each field that has a length; numbers are passed over."""
-    found, at = {}, 0
+    """Decode a protobuf message: the last value of each field that is not a number."""
+    found: dict[int, bytes] = {}
+    at = 0
     while at < len(data):
         tag, at = _read(data, at)
         length, at = _read(data, at)

@@ -1,4 +1,4 @@
-"""What libcni does with a network: the chain of results, capabilities, and the cached result.
+"""What libcni does with a network: chained results, capabilities, and the cached result.
 
 Source: github.com/containernetworking/cni, libcni/api.go: buildOneConfig, cacheAdd,
 CheckNetworkList, DelNetworkList.
@@ -15,7 +15,7 @@ from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
 
 
 class Network:
-    """A list of plugins on a node. `cache` is the directory of the cached results."""
+    """A list of plugins on a node; results are cached in the directory `cache`."""
 
     def __init__(self, node: Node, cache: Path, name: str, version: str, *plugins: Any) -> None:
         self.node, self.cache, self.name, self.version = node, cache, name, version
@@ -26,7 +26,7 @@ class Network:
         for plugin in self.plugins:
             conf = self._config(plugin, capabilities, result)
             result = self._exec("ADD", conf, container, netns).expect()
-        cached = {"kind": "cniCacheV1", "containerId": container, "ifName": "eth0"}
+        cached: dict[str, Any] = {"kind": "cniCacheV1", "containerId": container, "ifName": "eth0"}
         cached |= {"networkName": self.name, "capabilityArgs": capabilities, "result": result}
         self._cached(container).write_text(json.dumps(cached))
         return result
@@ -38,7 +38,7 @@ class Network:
             self._exec("CHECK", conf, container, netns).expect()
 
     def delete(self, container: str, netns: Path | None) -> None:
-        """With the cached result where there is one; a lost cache is no error."""
+        """Send DEL with the cached result, if there is one; a lost cache is no error."""
         path = self._cached(container)
         known = json.loads(path.read_text()) if path.exists() else {}
         for plugin in reversed(self.plugins):
@@ -47,7 +47,7 @@ class Network:
         path.unlink(missing_ok=True)
 
     def forget(self, container: str) -> None:
-        """The cache is lost."""
+        """Lose the cached result."""
         self._cached(container).unlink(missing_ok=True)
 
     def _config(

@@ -29,7 +29,7 @@ def containerd(
     network = {"cniVersion": "1.0.0", "name": "foreign", "plugins": [foreign]}
     (home / "10-foreign.conflist").write_text(json.dumps(network))
     with closing(Containerd(machine, archive, runtime, home)) as made:
-        # The bridge stays when the last pod goes, so it is made before a test looks for what stays.
+        # The bridge outlives its pods: make it before a test checks that it leaves nothing behind.
         made.remove_pod(made.run_pod("first"))
         yield made
 

@@ -1,4 +1,4 @@
-"""Chains as libcni runs them, with its rules for the cached result."""
+"""Chains of plugins as libcni runs them, with its rules for the cached result."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_vmlink_behind_another_plugin(node: Node, pod: Path, tmp_path: Path, ver
     network.delete("c1", None)
     assert tap not in node.run(["ip", "link"], pod).stdout
     assert "clsact" not in node.run(["tc", "qdisc"], pod).stdout
-    network.delete("c1", pod)  # ptp leaves its veth to the end of the namespace without CNI_NETNS
+    network.delete("c1", pod)  # without CNI_NETNS, ptp leaves its veth in place
 
 
 def test_check_tells_what_a_chain_has_lost(node: Node, pod: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def podman(machine: Machine, *arguments: str) -> str:
 @contextmanager
 def container(machine: Machine, name: str, *options: str) -> Iterator[dict[str, Any]]:
     """A running container, as podman shows it."""
-    # Low limits: a test may run where nobody may raise them.
+    # Low limits, because the tests may run where they cannot be raised.
     limits = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"
     ours = ["--cgroup-parent", f"/{CGROUP}", *limits.split(), *options]
     root = str(machine.node.lab.dir / "rootfs")
@@ -50,7 +50,7 @@ def container(machine: Machine, name: str, *options: str) -> Iterator[dict[str, 
 
 
 def cleaned_up(machine: Machine) -> None:
-    """Conmon has podman clean up once more, in its own time."""
+    """Wait for the cleanup that conmon starts on its own."""
     await_(lambda: not machine.processes(), "podman has cleaned up")
 
 

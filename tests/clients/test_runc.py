@@ -1,4 +1,4 @@
-"""runc with vmlink-hook, in a bundle's config.json and by the wrapper."""
+"""runc with vmlink-hook, set in a bundle's config.json or added by the wrapper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.testbed.guest import Guest
 from bench.testbed.node import BIN, PLUGINS, Node
 from tests.clients.clientkit import CGROUP, Machine, rootfs
 
-pytestmark = pytest.mark.machine  # it has a guest
+pytestmark = pytest.mark.machine  # it boots a guest
 
 HOOK = str(BIN / "vmlink-hook")
 NETNS = "/run/netns/sandbox"
@@ -25,8 +25,8 @@ DESCRIPTION = "/run/vmlink/devices/sandbox.json"
 def foreign(node: Node, machine: Machine) -> Iterator[Path]:
     """A namespace with the plain veth of another plugin."""
     machine.run("ip", "netns", "add", "sandbox")
-    conf = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp"}
-    conf["ipam"] = node.ipam("10.4.0.0/24", routes=["0.0.0.0/0"])
+    ipam = node.ipam("10.4.0.0/24", routes=["0.0.0.0/0"])
+    conf = {"cniVersion": "1.0.0", "name": "foreign", "type": "ptp", "ipam": ipam}
     netns = machine.path(NETNS)
     node.call("ADD", conf, "sandbox", netns, plugin=PLUGINS / "ptp").expect()
     yield netns

@@ -1,9 +1,8 @@
-"""What the black-box tests share: configurations, environments, and what an answer must be."""
+"""Shared by the black-box tests: configurations, environments, and checks of an answer."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ KEY = AttachmentKey("c1", "eth0")
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SUBNETS = ("10.9.0.0/24", "fd00:9::/64")
 ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
-# The table of contract.md, on purpose not the product's own.
+# The table in contract.md, deliberately not imported from cni.
 NEEDS = {
     "ADD": ATTACHMENT,
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
@@ -35,7 +34,7 @@ def has(verb: str, version: str) -> bool:
 
 
 def config(node: Node, **change: Any) -> dict[str, Any]:
-    """A good configuration; a key that is changed to ABSENT is left out."""
+    """A valid configuration; a key set to ABSENT is left out."""
     base = {
         "cniVersion": "1.1.0",
         "name": "net",
@@ -46,14 +45,19 @@ def config(node: Node, **change: Any) -> dict[str, Any]:
     return {k: v for k, v in (base | change).items() if v is not ABSENT}
 
 
+def full(node: Node, **change: Any) -> dict[str, Any]:
+    """A configuration that is valid for every verb, but for what the test changes."""
+    return config(node, **{**valid(), **change})
+
+
 def valid(*attachments: tuple[str, str]) -> dict[str, Any]:
-    """GC's list, to be merged into a configuration."""
+    """The list that GC needs, to be merged into a configuration."""
     pairs = [{"containerID": c, "ifname": i} for c, i in attachments]
     return {"cni.dev/valid-attachments": pairs}
 
 
 def variables(verb: str, netns: Path | str, **change: str | None) -> dict[str, str]:
-    """Environment of a good call; a variable that is changed to None is absent."""
+    """The environment of a valid call; a variable set to None is left out."""
     base: dict[str, str | None] = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": "c1",
@@ -72,7 +76,10 @@ def run(
 
 
 def fails(answer: Answer, code: int, *words: str) -> str:
-    """The answer is a CNI error with this code whose message has all words; returns that."""
+    """Check that the answer is a CNI error with this code and all `words` in its message.
+
+    Returns the message.
+    """
     assert answer.code == code, answer.raw[:2000]
     assert {"cniVersion", "code", "msg"} <= set(answer.out) <= {*answer.out, "details"}
     assert answer.out["code"] == code
@@ -85,6 +92,7 @@ def fails(answer: Answer, code: int, *words: str) -> str:
 
 
 def silent(answer: Answer) -> None:
+    """Check that the call succeeded and printed nothing."""
     assert (answer.code, answer.raw) == (0, b"")
 
 
@@ -92,11 +100,11 @@ def silent(answer: Answer) -> None:
 def attached(
     node: Node, pod: Path, conf: Mapping[str, Any], container: str = "c1", **env: str
 ) -> Iterator[dict[str, Any]]:
-    """The result of an ADD whose DEL follows, if the test has not sent it itself."""
+    """The result of an ADD. A DEL follows; it is harmless if the test has already sent one."""
     try:
-        yield node.call("ADD", conf, container, pod, **env).expect()
+        yield node.call("ADD", conf, container, pod, "eth0", CLIENT, **env).expect()
     finally:
-        silent(node.call("DEL", conf, container, pod, **env))
+        silent(node.call("DEL", conf, container, pod, "eth0", CLIENT, **env))
 
 
 def links(path: Path) -> set[str]:
@@ -105,13 +113,14 @@ def links(path: Path) -> set[str]:
 
 
 def shown(node: Node, pod: Path, name: str) -> dict[str, Any]:
-    """What ip(8) says of a link in the pod."""
+    """What ip(8) says about a link in the pod."""
     out = node.run(["ip", "-json", "-details", "address", "show", "dev", name], pod).stdout
-    return json.loads(out)[0]
+    found: list[dict[str, Any]] = json.loads(out)
+    return found[0]
 
 
 def foreign(node: Node, pod: Path, name: str = "eth0", address: str = "10.5.0.2/24") -> None:
-    """An interface that another plugin might have made."""
+    """Make an interface such as another plugin might have made."""
     far = f"far-{name}"
     node.run(["ip", "link", "add", name, "type", "veth", "peer", "name", far], pod)
     node.run(["ip", "address", "add", address, "dev", name], pod)
@@ -120,7 +129,7 @@ def foreign(node: Node, pod: Path, name: str = "eth0", address: str = "10.5.0.2/
 
 
 def chained(node: Node, pod: Path, **change: Any) -> dict[str, Any]:
-    """The configuration of vmlink behind the plugin that made `foreign`."""
+    """Vmlink's configuration when it is chained after the plugin that made `foreign`."""
     prev = {
         "cniVersion": "1.0.0",
         "interfaces": [
@@ -135,11 +144,11 @@ def chained(node: Node, pod: Path, **change: Any) -> dict[str, Any]:
 
 
 def script(directory: Path, name: str, body: str) -> None:
-    """An executed plugin for CNI_PATH."""
+    """Write an executable plugin into a directory for CNI_PATH."""
     directory.mkdir(exist_ok=True)
     path = directory / name
     path.write_text(f"#!/bin/sh\n{body}\n")
-    os.chmod(path, 0o755)
+    path.chmod(0o755)
 
 
 def records(node: Node) -> list[Path]:
@@ -147,4 +156,5 @@ def records(node: Node) -> list[Path]:
 
 
 def left(kind: str) -> set[str]:
+    """The links in the pod after its DEL."""
     return {"lo", "eth0", "far-eth0"} if kind == "chained" else {"lo"}

@@ -1,4 +1,4 @@
-"""The client under test, without and with somebody who listens."""
+"""The client under test, with and without a listening daemon, and nodes for the real one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.testbed.node import Node
+from tests.contract.cnikit import links
 from tests.contract.fakedaemon import FakeDaemon
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the source at hand, an installed one may be older."""
+    """The client, built from the source at hand: an installed one may be older."""
     target = tmp_path_factory.mktemp("bin")
     build = [sys.executable, "-W", "ignore", "setup.py", "-q", "build_scripts"]
     flags = os.environ.get("CFLAGS", "") + " -Werror"
@@ -30,6 +32,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def absent(client: Path) -> Iterator[FakeDaemon]:
+    """A daemon that does not listen."""
     home = Path(tempfile.mkdtemp(prefix="vml"))
     absent = FakeDaemon(client, home)
     yield absent
@@ -39,5 +42,31 @@ def absent(client: Path) -> Iterator[FakeDaemon]:
 
 @pytest.fixture
 def daemon(absent: FakeDaemon) -> FakeDaemon:
+    """A daemon that listens."""
     absent.listen()
     return absent
+
+
+@pytest.fixture(scope="module")
+def idle(node: Node) -> Iterator[Path]:
+    """A pod that no call in the module may change."""
+    path = node.pod()
+    yield path
+    assert links(path) == {"lo"}
+    node.lab.drop(path)
+
+
+@pytest.fixture
+def mortal() -> Iterator[Node]:
+    """A node on which the test starts and stops vmlinkd; it must end up as bare as it began."""
+    with Node() as node:
+        node.run(["ip", "link", "add", "br0", "type", "bridge"])
+        before = node.contents()
+        yield node
+        assert node.contents() == before
+
+
+@pytest.fixture
+def home(mortal: Node) -> Path:
+    """A pod's namespace, which is deleted with the node."""
+    return mortal.pod()

@@ -1,4 +1,4 @@
-"""A server in the place of vmlinkd, and the executed client started against it."""
+"""A server in place of vmlinkd, and the real client started against it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEL = {"CNI_COMMAND": "DEL", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0"}
 
 
 class FakeDaemon:
-    """A directory with room for a socket and a queue, and the client started against it."""
+    """A directory for a socket and a queue, and clients that are started against it."""
 
     def __init__(self, client: Path, home: Path) -> None:
         self.client, self.home = client, home
@@ -91,7 +91,7 @@ def failure(outcome: tuple[int, bytes]) -> dict[str, Any]:
 
 
 def answer(absent: FakeDaemon, raw: bytes) -> protocol.Frame:
-    """Reads a request, then sends `raw` and hangs up."""
+    """Read a request, send `raw` and hang up."""
     with absent.accept() as conn:
         frame, fd = protocol.receive(conn)
         if fd is not None:

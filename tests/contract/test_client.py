@@ -1,4 +1,4 @@
-"""The executed client as a black box: its own answers, the request, the answer relayed."""
+"""The client as a black box: its own answers, the request it sends, the answer it relays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.contract.fakedaemon import CONF, DEL, FakeDaemon, answer, encoded, fa
 VERSIONS = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 
-# What is answered without a daemon
+# What the client answers without a daemon
 
 
 def test_no_command_is_a_line_on_stderr(client: Path) -> None:
@@ -117,7 +117,7 @@ def test_namespace_is_passed(daemon: FakeDaemon) -> None:
         _, fd = protocol.receive(conn)
         conn.sendall(protocol.encode_answer(0, b""))
     assert fd is not None
-    assert os.fstat(fd).st_ino == os.stat("/proc/self/ns/net").st_ino
+    assert os.fstat(fd).st_ino == Path("/proc/self/ns/net").stat().st_ino
     assert not os.get_inheritable(fd)
     os.close(fd)
     assert finish(process) == (0, b"")
@@ -268,7 +268,7 @@ def test_stdin_that_hangs(absent: FakeDaemon, verb: str) -> None:
 
 
 def test_result_that_cannot_be_printed_is_no_success(daemon: FakeDaemon) -> None:
-    with open("/dev/full", "wb") as full, open(os.devnull) as null:
+    with Path("/dev/full").open("wb") as full, Path(os.devnull).open() as null:
         env = {"CNI_COMMAND": "ADD", "VMLINK_SOCKET": str(daemon.path)}
         process = subprocess.Popen([daemon.client], env=env, stdin=null, stdout=full)
         answer(daemon, protocol.encode_answer(0, b"{}"))
@@ -286,7 +286,7 @@ def test_no_memory_for_the_answer(daemon: FakeDaemon) -> None:
 def test_no_memory_for_the_request(absent: FakeDaemon) -> None:
     little = ["prlimit", f"--as={1 << 20}"]
     if subprocess.run([*little, absent.client], env={}, capture_output=True).returncode:
-        pytest.skip("a dynamic client does not even start with so little")
+        pytest.skip("a dynamically linked client does not even start with so little memory")
     error = absent.fails({"CNI_COMMAND": "ADD"}, CONF, *little)
     assert error["code"] == 11
     assert "memory" in error["msg"]

@@ -1,4 +1,4 @@
-"""The executed client as a black box: the DELs it queues while nobody listens."""
+"""The client as a black box: it queues DELs while no daemon listens."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def waits_for_lock(pid: int) -> bool:
 
 def test_del_during_replay_is_delivered(absent: FakeDaemon) -> None:
     absent.queue.mkdir()
-    with open(absent.queue / "lock", "w") as lock:
+    with (absent.queue / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = absent.start(DEL)
         until(lambda: waits_for_lock(process.pid))
@@ -111,7 +111,7 @@ def test_del_during_replay_is_delivered(absent: FakeDaemon) -> None:
 
 def test_replay_that_hangs(absent: FakeDaemon) -> None:
     absent.queue.mkdir()
-    with open(absent.queue / "lock", "w") as lock:
+    with (absent.queue / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert absent.fails({**DEL, "VMLINK_TIMEOUT": "1"})["code"] == 11
     assert absent.queued() == []

@@ -1,4 +1,4 @@
-"""cni.spec.protocol by itself, the reference for the client."""
+"""cni.spec.protocol on its own: it is the reference for the client."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.contract.fakedaemon import CONF, DEL, FakeDaemon
 
 
 def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_payload_round_trip(env: dict[str, str], stdin: bytes) -> None:
     "payload",
     [b"", b"A=1", b"A=1\0", b"A\0\0", b"=1\0\0", b"A=" + b"1" * protocol.ENV_MAX + b"\0\0"]
     + [prefix + bytes(protocol.STDIN_MAX + 1) for prefix in (b"\0", b"A=1\0\0")],
-    ids=lambda payload: f"{len(payload)} bytes",  # pytest puts the id into the environment
+    ids=lambda payload: f"{len(payload)} bytes",  # pytest puts the id into an environment variable
 )
 def test_payload_that_is_none(payload: bytes) -> None:
     with pytest.raises(CannotDecode):
@@ -107,7 +108,7 @@ def test_encoding_has_the_limits_of_the_client() -> None:
 
 def test_call(daemon: FakeDaemon) -> None:
     stdin = bytes(protocol.STDIN_MAX)
-    with ThreadPoolExecutor() as pool, open("/proc/self/ns/net") as netns:
+    with ThreadPoolExecutor() as pool, Path("/proc/self/ns/net").open() as netns:
         reply = pool.submit(protocol.call, str(daemon.path), DEL, stdin, netns.fileno())
         with daemon.accept() as conn:
             frame, fd = protocol.receive(conn)
@@ -123,7 +124,7 @@ def test_call_whose_answer_is_there_before_it_looks(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def send(conn: socket.socket, data: list[bytes], fds: list[int]) -> int:
-        """Returns when the daemon has answered and hung up."""
+        """Return only when the daemon has answered and hung up."""
         sent = real(conn, data, fds)
         with daemon.accept() as theirs:
             protocol.receive(theirs)

@@ -1,4 +1,4 @@
-"""GC and STATUS of a node, vmlink in a chain, and many calls at once: black box."""
+"""GC, STATUS, vmlink in a chain of plugins, and many calls at once: black box."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.testbed.node import Node
+from bench.testbed.node import Answer, Node
 from tests.contract.cnikit import (
     ABSENT,
     KEY,
@@ -29,13 +29,13 @@ from tests.contract.cnikit import (
 )
 
 
-def gc(node: Node, **change: Any) -> Any:
+def gc(node: Node, **change: Any) -> Answer:
     return node.call("GC", config(node, **change))
 
 
 @pytest.fixture
 def three(node: Node) -> Iterator[dict[str, Path]]:
-    """Containers a, b of network net, and c of another one, each with its pod."""
+    """Containers a and b on the network `net`, c on the network `other`, and their pods."""
     pods = {name: node.pod(name) for name in "abc"}
     for name, path in pods.items():
         node.call("ADD", of(node, name), name, path).expect()
@@ -83,7 +83,7 @@ def test_gc(node: Node, three: dict[str, Path], change: dict[str, Any], stay: st
 
 
 def held(node: Node) -> dict[str, int]:
-    """How many addresses each container holds, by the files of host-local."""
+    """The number of addresses that each container holds, from host-local's files."""
     owners = [p.read_text().split()[0] for p in node.ipam_dir.glob("*/[1f]*")]
     return {name: owners.count(name) for name in owners}
 
@@ -116,7 +116,7 @@ def test_gc_after_the_namespaces_are_gone(node: Node) -> None:
 
 
 def test_gc_of_a_chain(node: Node, pod: Path) -> None:
-    """Libcni sends no prevResult with GC and STATUS."""
+    """Libcni sends no prevResult with GC or STATUS."""
     foreign(node, pod)
     conf = chained(node, pod)
     run(node, "ADD", pod, conf).expect()
@@ -152,7 +152,7 @@ def test_status_of_ipam(node: Node, ipam: dict[str, Any], code: int, words: list
 
 
 def test_exhausted_network_fails_the_add_and_not_the_node(node: Node, pod: Path) -> None:
-    """STATUS would have the node's pods evicted for want of one address."""
+    """STATUS must not fail: for want of one address, the node would get no more pods at all."""
     conf = config(node, ipam=node.ipam("10.10.0.0/30"))
     with attached(node, pod, conf):
         silent(node.call("STATUS", conf))
@@ -224,7 +224,7 @@ def test_twenty_pods_at_once(node: Node) -> None:
     pods = {f"p{n}": node.pod() for n in range(20)}
     conf = config(node)
 
-    def call(verb: str) -> list[Any]:
+    def call(verb: str) -> list[Answer]:
         with ThreadPoolExecutor(len(pods)) as pool:
             sent = [pool.submit(node.call, verb, conf, name, pods[name]) for name in pods]
             return [each.result() for each in sent]

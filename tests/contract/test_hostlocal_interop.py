@@ -1,9 +1,8 @@
-"""host-local in-process against the real plugin, on one store."""
+"""vmlinkd's own host-local against the real plugin, on the same store."""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 from collections.abc import Callable
@@ -39,7 +38,7 @@ def real(verb: str, config: dict[str, Any], pod: str, args: str = "") -> Answer:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
-        timeout=20,  # 1.1.1 loops for ever where an address begins with a zero byte
+        timeout=20,  # 1.1.1 loops forever on an address that begins with a zero byte
         env={
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": pod,
@@ -93,7 +92,7 @@ def test_a_mixed_sequence_ends_as_the_real_one_alone_does(tmp_path: Path, seed: 
         assert client(verb, mixed, pod, args) == expected, (step, verb, pod, args, client.__name__)
         assert ours(verb, single, pod, args) == expected, (step, verb, pod, args)
         if args and expected == "error":
-            # The real one also takes back what the pod held before; ours does not.
+            # The real plugin also releases what the pod held before; ours does not.
             for config in (alone, mixed, single):
                 real("DEL", config, pod)
     assert store(tmp_path / "alone") == store(tmp_path / "mixed") == store(tmp_path / "single")
@@ -129,7 +128,7 @@ def test_old_format_is_released_by_both(tmp_path: Path) -> None:
 
 
 def test_concurrently_no_address_is_given_twice(tmp_path: Path) -> None:
-    """Eight threads of each kind add, and each third address is released by the other kind."""
+    """Eight threads of each kind add; every third address is released by the other kind."""
     config = conf(tmp_path, [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]])
 
     def work(worker: int) -> dict[str, str]:
@@ -211,7 +210,7 @@ def test_strange_entries_count_as_taken_for_both(
     tmp_path: Path, make: Callable[[Path], Any]
 ) -> None:
     config = conf(tmp_path)
-    os.makedirs(tmp_path / "net")
+    (tmp_path / "net").mkdir(parents=True)
     make(tmp_path / "net" / "10.1.0.3")
     first, second = ours("ADD", config, "a", ""), real("ADD", config, "b", "")
     assert (first[0], second[0]) == ("10.1.0.4/28 10.1.0.1", "10.1.0.5/28 10.1.0.1")

@@ -30,7 +30,7 @@ MANIFEST = "/var/lib/vmlink/installed.json"
 
 
 def contents(root: Path) -> dict[str, bytes | None]:
-    """Files with what is in them, and directories."""
+    """Files with their contents, and directories."""
     found = (p for p in root.rglob("*"))
     return {f"/{p.relative_to(root)}": p.read_bytes() if p.is_file() else None for p in found}
 
@@ -40,7 +40,7 @@ Ctl = Callable[..., list[str]]
 
 @pytest.fixture
 def ctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ctl:
-    """The command in this process; the lines that it printed, those of an error among them."""
+    """Run vmlinkctl in this process; return the lines that it printed, also to stderr."""
     monkeypatch.setattr(sys, "argv", [str(BIN / "vmlinkctl")])
 
     def run(verb: str, root: Path, *arguments: str, code: int = 0) -> list[str]:
@@ -54,7 +54,7 @@ def ctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """With something of its own in one of the places."""
+    """A root directory with another plugin's file in one of the places."""
     (tmp_path / "etc/cni/net.d").mkdir(parents=True)
     (tmp_path / "etc/cni/net.d/99-other.conflist").write_text("{}")
     return tmp_path
@@ -136,7 +136,9 @@ def test_a_file_of_somebody_else_is_not_touched(ctl: Ctl, root: Path) -> None:
 
 def test_an_install_that_fails_half_way_leaves_nothing(ctl: Ctl, root: Path) -> None:
     hooks = root / "etc/containers/oci/hooks.d"
-    (hooks / f".vmlink-poststop.json.{os.getpid()}").mkdir(parents=True)  # the last file's draft
+    (hooks / f".vmlink-poststop.json.{os.getpid()}").mkdir(
+        parents=True
+    )  # in the way of the last file's temporary copy
     before = contents(root)
     assert "cannot write" in ctl("install", root, code=1)[-1]
     assert contents(root) == before
@@ -180,7 +182,7 @@ def test_the_daemonset_fits_the_programs(ctl: Ctl, root: Path) -> None:
     ctl("install", root, *(places.get(word, word) for word in words))
     mounted = [mount["mountPath"] for mount in install["volumeMounts"]]
     files = json.loads((root / MANIFEST.lstrip("/")).read_text())["files"]
-    assert {f"/host{os.path.dirname(path)}" for path in (*files, MANIFEST)} <= {*mounted}
+    assert {f"/host{Path(path).parent}" for path in (*files, MANIFEST)} <= {*mounted}
     vmlinkd = [str(BIN / "vmlinkd"), "--config", str(root / "vmlinkd.yaml")]
     done = subprocess.run([*vmlinkd, "--run-dir", "/dev/null"], capture_output=True, text=True)
-    assert "/dev/null" in done.stderr  # the settings were taken; the directory is none
+    assert "/dev/null" in done.stderr  # the settings were accepted; /dev/null is no directory

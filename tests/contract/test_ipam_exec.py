@@ -1,8 +1,7 @@
-"""IPAM plugins that vmlinkd executes: Debian's, and scripts that misbehave."""
+"""IPAM plugins that vmlinkd executes: Debian's own, and scripts that misbehave."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from bench.testbed.node import PLUGINS, Node
 from tests.contract.cnikit import attached, config, fails, links, run, script, shown, silent
 
-STATIC = {
+STATIC: dict[str, Any] = {
     "type": "static",
     "addresses": [
         {"address": "10.9.1.5/24", "gateway": "10.9.1.1"},
@@ -44,7 +43,7 @@ def test_static(node: Node, pod: Path, version: str, mode: str) -> None:
 
 
 def test_static_knows_no_newer_version(node: Node, pod: Path) -> None:
-    """The plugin's own code and words come through."""
+    """The plugin's own error code and message reach the caller."""
     fails(run(node, "ADD", pod, config(node, ipam=STATIC)), 1, "incompatible CNI versions")
     assert links(pod) == {"lo"}
 
@@ -57,7 +56,7 @@ def test_host_local_executed_shares_the_store(node: Node, pod: Path, tmp_path: P
     own = node.pod()
     inside = run(node, "ADD", own, conf_of(node, node.ipam("10.9.0.0/24")), CNI_CONTAINERID="c2")
     assert inside.expect()["ips"][0]["address"] != result["ips"][0]["address"]
-    # Each releases what the other gave.
+    # Each releases the address that the other gave.
     silent(run(node, "DEL", own, conf, CNI_CONTAINERID="c2", **path))
     silent(run(node, "DEL", pod, conf, **path))
     node.lab.drop(own)
@@ -143,7 +142,7 @@ def test_del_that_fails_finishes_our_own_work_first(node: Node, pod: Path, tmp_p
     broken.touch()
     fails(run(node, "DEL", pod, conf, CNI_PATH=str(tmp_path)), 42, "not now")
     assert links(pod) == {"lo"}
-    os.unlink(broken)
+    broken.unlink()
     silent(run(node, "DEL", pod, conf, CNI_PATH=str(tmp_path)))
 
 

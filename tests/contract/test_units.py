@@ -1,4 +1,4 @@
-"""The systemd units: systemd understands them, and they leave vmlinkd all that it needs."""
+"""The systemd units: systemd accepts them, and they allow vmlinkd everything it needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from bench.testbed.node import BIN, Node
 
 CONF = Path(__file__).parents[2] / "conf"
 
-# The last test looks at what those before it had vmlinkd do, macvtap among them.
+# The last test examines what vmlinkd did in the tests before it; one of them uses macvtap.
 pytestmark = pytest.mark.machine
 
 
@@ -32,22 +33,24 @@ def test_systemd_understands_them(tmp_path: Path) -> None:
 
 
 def setting(name: str) -> list[str]:
+    """The values of a setting in vmlinkd.service."""
+    line: str
     (line,) = re.findall(f"{name}=(.*)", (CONF / "vmlinkd.service").read_text())
     return line.split()
 
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where strace writes what `confined` calls."""
+    """The file in which strace records the system calls of `confined`."""
     return tmp_path_factory.mktemp("strace") / "calls"
 
 
 @pytest.fixture(scope="module")
 def confined(calls: Path) -> Iterator[Node]:
-    """Vmlinkd with no more capabilities than the unit leaves it."""
+    """A node whose vmlinkd has only the capabilities that the unit grants."""
     names = (name.removeprefix("CAP_").lower() for name in setting("CapabilityBoundingSet"))
     bounds = ",".join(["-all", *(f"+{name}" for name in names)])
-    # -D: what is traced stays the child that is to be stopped.
+    # -D: vmlinkd itself, not strace, is the child process that Node stops.
     strace = ["strace", "-D", "-f", "-qq", "-o", str(calls)] if shutil.which("strace") else []
     setpriv = ["setpriv", "--no-new-privs", "--bounding-set", bounds, "--inh-caps", "-all"]
     with Node() as node:
@@ -67,7 +70,7 @@ def confined(calls: Path) -> Iterator[Node]:
     ],
     ids=lambda keys: keys["mode"],
 )
-def test_the_units_capabilities_are_enough(confined: Node, keys: dict[str, object]) -> None:
+def test_the_units_capabilities_are_enough(confined: Node, keys: dict[str, Any]) -> None:
     rate = {"ingressRate": 8000000, "ingressBurst": 800000}
     rates = rate | {"egressRate": 8000000, "egressBurst": 800000}
     ipam = confined.ipam("10.11.0.0/24", routes=["0.0.0.0/0"])
@@ -83,7 +86,7 @@ def test_the_units_capabilities_are_enough(confined: Node, keys: dict[str, objec
 
 
 def expand(name: str) -> set[str]:
-    """The system calls of a set, as systemd has them."""
+    """The system calls in one of systemd's sets."""
     command = ["systemd-analyze", "--no-pager", "syscall-filter", name]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
     words = [line.strip() for line in listed if line.startswith("    ")]
@@ -92,7 +95,7 @@ def expand(name: str) -> set[str]:
 
 
 def test_the_units_system_calls_are_enough(confined: Node, calls: Path) -> None:
-    """Of all that the tests before this one have vmlinkd do."""
+    """For everything that vmlinkd did in the tests before this one."""
     for tool in ("strace", "systemd-analyze"):
         if not shutil.which(tool):
             pytest.skip(f"{tool} is missing (the packages strace and systemd)")

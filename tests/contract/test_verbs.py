@@ -1,4 +1,4 @@
-"""ADD, DEL and CHECK in the life of one pod: black box."""
+"""ADD, DEL and CHECK over the life of one pod: black box."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def conf(node: Node, pod: Path, kind: str) -> dict[str, Any]:
-    """One of three ways to attach `pod`; the chained one with the interface to chain on."""
+    """One of three ways to attach `pod`; for `chained` the interface to chain on is there."""
     if kind == "chained":
         foreign(node, pod)
         return chained(node, pod)
@@ -125,7 +125,7 @@ def test_del_after_the_namespace_is_gone(node: Node, kind: str, given: bool, sta
 
 @pytest.fixture
 def reused(node: Node) -> Iterator[Callable[[], Path]]:
-    """Each call makes a new namespace at the same path."""
+    """A function that makes a new namespace at the same path each time."""
     path = node.lab.dir / "ns-reused"
 
     def renew() -> Path:
@@ -164,7 +164,7 @@ def test_del_when_another_plugin_has_the_path(
 def attach_old(
     node: Node, reused: Callable[[], Path], kind: str, state: str
 ) -> tuple[Path, dict[str, Any]]:
-    """c1 is attached, its namespace then gone and another at its path."""
+    """Attach c1, then delete its namespace and put another at its path."""
     pod = reused()
     if kind == "chained":
         foreign(node, pod)
@@ -181,7 +181,7 @@ def attach_old(
 
 @pytest.fixture
 def checked(node: Node, pod: Path, conf: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The configuration of a CHECK that is good until the test breaks something."""
+    """The configuration of a CHECK that succeeds until the test breaks something."""
     with attached(node, pod, conf) as result:
         yield {**conf, "prevResult": result}
 

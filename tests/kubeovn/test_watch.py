@@ -1,4 +1,4 @@
-"""The watch of a node's pods against a server that breaks, forgets and is slow."""
+"""Watching a node's pods on an API server that fails, forgets old versions and is slow."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unallocated(pod: Pod) -> str:
 
 @pytest.fixture
 def later(pods: Pods) -> Iterator[Callable[..., Future[Pod]]]:
-    """A wait in another thread, which has begun to wait."""
+    """A function that starts to wait for the pod in another thread."""
     with ThreadPoolExecutor() as threads:
 
         def wait(uid: str = "", seconds: float = PATIENCE) -> Future[Pod]:
@@ -133,7 +133,7 @@ def test_a_namesake_is_not_believed(
 def test_a_watch_that_is_cut(
     api: KubeApi, pods: Pods, later: Callable[..., Future[Pod]], forgotten: bool
 ) -> None:
-    """What happens meanwhile is known afterwards, a pod that went included."""
+    """Whatever happened meanwhile is known afterwards, including a pod that was deleted."""
     api.put(*WEB)
     api.put("shop", "gone")
     waiting = later()
@@ -150,7 +150,7 @@ def test_a_watch_that_is_cut(
 
 
 def away(pods: Pods) -> None:
-    """Until the cut has been noticed."""
+    """Wait until the cut connection has been noticed."""
     end = time.monotonic() + PATIENCE
     with suppress(DeadlineExceeded):
         while time.monotonic() < end:
@@ -158,7 +158,7 @@ def away(pods: Pods) -> None:
 
 
 def test_what_is_known_from_before_a_cut(api: KubeApi, pods: Pods) -> None:
-    """A pod is believed by its uid; without one it may be another of the same name by now."""
+    """A pod that was known before is trusted by its uid; a name may belong to another pod now."""
     api.put(*WEB, uid="u1", annotations=READY)
     pods.wait(WEB, "", unallocated, Cancel(PATIENCE))
     with api.cut():
@@ -171,7 +171,7 @@ def test_what_is_known_from_before_a_cut(api: KubeApi, pods: Pods) -> None:
 def test_a_bookmark_spares_the_list(api: KubeApi, pods: Pods) -> None:
     api.put(*WEB, annotations=READY)
     pods.wait(WEB, "", unallocated, Cancel(PATIENCE))
-    api.put("shop", "elsewhere", node="node2")  # nothing that this watch hears of
+    api.put("shop", "elsewhere", node="node2")  # on another node: this watch gets no event
     api.bookmark()
     api.end_watches()
     api.forget()

@@ -1,4 +1,4 @@
-"""One real guest through all that `bench datapath` measures: the baseline, which only it makes."""
+"""One real guest through every measurement of `bench datapath`, at its baseline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EFFORT = Effort(passes=1, flow=0.1, flood=0.1, asked=50)
 
 
 def asleep(pair: Pair) -> int:
-    """Its guest, stopped by now or soon."""
+    """Wait until the pair's guest is stopped; return its process id."""
     (guest,) = pair.guests
     os.waitid(os.P_PID, guest.pid, os.WSTOPPED | os.WNOWAIT)
     return guest.pid

@@ -1,4 +1,6 @@
-"""The micro-VM itself, on a tap in a namespace of this test's own."""
+"""The micro-VM itself, on a tap in a namespace of its own."""
+
+from __future__ import annotations
 
 import os
 import select
@@ -103,7 +105,7 @@ def test_boot_fails_with_what_was_said() -> None:
 
 def test_guest_dies_with_its_owner(tmp_path: Path) -> None:
     script = (
-        "import os; from bench.guest import Guest\n"
+        "import os; from bench.testbed.guest import Guest\n"
         "print(Guest.boot().pid, flush=True); os.kill(os.getpid(), 9)"
     )
     owner = subprocess.run(

@@ -61,7 +61,7 @@ def test_a_second_nic_is_plugged_and_unplugged(node: Node, pod: Path, tmp_path: 
 
 
 def refused(node: Node, plug: list[str], monitor: str, nic: str) -> None:
-    """What QEMU refuses at the last step can be plugged once the cause is gone."""
+    """QEMU refuses the last step; once the cause is gone, the same NIC can be plugged."""
     with Qmp(monitor, 10) as qmp:
         qmp.execute({"execute": "device_add", "arguments": {"driver": "edu", "id": nic}})
     failed = node.run(plug, check=False)

@@ -1,4 +1,4 @@
-"""A real guest behind a macvtap: on a NIC, a veth here, and chained on another plugin's veth."""
+"""A real guest behind a macvtap: on a NIC (here a veth), or on another plugin's veth."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONF = {"cniVersion": "1.0.0", "name": "vm", "type": "vmlink", "mode": "macvtap"
 
 @contextmanager
 def on_a_nic(node: Node, pod: Path, outside: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """A configuration, and where to send from: the namespace at the end of the NIC's cable."""
+    """A configuration, and the namespace to send from: the far end of the NIC's cable."""
     cable = f"type veth peer name wire mtu {MTU} netns {outside}"
     node.run(f"ip link add nic-vm mtu {MTU} {cable}".split())
     node.run("ip link set nic-vm up".split())
@@ -38,7 +38,7 @@ def on_a_nic(node: Node, pod: Path, outside: Path) -> Iterator[tuple[dict[str, A
 
 @contextmanager
 def chained(node: Node, pod: Path, outside: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Behind Debian's ptp, whose CHECK finds its interface as it was; traffic is the node's."""
+    """Chained after Debian's ptp, whose CHECK still succeeds; traffic is sent from the node."""
     ipam = node.ipam("10.8.1.0/24", "fd00:8:1::/64", routes=("0.0.0.0/0", "::/0"))
     ptp = {**CONF, "type": "ptp", "mtu": MTU, "ipam": ipam}
     del ptp["mode"]
@@ -57,7 +57,7 @@ def chained(node: Node, pod: Path, outside: Path) -> Iterator[tuple[dict[str, An
 def attached(
     node: Node, pod: Path, conf: dict[str, Any], container: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Result and device."""
+    """The result of an ADD, and the device that vmlinkctl describes."""
     result = node.call("ADD", conf, container, pod).expect()
     try:
         yield result, json.loads(node.run(node.ctl("device", container)).stdout)[0]
@@ -111,7 +111,7 @@ def traffic(guest: Guest, result: dict[str, Any], where: str) -> None:
 
 
 def test_two_guests_on_one_nic_reach_each_other(node: Node, pod: Path, outside: Path) -> None:
-    """Mode bridge does that in the kernel; nothing need leave the NIC."""
+    """Macvtap's mode bridge does that in the kernel; no frame has to leave the NIC."""
     second, where = node.pod(), str(node.path)
     with (
         on_a_nic(node, pod, outside) as (conf, _),

@@ -1,6 +1,4 @@
-"""A real guest whose port is a Linux bridge's or Open vSwitch's; the node talks to it through the
-bridge's own link.
-"""
+"""A real guest on a port of a Linux bridge or Open vSwitch; the node sends through the bridge."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ def form(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def attached(node: Node, pod: Path, conf: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Result and device."""
+    """The result of an ADD, and the device that vmlinkctl describes."""
     subnets = ("10.9.0.0/24", "fd00:9::/64") if "ovs" in conf else ("10.7.0.0/24", "fd00:7::/64")
     ipam = node.ipam(*subnets, routes=("0.0.0.0/0", "::/0"))
     conf = {"cniVersion": "1.1.0", "name": "vm", "type": "vmlink", "ipam": ipam, **conf}

@@ -1,4 +1,4 @@
-"""A real guest behind an attachment: what CNI promised is what it has, and traffic passes."""
+"""A real guest behind an attachment: it has what the CNI result says, and traffic passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADERS = 28  # bytes that ping's size does not count: IPv4 and ICMP headers
 def attached(
     node: Node, pod: Path, container: str, **keys: Any
 ) -> Iterator[tuple[Guest, dict[str, Any]]]:
-    """A guest with what the attachment's device says, and that device."""
+    """A guest configured as the attachment's device says, and the result of its ADD."""
     conf = {
         "cniVersion": "1.1.0",
         "name": container,
@@ -82,7 +82,7 @@ def test_several_queues_are_the_guests(node: Node, pod: Path) -> None:
 @pytest.mark.parametrize("mode", ["tc", "tap"])
 @pytest.mark.parametrize("burst", [64 << 13, 1600 * 8], ids=["64 KiB", "one frame"])
 def test_tcp_holds_the_limit_both_ways(node: Node, pod: Path, mode: str, burst: int) -> None:
-    """Without collapsing under it: what is larger than the bucket is segmented, not dropped."""
+    """And does not collapse: a frame larger than the bucket is segmented, not dropped."""
     limit = {"ingressRate": 80_000_000, "egressRate": 40_000_000}
     limit |= {"ingressBurst": burst, "egressBurst": burst}
     with attached(node, pod, "limited", mode=mode, bandwidth=limit) as (guest, result):

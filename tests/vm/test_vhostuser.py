@@ -1,4 +1,4 @@
-"""Two guests on one OVS-DPDK bridge, which dies and comes back without a word to them."""
+"""Two guests on one OVS-DPDK bridge; its daemon dies and returns without their help."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE = 30
 
 @pytest.fixture
 def dpdk() -> Iterator[Node]:
-    """A node of the test's own: what it starts anew is another process."""
+    """A node for a single test, which may kill and restart the switch."""
     if reason := switch.missing(dpdk=True):
         pytest.skip(reason)
     with Node("dpdk") as made:
@@ -36,11 +36,16 @@ def dpdk() -> Iterator[Node]:
 def attach(
     node: Node, stack: ExitStack, container: str, **keys: Any
 ) -> tuple[dict[str, Any], dict[str, Any], Path]:
-    """(result, device, the pod's namespace)."""
+    """Attach a container; return the result, the device and the pod's namespace."""
     pod = node.pod()
     stack.callback(node.lab.drop, pod)
     ipam = node.ipam("10.7.0.0/24")
-    conf = {"cniVersion": "1.1.0", "name": "vhost", "type": "vmlink", "mode": "vhostuser"}
+    conf: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "name": "vhost",
+        "type": "vmlink",
+        "mode": "vhostuser",
+    }
     conf |= {"ovs": {"bridge": BRIDGE}, "ipam": ipam, **keys}
     result = node.call("ADD", conf, container, pod).expect()
     stack.callback(lambda: node.call("DEL", conf, container, pod).expect())
@@ -50,7 +55,7 @@ def attach(
 
 
 def boot(node: Node, stack: ExitStack, container: str, **keys: Any) -> tuple[Guest, str]:
-    """A guest with its address set, and the address."""
+    """A guest with its address configured, and that address."""
     _, device, _ = attach(node, stack, container, **keys)
     prefix = node.ctl("exec", container, "--")
     guest = stack.enter_context(
@@ -76,7 +81,7 @@ def test_two_guests_talk_and_go_on_when_the_switch_is_back(dpdk: Node) -> None:
         dpdk.switch.start_vswitchd()
         near.run(until_answered, PATIENCE + 5)
         assert gigabits(near, far, address) > 0.01
-        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+        assert all(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def gigabits(client: Guest, server: Guest, address: str) -> float:
@@ -118,7 +123,7 @@ def test_what_the_vmm_and_the_pod_are_told(dpdk: Node) -> None:
 
 
 def test_bandwidth_is_dpdks(dpdk: Node) -> None:
-    """The limits of CNI in bits are OVS's in bytes and kilobits."""
+    """CNI states its limits in bits, OVS in bytes and kilobits."""
     limit = {"ingressRate": 80_000_000, "ingressBurst": 8_000_000}
     limit |= {"egressRate": 40_000_000, "egressBurst": 4_000_000}
     with ExitStack() as stack:
@@ -136,10 +141,15 @@ def test_bandwidth_is_dpdks(dpdk: Node) -> None:
 
 
 def test_kata_in_go_finds_a_socket_on_which_the_switch_listens(dpdk: Node) -> None:
-    """By an address of a link in the namespace, and connects to it as QEMU does."""
+    """Kata finds it by the address of a link in the namespace; QEMU connects to it."""
     pod, info = dpdk.pod(), dpdk.lab.dir / "info.json"
-    conf = {"cniVersion": "1.1.0", "name": "vhost", "type": "vmlink", "mode": "vhostuser"}
-    pid = os.getpid()  # other runs have their sockets in /tmp, too
+    conf: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "name": "vhost",
+        "type": "vmlink",
+        "mode": "vhostuser",
+    }
+    pid = os.getpid()  # other test runs have sockets in /tmp as well
     ipam = dpdk.ipam(f"10.{pid >> 8 & 0xFF}.{pid & 0xFF}.0/24")
     conf |= {"ovs": {"bridge": BRIDGE}, "ipam": ipam, "runtime": "kata-go"}
     conf |= {"runtimeConfig": {"CNIDeviceInfoFile": str(info)}}
@@ -150,7 +160,7 @@ def test_kata_in_go_finds_a_socket_on_which_the_switch_listens(dpdk: Node) -> No
         (address,) = link["addr_info"]
         assert link["address"] == result["interfaces"][0]["mac"]
         found = Path(f"/tmp/vhostuser_{address['local']}/vhu.sock")
-        assert os.readlink(found) == result["interfaces"][0]["socketPath"]
+        assert str(found.readlink()) == result["interfaces"][0]["socketPath"]
         with socket.socket(socket.AF_UNIX) as qemu:
             qemu.connect(str(found))
         told = json.loads(info.read_text())["vhost-user"]
