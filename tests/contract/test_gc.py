@@ -152,7 +152,7 @@ def test_status_of_ipam(node: Node, ipam: dict[str, Any], code: int, words: list
 
 
 def test_exhausted_network_fails_the_add_and_not_the_node(node: Node, pod: Path) -> None:
-    """STATUS must not fail: for want of one address, the node would get no more pods at all."""
+    """A STATUS that fails makes the whole node NotReady: too much for one missing address."""
     conf = config(node, ipam=node.ipam("10.10.0.0/30"))
     with attached(node, pod, conf):
         silent(node.call("STATUS", conf))

@@ -40,7 +40,7 @@ Ctl = Callable[..., list[str]]
 
 @pytest.fixture
 def ctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ctl:
-    """Run vmlinkctl in this process; return the lines that it printed, also to stderr."""
+    """Run vmlinkctl in this process; return the lines of its stdout and stderr."""
     monkeypatch.setattr(sys, "argv", [str(BIN / "vmlinkctl")])
 
     def run(verb: str, root: Path, *arguments: str, code: int = 0) -> list[str]:

@@ -71,7 +71,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def conf(node: Node, pod: Path, kind: str) -> dict[str, Any]:
-    """One of three ways to attach `pod`; for `chained` the interface to chain on is there."""
+    """The configuration of an ADD; for `chained`, another plugin's interface is in the pod."""
     if kind == "chained":
         foreign(node, pod)
         return chained(node, pod)

@@ -64,7 +64,7 @@ def pod_args(name: str = "web", uid: str = "") -> str:
 
 
 def appear(api: KubeApi, name: str = "web", **fields: Any) -> str:
-    """Create a pod with a UID of its own, so that no earlier pod is taken for it; its CNI_ARGS."""
+    """Create a pod, by a new UID distinct from any earlier one; return its CNI_ARGS."""
     uid = uuid.uuid4().hex
     api.put("shop", name, uid=uid, **fields)
     return pod_args(name, uid)
@@ -106,7 +106,7 @@ class KubeOvnDaemon:
 
 
 def read_message(conn: socket.socket) -> bytes:
-    """Head and body of one HTTP message, whose Content-Length is obeyed."""
+    """Read one HTTP message, head and body, by its Content-Length."""
     raw = b""
     while b"\r\n\r\n" not in raw:
         piece = conn.recv(65536)
