@@ -162,12 +162,12 @@ TAMPERED = {
         f"eth0: {LIMITED} 1000000",
     ),
     "port free": ("veth", "tc qdisc del dev vlh{digest} root", f"{LIMITED} noqueue"),
-    "past the ifb": ("veth", "tc qdisc del dev vlh{digest} clsact", "is not led through vli"),
+    "past the ifb": ("veth", "tc qdisc del dev vlh{digest} clsact", "expected a redirect to vli"),
     "macvtap free": ("macvtap", "tc qdisc del dev eth0 root", f"eth0: {LIMITED} "),
     "past a macvtap's ifb": (
         "macvtap",
         f"tc filter del dev eth0 ingress prio {redirect.PRIORITY + 1}",
-        "is not led through vli",
+        "expected a redirect to vli",
     ),
     "no ifb": ("veth", "ip link del vli{digest}", "expected in the host's namespace"),
 }

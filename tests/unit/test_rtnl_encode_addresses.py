@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg as routemsg
 
-from cni.kernel import rtnl_encode, rtnl_queries
+from cni.kernel import rtnl_encode
 from cni.kernel.netlink_message import Message, encode
-from tests.unit.purekit import CREATE_EXCL, REQUEST, pyroute
+from tests.unit.purekit import CREATE_EXCL, pyroute
 
 MAC = "02:00:00:00:00:01"
 Attrs = list[tuple[str, Any]]
