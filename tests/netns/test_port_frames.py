@@ -32,7 +32,7 @@ EVERYONE = "ff:ff:ff:ff:ff:ff"
 
 @pytest.fixture(scope="module")
 def node():
-    with Node("" if switch.missing() else "userspace") as made:
+    with Node("" if switch.missing() else "ovs") as made:
         made.start()
         yield made
 

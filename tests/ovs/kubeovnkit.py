@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.testbed.kubeapi import KubeApi
+from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import BIN, Node
 from tests.ovs.ovskit import switched
 
@@ -41,9 +41,9 @@ def written(provider: str = "ovn", **change: str | None) -> dict[str, str]:
 
 
 @contextmanager
-def clustered(**settings: Any) -> Iterator[tuple[Node, KubeApi]]:
+def clustered(**settings: Any) -> Iterator[tuple[Node, FakeApiServer]]:
     """A node with Open vSwitch whose vmlinkd watches the API server in its namespace."""
-    with switched() as node, node.namespace.entered(), KubeApi() as api:
+    with switched() as node, node.namespace.entered(), FakeApiServer() as api:
         kubeconfig = api.kubeconfig(node.lab.dir / "kubeconfig")
         known = {"node": api.node, "kubeconfig": str(kubeconfig)}
         # JSON is YAML, too.
@@ -62,7 +62,7 @@ def pod_args(name: str = "web", uid: str = "") -> dict[str, str]:
     return {"CNI_ARGS": told + (f";K8S_POD_UID={uid}" if uid else "")}
 
 
-def appear(api: KubeApi, name: str = "web", **fields: Any) -> dict[str, str]:
+def appear(api: FakeApiServer, name: str = "web", **fields: Any) -> dict[str, str]:
     """A pod that nobody can take for its predecessor, and what a runtime tells of it."""
     uid = uuid.uuid4().hex
     api.put("shop", name, uid=uid, **fields)

@@ -3,7 +3,7 @@
 import random
 
 from bench.report.document import Document
-from bench.report.results import Series
+from bench.results import Series
 
 ABOUT = {
     "started": "2000-01-01T00:00:00Z",

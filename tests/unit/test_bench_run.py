@@ -13,7 +13,8 @@ import pytest
 from bench import run
 from bench.progress import Progress
 from bench.report import document, machine
-from bench.report.results import Series, Task
+from bench.results import Series
+from bench.suites.task import Task
 from bench.testbed import guest, snapshot
 
 ADD = Series("attach", "add", "ms", "tc-linux", "vmlink")
@@ -161,7 +162,7 @@ def test_what_cannot_be_given_back_is_told(suites):
     suites(attach={"begin": lambda _, stack: stack.callback(lambda: 1 / 0)})
     assert run.main(["attach"]) == 1
     [failure] = written().about["failed"]
-    assert (failure["task"], failure["error"][:17]) == ("giving back", "ZeroDivisionError")
+    assert (failure["task"], failure["error"][:17]) == ("clean-up", "ZeroDivisionError")
 
 
 def test_what_is_left_behind_is_told(suites, monkeypatch, capsys):

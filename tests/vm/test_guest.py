@@ -17,11 +17,9 @@ from bench.testbed.guest import (
     _acceleration,
     accelerator,
     accelerator_reason,
-    iperf_tcp,
-    iperf_udp,
-    ping,
 )
 from bench.testbed.node import Lab
+from bench.testbed.probes import iperf_tcp, iperf_udp, ping
 
 MAC = "02:00:5e:10:00:02"
 MTU = 1400
@@ -103,7 +101,7 @@ def test_boot_fails_with_what_was_said() -> None:
 
 def test_guest_dies_with_its_owner(tmp_path: Path) -> None:
     script = (
-        "import os; from bench.guest import Guest\n"
+        "import os; from bench.testbed.guest import Guest\n"
         "print(Guest.boot().pid, flush=True); os.kill(os.getpid(), 9)"
     )
     owner = subprocess.run(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.suites.stages import split
+from bench.suites.breakdown import split
 
 
 def test_the_parts_are_the_whole():
