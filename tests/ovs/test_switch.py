@@ -109,6 +109,21 @@ def test_nothing_is_left_of_it(node: Node) -> None:
         assert ([path.exists() for path in where], node.contents()) == (there, links)
 
 
+@pytest.mark.parametrize(("status", "reason"), [(0, ""), (1, "kernel module openvswitch")])
+def test_the_kernels_datapath_needs_its_module(
+    status: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why := missing():
+        pytest.skip(why)
+    dpctl = tmp_path / "ovs-dpctl"
+    dpctl.write_text(f"#!/bin/sh\nexit {status}\n")
+    dpctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert reason in missing(datapath="system")
+    assert bool(missing(datapath="system")) == bool(reason)
+    assert missing(datapath="netdev") == ""
+
+
 HOLDER = """
 from bench.testbed.node import Node, exit_on_sigterm
 from bench.testbed.switch import Switch
