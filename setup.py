@@ -25,11 +25,13 @@ class BuildClient(build_scripts):
     """`scripts` for a binary: the usual one opens its sources as Python."""
 
     def copy_scripts(self) -> tuple[list[str], list[str]]:
+        """Compile each source; return what was built, twice, as distutils wants it."""
         self.mkpath(self.build_dir)
         targets = [self.compile(Path(source)) for source in self.scripts]
         return targets, targets
 
     def compile(self, source: Path) -> str:
+        """Compile one program by the first compiler that can; return its path."""
         target = str(Path(self.build_dir, source.stem))
         version = f'-DVMLINK_VERSION="{self.distribution.get_version()}"'
         extra = shlex.split(os.environ.get("CFLAGS", ""))
@@ -37,9 +39,9 @@ class BuildClient(build_scripts):
         for compiler in COMPILERS:
             try:
                 subprocess.run([*compiler, *rest], check=True, capture_output=True)
-                return target
             except (OSError, subprocess.CalledProcessError):
                 continue
+            return target
         subprocess.run([*CC, *rest], check=True)
         return target
 
@@ -48,6 +50,7 @@ class PlatformDistribution(Distribution):
     """Gives the wheel a platform tag."""
 
     def has_ext_modules(self) -> bool:
+        """Return that it has compiled parts."""
         return True
 
 

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""How far a run is: one line that is overwritten on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,72 +8,102 @@ import threading
 import time
 from typing import TextIO
 
-from bench.report import words
+from bench.report.formats import duration
 
-_WIDTH = 24
-_REFRESH = 1.0  # seconds; what is measured shares the cores with it
+_WIDTH = 24  # characters of the bar
+_REFRESH = 1.0  # seconds; refreshing takes CPU from what is measured
+
+
+class StatusLine:
+    """A line on `stream` (stderr) that shows what is going on."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self.on_terminal = self._stream.isatty()
+
+    def show(self, text: str) -> None:
+        """Show a text; on a terminal it replaces the one before."""
+        if not self.on_terminal:
+            self.say(text)
+            return
+        columns = shutil.get_terminal_size().columns
+        self._write(f"\r\033[K{text[: columns - 1]}")
+
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self._write(f"{self._clear}{text}\n")
+
+    def end(self) -> None:
+        """Remove the line from a terminal."""
+        self._write(self._clear)
+
+    @property
+    def _clear(self) -> str:
+        return "\r\033[K" if self.on_terminal else ""
+
+    def _write(self, text: str) -> None:
+        print(text, end="", file=self._stream, flush=True)
 
 
 class Progress:
-    """`total` is the sum of the seconds that the tasks said they may take.
+    """A progress bar for tasks whose durations are estimated.
 
-    What they took so far, beside what they said, scales the time left. Without `stream`: stderr.
+    `total` is the sum of the estimates in seconds. The time left is scaled by how long the tasks so
+    far took, compared with their estimates.
     """
 
     def __init__(self, total: float, stream: TextIO | None = None) -> None:
         self._total = total or 1.0
-        self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._said = self._taken = 0.0  # of the tasks that are done
+        self._status = StatusLine(stream)
+        self._estimated = self._taken = 0.0  # of the tasks that are done
         self._name, self._seconds, self._start = "", 0.0, time.monotonic()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
-        if self._terminal:
+        if self._status.on_terminal:
             self._ticker.start()
 
     def start(self, name: str, seconds: float) -> None:
+        """A task begins, which takes an estimated number of seconds."""
         with self._lock:
             self._name, self._seconds, self._start = name, seconds, time.monotonic()
-        self._show(self.line())
+        self._show()
 
     def done(self) -> None:
+        """The task has ended."""
         with self._lock:
-            self._said += self._seconds
+            self._estimated += self._seconds
             self._taken += time.monotonic() - self._start
             self._name, self._seconds = "", 0.0
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        clear = "\r\033[K" if self._terminal else ""
-        print(f"{clear}{text}", file=self._stream, flush=True)
+        """Print a line that stays."""
+        self._status.say(text)
 
     def end(self) -> None:
+        """Remove the bar."""
         self._ended.set()
-        if self._terminal:
+        if self._status.on_terminal:
             self._ticker.join()
-            print("\r\033[K", end="", file=self._stream, flush=True)
+        self._status.end()
 
     def line(self) -> str:
-        """Bar, percent, time left and what is running."""
+        """Bar, percent, time left and the task that runs."""
         with self._lock:
-            scale = self._taken / self._said if self._said else 1.0
+            scale = self._taken / self._estimated if self._estimated else 1.0
             running = (time.monotonic() - self._start) / scale if self._name and scale else 0.0
-            # One that takes longer than it said is not done for that.
-            done = self._said + min(running, self._seconds * 0.95)
+            # A task that takes longer than estimated is still not done.
+            done = self._estimated + min(running, self._seconds * 0.95)
             share = min(done / self._total, 1.0)
-            left = words.duration(max(self._total - done, 0.0) * scale)
+            left = duration(max(self._total - done, 0.0) * scale)
             name = self._name
         bar = ("#" * round(share * _WIDTH)).ljust(_WIDTH, ".")
         return f"{bar} {share:4.0%}  {left} left  {name}"
 
     def _tick(self) -> None:
         while not self._ended.wait(_REFRESH):
-            self._show(self.line())
+            self._show()
 
-    def _show(self, line: str) -> None:
-        if not self._terminal:
-            self.say(line.lstrip("#.").strip())
-            return
-        columns = shutil.get_terminal_size().columns
-        print(f"\r\033[K{line[: columns - 1]}", end="", file=self._stream, flush=True)
+    def _show(self) -> None:
+        line = self.line()
+        self._status.show(line if self._status.on_terminal else line.lstrip("#.").strip())

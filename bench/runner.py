@@ -1,4 +1,4 @@
-"""Run the tasks of the suites. A failure or an interruption costs nothing that was measured."""
+"""Run the tasks of the suites; a failure or an interruption keeps what was measured."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from types import FrameType
 
 from bench.progress import Progress
-from bench.report.results import Results, Task
+from bench.results import Results
+from bench.suites.task import Task
 
-Maker = Callable[[ExitStack], list[Task]]
+TaskMaker = Callable[[ExitStack], list[Task]]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM: `number`."""
+    """SIGINT or SIGTERM arrived; `number` says which."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -25,9 +26,9 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """The first SIGINT or SIGTERM raises Interrupted, and those that follow are ignored.
+    """While it is entered, the first SIGINT or SIGTERM raises Interrupted; later ones are ignored.
 
-    One that comes while it is `held` is raised afterwards.
+    A signal that arrives inside `held` is raised at its end.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Interrupts:
         self._number = 0
 
     def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._come) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,12 +45,13 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        """Let this block finish before a signal is raised. Raises Interrupted."""
         self._held = True
         yield
         self._held = False
         self._raise()
 
-    def _come(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._number = number
         if not self._held:
             self._raise()
@@ -57,7 +59,7 @@ class Interrupts:
     def _raise(self) -> None:
         number, self._number = self._number, 0
         if number:
-            # Ignored rather than handled: programs that help to give back inherit that.
+            # Ignored, not handled: programs that the clean-up starts inherit it.
             for each in _SIGNALS:
                 signal.signal(each, signal.SIG_IGN)
             raise Interrupted(number)
@@ -65,6 +67,8 @@ class Interrupts:
 
 @dataclass(frozen=True)
 class Failure:
+    """A task that failed, and why."""
+
     suite: str
     task: str
     error: str
@@ -72,7 +76,10 @@ class Failure:
 
 @dataclass
 class Outcome:
-    """`not_run` are tasks, as SUITE: NAME; `signal` is what interrupted the run, or 0."""
+    """How a run went.
+
+    `not_run` are tasks, as SUITE: NAME; `signal` is what interrupted the run, or 0.
+    """
 
     failed: list[Failure] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
@@ -81,49 +88,45 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Suite:
-    """Its tasks, and how to give back what they make."""
+    """A suite's tasks; `close` removes what they made."""
 
     name: str
     tasks: list[Task]
-    give_back: Callable[[], None]
+    close: Callable[[], None]
 
 
-def suites(makers: Mapping[str, Maker], stack: ExitStack) -> list[Suite]:
-    """Each gets a stack of its own, which `stack` closes at the latest."""
-    found = []
+def make_suites(makers: Mapping[str, TaskMaker], stack: ExitStack) -> list[Suite]:
+    """Make the tasks of each suite, with a stack of its own, which `stack` closes at the latest."""
+    suites = []
     for name, make in makers.items():
         own = stack.enter_context(ExitStack())
-        found.append(Suite(name, make(own), own.close))
-    return found
+        suites.append(Suite(name, make(own), own.close))
+    return suites
 
 
 def run(
-    found: list[Suite], results: Results, progress: Progress, interrupts: Interrupts
+    suites: list[Suite], results: Results, progress: Progress, interrupts: Interrupts
 ) -> Outcome:
-    """Tasks of a suite rely on those before them, so one that fails ends its suite, and the next
-    suite has its turn. What was made is given back before that.
+    """Run all tasks and clean up after each suite.
+
+    A task relies on those before it, so a failure ends its suite; the next one still runs.
     """
     outcome = Outcome()
-    outcome.not_run += [f"{suite.name}: {task.name}" for suite in found for task in suite.tasks]
+    outcome.not_run += [f"{suite.name}: {task.name}" for suite in suites for task in suite.tasks]
     try:
-        for suite in found:
+        for suite in suites:
             _run_suite(suite, results, progress, outcome)
             with interrupts.held():
-                _give_back(suite, progress, outcome)
+                _clean_up(suite, progress, outcome)
     except Interrupted as e:
         outcome.signal = e.number
-        progress.say(f"{e}: giving back; what was measured is kept")
-        for suite in found:
-            _give_back(suite, progress, outcome)
+        progress.say(f"{e}: cleaning up; what was measured is kept")
+        for suite in suites:
+            _clean_up(suite, progress, outcome)
     return outcome
 
 
-def _run_suite(
-    suite: Suite,
-    results: Results,
-    progress: Progress,
-    outcome: Outcome,
-) -> None:
+def _run_suite(suite: Suite, results: Results, progress: Progress, outcome: Outcome) -> None:
     for task in suite.tasks:
         before = [len(series.samples) for series in results.series]
         name = f"{suite.name}: {task.name}"
@@ -131,33 +134,33 @@ def _run_suite(
         try:
             task.run()
         except Exception as e:
-            failure = _failed(suite, task.name, e, progress)
+            failure = _failure(suite, task.name, e, progress)
             outcome.failed.append(failure)
-            _note(results, before, failure)
+            _mark_incomplete(results, before, failure)
             outcome.not_run.remove(name)
             return
         progress.done()
         outcome.not_run.remove(name)
 
 
-def _give_back(suite: Suite, progress: Progress, outcome: Outcome) -> None:
+def _clean_up(suite: Suite, progress: Progress, outcome: Outcome) -> None:
     try:
-        suite.give_back()
+        suite.close()
     except Exception as e:
-        outcome.failed.append(_failed(suite, "giving back", e, progress))
+        outcome.failed.append(_failure(suite, "clean-up", e, progress))
 
 
-def _failed(suite: Suite, task: str, error: Exception, progress: Progress) -> Failure:
+def _failure(suite: Suite, task: str, error: Exception, progress: Progress) -> Failure:
     progress.say("".join(traceback.format_exception(error)).rstrip())
     first = str(error).partition("\n")[0]
-    told = first if isinstance(error, AssertionError) else f"{type(error).__name__}: {first}"
+    text = first if isinstance(error, AssertionError) else f"{type(error).__name__}: {first}"
     progress.say(f"{suite.name}: {task} failed")
-    return Failure(suite.name, task, told or type(error).__name__)
+    return Failure(suite.name, task, text or type(error).__name__)
 
 
-def _note(results: Results, before: list[int], failure: Failure) -> None:
-    """What the task that failed had begun is less than it should be."""
-    told = f"incomplete: {failure.task} failed: {failure.error}"
+def _mark_incomplete(results: Results, before: list[int], failure: Failure) -> None:
+    """Add a note to the series that the failed task has begun."""
+    note = f"incomplete: {failure.task} failed: {failure.error}"
     for number, series in enumerate(results.series):
         if number >= len(before) or len(series.samples) > before[number]:
-            series.note = f"{series.note}; {told}" if series.note else told
+            series.note = f"{series.note}; {note}" if series.note else note

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.testbed import snapshot
-from bench.testbed.node import Node, give_back_on_sigterm
+from bench.testbed.node import Node, exit_on_sigterm
 from bench.testbed.snapshot import Snapshot
 from cni.kernel.netns import libc
 
@@ -25,7 +25,7 @@ TOLD = pytest.StashKey[list[str]]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TOLD] = []
     snapshot.adopt_orphans()
-    give_back_on_sigterm()
+    exit_on_sigterm()
     if os.geteuid() == 0:
         own_mounts()
 

@@ -1,1 +1,4 @@
-"""What is measured side by side: vmlink's modes, other CNI plugins, bare programs."""
+"""What is measured side by side.
+
+`plugins`, `ovs_vsctl`, `peers` and `kernel_alone` attach pods; `datapaths` carry traffic.
+"""

@@ -1,4 +1,4 @@
-"""Further CNI plugins to measure beside, as `--peer TYPE=PATH[,conf.json]` names them."""
+"""Further CNI plugins to measure, as `--peer TYPE=PATH[,conf.json]` names them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class PeerError(ValueError):
-    """A --peer that cannot be used; says what is wrong and what would do."""
+    """A --peer that cannot be used; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """`conf` has the keys of its network configuration that the user gave."""
+    """A CNI plugin; `conf` has the keys of its network configuration that the user gave."""
 
     type: str
     path: Path
@@ -27,13 +27,13 @@ class Peer:
 
 
 def parse(texts: tuple[str, ...]) -> list[Peer]:
-    """Raises PeerError."""
-    found = [_parse(text) for text in texts]
-    types = [peer.type for peer in found]
+    """Read the values of all --peer options. Raises PeerError."""
+    peers = [_parse(text) for text in texts]
+    types = [peer.type for peer in peers]
     for each in types:
         if types.count(each) > 1:
             raise PeerError(f"--peer {each}: is there twice; give each TYPE once")
-    return found
+    return peers
 
 
 def _parse(text: str) -> Peer:
@@ -43,7 +43,7 @@ def _parse(text: str) -> Peer:
         raise PeerError(f"--peer {text}: expected TYPE=PATH[,conf.json]")
     if not _TYPE.fullmatch(kind):
         raise PeerError(f"--peer {text}: TYPE may have letters, digits and _ . -, not {kind!r}")
-    if not os.path.isfile(path) or not os.access(path, os.X_OK):
+    if not Path(path).is_file() or not os.access(path, os.X_OK):
         raise PeerError(f"--peer {text}: {path} is no program; give the path of the plugin")
     return Peer(kind, Path(path).absolute(), _conf(text, kind, conf) if conf else {})
 
@@ -54,11 +54,9 @@ def _conf(text: str, kind: str, path: str) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise PeerError(f"--peer {text}: {path} cannot be read as JSON: {e}") from e
     if not isinstance(conf, dict):
-        raise PeerError(f"--peer {text}: {path}: expected an object with keys and values")
+        raise PeerError(f"--peer {text}: {path}: expected an object, {{...}}")
     if "plugins" in conf:
-        raise PeerError(
-            f"--peer {text}: {path} is a list of plugins; give the one's own part of it"
-        )
+        raise PeerError(f"--peer {text}: {path} is a list of plugins; give one entry of it")
     if conf.get("type", kind) != kind:
         raise PeerError(f"--peer {text}: {path} has type {conf['type']!r}; name that as TYPE")
     return conf

@@ -1,1 +1,1 @@
-"""./run demo: a guest behind every mode."""
+"""./run demo: a guest behind every mode, or on two nodes of an OVN."""

@@ -1,29 +1,30 @@
-"""./run demo --ovn: guests on two nodes of an OVN, joined by a Geneve tunnel.
+"""Guests on two nodes of a private OVN, joined by a Geneve tunnel.
 
-A private OVN with two nodes; on each a pod, attached by the executed CNI plugin to a port of one
-logical switch. The guests ping each other with full packets and pass iperf3 both ways, and the
-southbound database is asked which chassis has their ports.
+On each node a pod is attached by the executed CNI plugin to a port of one logical switch. The
+guests ping each other with packets of full size and run iperf3 both ways, and the southbound
+database must have their ports on the right chassis.
 """
 
 from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.testbed import guest as guests
-from bench.testbed import ovn as ovns
+from bench.demo import cells
+from bench.progress import StatusLine
+from bench.testbed.attachments import boot_guest
 from bench.testbed.daemons import SwitchError
-from bench.testbed.guest import Guest
-from bench.testbed.ovn import BRIDGE, MTU, Ovn
-from bench.testbed.ways import boot
+from bench.testbed.guest import Guest, GuestError
+from bench.testbed.ovn import BRIDGE, MTU, Ovn, missing
+from bench.testbed.probes import iperf_tcp
 
-PAIRS = (("tc", "tap"), ("tap", "vhostuser"))  # the modes on the two nodes
+MODES = (("tc", "tap"), ("tap", "vhostuser"))  # on the two nodes
 PODS = (("vm1", "02:00:00:00:99:01", "10.99.0.2"), ("vm2", "02:00:00:00:99:02", "10.99.0.3"))
-HEADERS = 28  # bytes that ping's size does not count: IPv4 and ICMP headers
+HEADERS = 28  # bytes of IPv4 and ICMP headers, which ping's size leaves out
 HEAD = ("NODE 1", "NODE 2", "ADD ms", "CHASSIS", "GUESTS", "PING ms", "TCP to 2", "to 1 Gbit/s", "")
 
 
@@ -42,46 +43,46 @@ class Row:
     skipped: str = ""
 
     def cells(self) -> tuple[str, ...]:
+        """The row as text, below HEAD."""
         guests = ", ".join("{ip} MTU {mtu}".format(**guest) for guest in self.guests)
         lists = (", ".join(map(str, self.add_ms)), ", ".join(self.chassis), guests)
         numbers = (self.ping_ms, self.tcp_to_2_gbps, self.tcp_to_1_gbps)
-        verdict = f"skipped: {self.skipped}" if self.skipped else "ok" if self.ok else "FAILED"
-        shown = ("-" if number is None else str(number) for number in numbers)
-        return (*self.modes, *(text or "-" for text in lists), *shown, verdict)
+        verdict = cells.verdict(self.ok, self.skipped)
+        return (*self.modes, *map(cells.value, (*lists, *numbers)), verdict)
 
 
-def rows(seconds: float, say: Callable[[str], None]) -> Iterator[Row]:
-    """An OVN of its own for each pair: DPDK keeps a core for itself."""
-    for modes in PAIRS:
-        kinds = ["dpdk" if mode == "vhostuser" else "userspace" for mode in modes]
-        row = Row(modes, skipped=ovns.missing("dpdk" in kinds))
+def rows(seconds: float, status: StatusLine) -> Iterator[Row]:
+    """All rows, with an OVN for each, one after the other: DPDK takes a core."""
+    for modes in MODES:
+        switches = ["dpdk" if mode == "vhostuser" else "ovs" for mode in modes]
+        row = Row(modes, skipped=missing("dpdk" in switches))
         if not row.skipped:
-            say(f"{' and '.join(modes)}: OVN is starting")
+            status.show(f"{' and '.join(modes)}: OVN is starting")
             try:
-                with Ovn(kinds) as ovn:
-                    _fill(row, ovn, seconds, say)
-            except (AssertionError, guests.GuestError, SwitchError) as e:
-                say(f"{' and '.join(modes)} failed: {e}\n")
+                with Ovn(switches) as ovn:
+                    _fill(row, ovn, seconds, status)
+            except (AssertionError, GuestError, SwitchError) as e:
+                status.say(f"{' and '.join(modes)} failed: {e}")
         yield row
-    say("everything is given back")
+    status.show("everything is removed")
 
 
-def _fill(row: Row, ovn: Ovn, seconds: float, say: Callable[[str], None]) -> None:
+def _fill(row: Row, ovn: Ovn, seconds: float, status: StatusLine) -> None:
     ports = {f"{name}.demo": f"{mac} {ip}" for name, mac, ip in PODS}
     ovn.add_switch("demo", ports)
     with ExitStack() as stack:
-        pair = [_attach(row, ovn, number, stack, say) for number in (0, 1)]
-        one, two = (guest["ip"] for guest in row.guests)
-        say(f"{' and '.join(row.modes)}: traffic")
-        row.ping_ms = _ping(pair[0], two, MTU - HEADERS)
-        row.tcp_to_2_gbps = round(guests.iperf_tcp(pair[1], two, pair[0], seconds), 2)
-        row.tcp_to_1_gbps = round(guests.iperf_tcp(pair[0], one, pair[1], seconds), 2)
+        first, second = (_attach(row, ovn, number, stack, status) for number in (0, 1))
+        ip_1, ip_2 = (guest["ip"] for guest in row.guests)
+        status.show(f"{' and '.join(row.modes)}: traffic")
+        row.ping_ms = _ping(first, ip_2, MTU - HEADERS)
+        row.tcp_to_2_gbps = round(iperf_tcp(second, ip_2, first, seconds), 2)
+        row.tcp_to_1_gbps = round(iperf_tcp(first, ip_1, second, seconds), 2)
         row.chassis = [ovn.claimed(port) for port in ports]
         row.ok = row.chassis == [ovn.chassis(0), ovn.chassis(1)]
         row.ok &= {guest["mtu"] for guest in row.guests} == {MTU}
 
 
-def _attach(row: Row, ovn: Ovn, number: int, stack: ExitStack, say: Callable[[str], None]) -> Guest:
+def _attach(row: Row, ovn: Ovn, number: int, stack: ExitStack, status: StatusLine) -> Guest:
     node, mode, (name, mac, address) = ovn.nodes[number], row.modes[number], PODS[number]
     node.start()
     pod = node.pod(name)
@@ -92,8 +93,8 @@ def _attach(row: Row, ovn: Ovn, number: int, stack: ExitStack, say: Callable[[st
     stack.callback(lambda: node.call("DEL", conf, name, pod, CNI_ARGS=args).expect())
     added.expect()
     row.add_ms.append(round(added.ms, 2))
-    say(f"{mode} on node {number + 1}: a guest is booting")
-    guest, device = boot(mode, node, name, stack)
+    status.show(f"{mode} on node {number + 1}: a guest is booting")
+    guest, device = boot_guest(mode, node, name, stack)
     nic = guest.nics()[0]
     guest.configure(nic.name, device["addresses"])
     ip = device["addresses"][0].partition("/")[0]
@@ -102,6 +103,6 @@ def _attach(row: Row, ovn: Ovn, number: int, stack: ExitStack, say: Callable[[st
 
 
 def _ping(guest: Guest, ip: str, size: int) -> float:
-    """Median round trip in ms, by the guest's busybox."""
-    said = guest.run(f"ping -c 5 -W 2 -s {size} {ip}", 20)
-    return round(statistics.median(map(float, re.findall(r"time=([\d.]+) ms", said))), 3)
+    """Median round trip in ms, measured by the guest's busybox."""
+    output = guest.run(f"ping -c 5 -W 2 -s {size} {ip}", 20)
+    return round(statistics.median(map(float, re.findall(r"time=([\d.]+) ms", output))), 3)

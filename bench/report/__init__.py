@@ -1,1 +1,1 @@
-"""What was measured: the document, its statistics, tables, charts and page."""
+"""How results are shown: the document, statistics, tables, charts and the page."""

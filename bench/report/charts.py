@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.report import stats, tables, words
+from bench.report import formats, labels, stats, tables
 from bench.report.document import Document
-from bench.report.results import Series
+from bench.results import Series
 
-_BARS_BELOW = 8  # samples; a cloud of fewer shows nothing
+_BARS_BELOW = 8  # samples; fewer are drawn as a bar, more as a cloud
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Panel:
 
     @property
     def ranked(self) -> list[Series]:
-        """The best first."""
-        return sorted(self.series, key=_goodness)
+        """The series, the best first."""
+        return sorted(self.series, key=_rank)
 
 
 @dataclass(frozen=True)
@@ -39,79 +39,81 @@ class Chart:
 
     @property
     def suite(self) -> str:
+        """The suite of its series."""
         return self.panels[0].series[0].suite
 
     @property
     def series(self) -> list[Series]:
+        """The series of all panels."""
         return [series for panel in self.panels for series in panel.series]
 
 
 def charts(document: Document) -> list[Chart]:
-    found = [series for series in document.series if series.samples]
-    parts = [series for series in found if words.is_part(series.metric)]
+    """All charts of a document, in the order of the suites and of `labels.METRICS`."""
+    measured = [series for series in document.series if series.samples]
+    parts = [series for series in measured if labels.is_part(series.metric)]
+    others = [series for series in measured if series not in parts]
     made = [
         chart
-        for group in _groups(
-            (series for series in found if series not in parts),
-            lambda s: (s.suite, s.metric, s.unit),
-        )
-        for chart in _of_metric(group)
+        for group in _groups(others, lambda s: (s.suite, s.metric, s.unit))
+        for chart in _charts_of_metric(group)
     ]
-    made += [_of_parts(group) for group in _groups(parts, lambda s: (s.suite, s.unit))]
-    suites, known = [series.suite for series in found], list(words.METRICS.values())
+    made += [_chart_of_parts(group) for group in _groups(parts, lambda s: (s.suite, s.unit))]
+    suites, known = [series.suite for series in measured], list(labels.METRICS.values())
 
     def place(chart: Chart) -> tuple[int, int]:
-        """What has no words of its own comes last in its suite."""
-        told = known.index(chart.metric) if chart.metric in known else len(known)
-        return suites.index(chart.suite), told
+        metric = known.index(chart.metric) if chart.metric in known else len(known)
+        return suites.index(chart.suite), metric
 
     return sorted(made, key=place)
 
 
-def _groups(found: Iterable[Series], key: Callable[[Series], Hashable]) -> list[list[Series]]:
+def _groups(series: Iterable[Series], key: Callable[[Series], Hashable]) -> list[list[Series]]:
     groups: dict[Hashable, list[Series]] = {}
-    for series in found:
-        groups.setdefault(key(series), []).append(series)
+    for each in series:
+        groups.setdefault(key(each), []).append(each)
     return list(groups.values())
 
 
-def _of_metric(found: list[Series]) -> list[Chart]:
-    """What was measured with several numbers of attachments there is a curve; the rest is not,
-    and has the conditions first that most contenders share.
-    """
-    curves = [s for s in found if "present" in s.at and len(_curve(s, found)) > 1]
-    rest = [s for s in found if s not in curves]
-    made = []
-    if rest:
-        panels = [
-            Panel(words.conditions(group[0]), group)
-            for group in _groups(rest, lambda s: str(dict(s.at)))
-        ]
-        panels.sort(key=lambda panel: -len(panel.series))
-        few = max(len(s.samples) for s in rest) < _BARS_BELOW
-        kind = "bars" if few or stats.higher_is_better(rest[0].unit) else "samples"
-        made.append(_chart(kind, "", rest[0], _comparison(panels), panels))
-    if curves:
-        panels = [
-            Panel(words.conditions(group[0], "present"), group)
-            for group in _groups(curves, lambda s: str(_without_present(s)))
-        ]
-        made.append(_chart("growth", "-growth", curves[0], _growth(curves), panels))
-    return made
+def _charts_of_metric(group: list[Series]) -> list[Chart]:
+    """Curves for what was measured with several numbers of attachments present, and the rest."""
+    curves = [s for s in group if "present" in s.at and len(_curve(s, group)) > 1]
+    rest = [s for s in group if s not in curves]
+    return ([_comparison_chart(rest)] if rest else []) + ([_growth_chart(curves)] if curves else [])
 
 
-def _chart(kind: str, suffix: str, first: Series, told: str, panels: list[Panel]) -> Chart:
+def _comparison_chart(group: list[Series]) -> Chart:
+    """A panel for each set of conditions, the one with most contenders first."""
+    panels = [
+        Panel(labels.conditions(series[0]), series)
+        for series in _groups(group, lambda s: str(dict(s.at)))
+    ]
+    panels.sort(key=lambda panel: -len(panel.series))
+    few = max(len(s.samples) for s in group) < _BARS_BELOW
+    kind = "bars" if few or stats.higher_is_better(group[0].unit) else "samples"
+    return _chart(kind, "", group[0], _comparison(panels), panels)
+
+
+def _growth_chart(curves: list[Series]) -> Chart:
+    panels = [
+        Panel(labels.conditions(series[0], "present"), series)
+        for series in _groups(curves, lambda s: str(_without_present(s)))
+    ]
+    return _chart("growth", "-growth", curves[0], _growth(curves), panels)
+
+
+def _chart(kind: str, suffix: str, first: Series, finding: str, panels: list[Panel]) -> Chart:
     name = re.sub(r"[^a-z0-9]+", "-", f"{first.suite}-{first.metric}".lower()) + suffix
-    metric = words.metric(first.metric)
-    title = f"{metric}: {told}" if told else metric
+    metric = labels.metric(first.metric)
+    title = f"{metric}: {finding}" if finding else metric
     return Chart(kind, name, metric, first.unit, title, panels)
 
 
-def _goodness(series: Series) -> float:
-    """Of a median; the best first."""
-    found = stats.summary(series)
-    assert found
-    return -found.p50 if stats.higher_is_better(series.unit) else found.p50
+def _rank(series: Series) -> float:
+    """A key that sorts series by their medians, the best first."""
+    summary = stats.summary(series)
+    assert summary
+    return -summary.p50 if stats.higher_is_better(series.unit) else summary.p50
 
 
 def _without_present(series: Series) -> dict[str, int | str]:
@@ -119,16 +121,16 @@ def _without_present(series: Series) -> dict[str, int | str]:
 
 
 def _curve(series: Series, among: Iterable[Series]) -> list[Series]:
-    """The points of its curve, from few to many."""
-    rest = _without_present(series)
-    found = [
+    """The points of a series' curve, from few attachments present to many."""
+    conditions = _without_present(series)
+    points = [
         other
         for other in among
         if other.contender == series.contender
         and "present" in other.at
-        and _without_present(other) == rest
+        and _without_present(other) == conditions
     ]
-    return sorted(found, key=lambda s: int(s.at["present"]))
+    return sorted(points, key=lambda s: int(s.at["present"]))
 
 
 def _comparison(panels: Sequence[Panel]) -> str:
@@ -136,63 +138,64 @@ def _comparison(panels: Sequence[Panel]) -> str:
     for panel in panels:
         for best in panel.ranked:
             base = stats.baseline(best, panel.series)
-            times = stats.ratio(best, base)
-            if best.role != "vmlink" or base is None or times is None:
+            ratio = stats.ratio(best, base)
+            if best.role != "vmlink" or base is None or ratio is None:
                 continue
             ours, theirs = f"{best.contender} {_median(best)}", f"{base.contender} {_median(base)}"
             where = f", {panel.title}" if len(panels) > 1 else ""
-            return f"{ours}, {theirs} (ratio {words.ratio(times)}){where}"
+            return f"{ours}, {theirs} (ratio {formats.ratio(ratio)}){where}"
     return ""
 
 
 def _median(series: Series) -> str:
-    found = stats.summary(series)
-    assert found
-    return f"{words.number(found.p50)} {series.unit}"
+    summary = stats.summary(series)
+    assert summary
+    return f"{formats.number(summary.p50)} {series.unit}"
 
 
 def _growth(curves: Sequence[Series]) -> str:
-    """By how much each has grown from its first point to the last."""
-    told: dict[str, list[str]] = {}
+    """By how much each curve grows from its first point to its last."""
+    growth: dict[str, list[str]] = {}
     for group in _groups(curves, lambda s: (s.contender, str(_without_present(s)))):
         first, *_, last = _curve(group[0], group)
-        way = f"from {first.at['present']} to {last.at['present']} attachments"
-        grown = f"{first.contender} {words.ratio(stats.ratio(last, first))} times"
-        told.setdefault(way, []).append(grown)
-    return "; ".join(f"{way} {', '.join(grown)}" for way, grown in told.items())
+        span = f"from {first.at['present']} to {last.at['present']} attachments"
+        times = f"{first.contender} {formats.ratio(stats.ratio(last, first))} times"
+        growth.setdefault(span, []).append(times)
+    return "; ".join(f"{span} {', '.join(times)}" for span, times in growth.items())
 
 
-def _of_parts(found: list[Series]) -> Chart:
+def _chart_of_parts(parts: list[Series]) -> Chart:
     """A bar for each contender and verb, made of the parts of its calls."""
     panels = [
-        Panel(", ".join(filter(None, (group[0].contender, words.conditions(group[0])))), group)
-        for group in _groups(found, lambda s: (s.contender, str(dict(s.at))))
+        Panel(", ".join(filter(None, (group[0].contender, labels.conditions(group[0])))), group)
+        for group in _groups(parts, lambda s: (s.contender, str(dict(s.at))))
     ]
-    largest = max(found, key=lambda s: abs(_goodness(s)))
-    part = f"{tables.row_name(largest)}, {words.conditions(largest)}, {_median(largest)}"
-    title = f"{words.PARTS}: the largest part is {part}"
-    name = f"{found[0].suite}-parts"
-    return Chart("parts", name, words.PARTS, found[0].unit, title, panels)
+    largest = max(parts, key=lambda s: abs(_rank(s)))
+    part = f"{tables.row_name(largest)}, {labels.conditions(largest)}, {_median(largest)}"
+    title = f"{labels.PARTS}: the largest part is {part}"
+    name = f"{parts[0].suite}-parts"
+    return Chart("parts", name, labels.PARTS, parts[0].unit, title, panels)
 
 
-def standing(chart: Chart) -> str:
-    """How many medians of vmlink are better than their baseline's, and whose are not; empty
-    without a baseline.
+def summary_of_ratios(chart: Chart) -> str:
+    """How many medians of vmlink are better than their baseline's, and which are not.
+
+    Empty when the chart has no baseline.
     """
-    behind: dict[str, list[float]] = {}
+    worse: dict[str, list[float]] = {}
     count = 0
     for panel in chart.panels if chart.kind in ("samples", "bars") else ():
         for series in panel.series:
-            times = stats.ratio(series, stats.baseline(series, panel.series))
-            if series.role == "vmlink" and times is not None:
+            ratio = stats.ratio(series, stats.baseline(series, panel.series))
+            if series.role == "vmlink" and ratio is not None:
                 count += 1
-                if (times > 1) != stats.higher_is_better(series.unit):
-                    behind.setdefault(series.contender, []).append(times)
-    ahead = count - sum(map(len, behind.values()))
-    told = f"{ahead} of {count} medians of vmlink are better than their baseline's"
-    most = [f"{name} ({_range(times)})" for name, times in behind.items()]
-    return f"{told}{'; not: ' if most else ''}{', '.join(most)}." if count else ""
+                if (ratio > 1) != stats.higher_is_better(series.unit):
+                    worse.setdefault(series.contender, []).append(ratio)
+    better = count - sum(map(len, worse.values()))
+    sentence = f"{better} of {count} medians of vmlink are better than their baseline's"
+    others = [f"{name} ({_range(ratios)})" for name, ratios in worse.items()]
+    return f"{sentence}{'; not: ' if others else ''}{', '.join(others)}." if count else ""
 
 
 def _range(ratios: Sequence[float]) -> str:
-    return " to ".join(dict.fromkeys(map(words.ratio, (min(ratios), max(ratios)))))
+    return " to ".join(dict.fromkeys(map(formats.ratio, (min(ratios), max(ratios)))))

@@ -1,13 +1,13 @@
-"""Two results beside each other, and which differences are more than noise."""
+"""Compare two results, and say which differences are more than noise."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.report import stats, tables, words
+from bench.report import formats, stats, tables
 from bench.report.document import Document
-from bench.report.results import Series
+from bench.results import Series
 
 COLUMNS = ("", "A p50", "B p50", "B/A", "to baseline", "verdict")
 LEGEND = (
@@ -15,34 +15,34 @@ LEGEND = (
     f"and the difference says nothing. too few: less than {stats.FOR_SPREAD} samples. to baseline: "
     "B/A of the ratio to the baseline, which a faster or busier machine changes less."
 )
-_WARNING = "The conditions differ as told above; so may the figures for that reason alone."
+_WARNING = "These differences alone may change the figures."
 _OF_THE_RUN = ("started", "seconds", "interrupted", "failed", "not_run", "left_behind")
 _VERDICTS = {True: "better", False: "worse", None: "within the spread"}
-_Pair = tuple[Series, Series]
+_Counterparts = tuple[Series, Series]  # of A and of B
 
 
 def render(a: Document, b: Document) -> str:
-    """For a terminal."""
-    differ = list(_differences("", a.about, b.about))
-    lines = [*differ, _WARNING, ""] if differ else []
-    pairs = list(_pairs(a.series, b.series))
+    """The comparison as text for a terminal."""
+    differences = list(_differences("", a.about, b.about))
+    lines = [*differences, _WARNING, ""] if differences else []
+    counterparts = list(_counterparts(a.series, b.series))
     groups: dict[str, list[tuple[str, ...]]] = {}
-    for old, new in pairs:
+    for old, new in counterparts:
         title = f"{old.suite}: {tables.title(old)} ({old.unit})"
         groups.setdefault(title, []).append(_row(old, new, a, b))
     for title, rows in groups.items():
         lines += [title, *tables.grid([COLUMNS, *rows]), ""]
-    for name, found, others in (("A", a.series, b.series), ("B", b.series, a.series)):
-        alone = [s for s in found if s.samples and not any(_same(s, o) for o in others)]
+    for name, series, others in (("A", a.series, b.series), ("B", b.series, a.series)):
+        alone = [s for s in series if s.samples and not any(_same(s, o) for o in others)]
         lines += [f"only in {name}: {len(alone)} series"] if alone else []
-    return "\n".join([*lines, *_moved(pairs), LEGEND]) + "\n"
+    return "\n".join([*lines, *_machine_changed(counterparts), LEGEND]) + "\n"
 
 
 def _same(a: Series, b: Series) -> bool:
     return bool(b.samples) and a.contender == b.contender and stats.same_conditions(a, b)
 
 
-def _pairs(a: Sequence[Series], b: Sequence[Series]) -> Iterator[_Pair]:
+def _counterparts(a: Sequence[Series], b: Sequence[Series]) -> Iterator[_Counterparts]:
     for old in a:
         for new in b:
             if old.samples and _same(old, new) and old.unit == new.unit:
@@ -50,13 +50,14 @@ def _pairs(a: Sequence[Series], b: Sequence[Series]) -> Iterator[_Pair]:
 
 
 def _row(old: Series, new: Series, a: Document, b: Document) -> tuple[str, ...]:
-    numbers = [words.number(found.p50) for s in (old, new) if (found := stats.summary(s))]
+    summaries = (stats.summary(old), stats.summary(new))
+    numbers = [formats.number(each.p50) for each in summaries if each]
     ratios = (
         stats.ratio(old, stats.baseline(old, a.series)),
         stats.ratio(new, stats.baseline(new, b.series)),
     )
     relative = ratios[1] / ratios[0] if ratios[0] and ratios[1] is not None else None
-    changes = map(words.ratio, (stats.ratio(new, old), relative))
+    changes = map(formats.ratio, (stats.ratio(new, old), relative))
     return (tables.row_name(old), *numbers, *changes, _verdict(old, new))
 
 
@@ -67,20 +68,20 @@ def _verdict(old: Series, new: Series) -> str:
     return _VERDICTS[stats.better(a, b, old.unit)]
 
 
-def _moved(pairs: Sequence[_Pair]) -> list[str]:
-    """What vmlink cannot have changed tells whether the machine was the same."""
-    others = [_verdict(*pair) for pair in pairs if pair[0].role != "vmlink"]
-    moved = sum(verdict in ("better", "worse") for verdict in others)
-    if not moved:
+def _machine_changed(counterparts: Sequence[_Counterparts]) -> list[str]:
+    """A warning when series differ that vmlink has no influence on."""
+    others = [_verdict(old, new) for old, new in counterparts if old.role != "vmlink"]
+    changed = sum(verdict in ("better", "worse") for verdict in others)
+    if not changed:
         return []
     return [
-        f"{moved} of {len(others)} series that are not of vmlink differ too: the machine or its "
+        f"{changed} of {len(others)} series that are not of vmlink differ too: the machine or its "
         "load was not the same. Look at the column to baseline."
     ]
 
 
 def _differences(where: str, a: Any, b: Any) -> Iterator[str]:
-    """Of machine, versions and options."""
+    """Differences of machine, versions and options, one line each."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in dict.fromkeys((*a, *b)):
             if where or key not in _OF_THE_RUN:

@@ -1,4 +1,4 @@
-"""Curves over how much is there already, and bars made of parts."""
+"""Curves over the number of attachments present, and bars made of the parts of a call."""
 
 from __future__ import annotations
 
@@ -9,121 +9,125 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.report import palette, stats, words
+from bench.report import formats, palette, stats
 from bench.report.charts import Chart, Panel
 from bench.report.palette import LIGHT
-from bench.report.results import Series
+from bench.results import Series
 
-LOG_FROM = 12  # times that the largest is the smallest
+LOG_FROM = 12  # ratio of the largest to the smallest value from which an axis is logarithmic
 _TINTS = [LIGHT[name] for name in LIGHT if name.startswith("part")]
-_LETTER, _LINE = 0.014, 0.022  # what they take of the longest bar
+_LETTER, _LINE = 0.014, 0.022  # width of a letter, height of a line, as shares of the longest bar
 
 
 def growth(chart: Chart) -> Figure:
-    """A panel beneath the other; each curve is named at its end."""
+    """A figure of curves, one panel beneath the other; each curve is named at its end."""
     figure = Figure((7.6, 3.4 * len(chart.panels)))
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(chart.panels), squeeze=False)
     for (ax,), panel in zip(axes, chart.panels, strict=True):
-        _curves(ax, panel, chart.unit)
+        _draw_panel(ax, panel, chart.unit)
     return figure
 
 
-def _curves(ax: Any, panel: Panel, unit: str) -> None:
+def _draw_panel(ax: Any, panel: Panel, unit: str) -> None:
     names = dict.fromkeys(series.contender for series in panel.series)
     points = {name: _points(name, panel) for name in names}
-    high = max(s.high for curve in points.values() for _, s in curve)
-    low = min(s.low for curve in points.values() for _, s in curve)
-    if low > 0 and high / low > LOG_FROM:
-        ax.set_yscale("log")
-        logarithmic(ax.yaxis, high / low)
-    else:
-        ax.set_ylim(0, high * 1.1 or 1)
-    ax.set_xlim(0, max(present for curve in points.values() for present, _ in curve) * 1.04)
+    _set_limits(ax, [point for curve in points.values() for point in curve])
     ends = []
     for name, curve in points.items():
         series = next(s for s in panel.series if s.contender == name)
-        ends.append((_curve(ax, series, curve), series))
-    _name(ax, ends)
+        ends.append((_draw_curve(ax, series, curve), series))
+    _name_curves(ax, ends)
     ax.grid(axis="both")
     ax.tick_params(axis="y", colors=LIGHT["muted"], labelsize=8.5)
     ax.set_title(panel.title or " ")
-    ax.set_xlabel("attachments there already")
+    ax.set_xlabel("attachments present")
     ax.set_ylabel(f"{unit}, median and middle half")
 
 
+def _set_limits(ax: Any, points: Sequence[tuple[int, stats.Summary]]) -> None:
+    high = max(summary.high for _, summary in points)
+    low = min(summary.low for _, summary in points)
+    if low > 0 and high / low > LOG_FROM:
+        ax.set_yscale("log")
+        set_log_ticks(ax.yaxis, high / low)
+    else:
+        ax.set_ylim(0, high * 1.1 or 1)
+    ax.set_xlim(0, max(present for present, _ in points) * 1.04)
+
+
 def _points(name: str, panel: Panel) -> list[tuple[int, stats.Summary]]:
-    found = [
-        (int(series.at["present"]), told)
+    """A contender's summaries by the number of attachments present, in order."""
+    points = [
+        (int(series.at["present"]), summary)
         for series in panel.series
-        if series.contender == name and (told := stats.summary(series))
+        if series.contender == name and (summary := stats.summary(series))
     ]
-    return sorted(found, key=lambda point: point[0])
+    return sorted(points, key=lambda point: point[0])
 
 
-def _curve(
+def _draw_curve(
     ax: Any, series: Series, points: Sequence[tuple[int, stats.Summary]]
 ) -> tuple[int, float]:
-    """Where it ends."""
+    """Draw a curve and return its end."""
     tint = LIGHT[palette.role(series.role)]
-    there = [present for present, _ in points]
-    ax.fill_between(
-        there, [s.low for _, s in points], [s.high for _, s in points], color=tint, alpha=0.18, lw=0
-    )
-    ax.plot(there, [s.p50 for _, s in points], color=tint, lw=2, marker="o", ms=4)
-    present, last = points[-1]
-    return present, last.p50
+    present = [x for x, _ in points]
+    low, high = [s.low for _, s in points], [s.high for _, s in points]
+    ax.fill_between(present, low, high, color=tint, alpha=0.18, lw=0)
+    ax.plot(present, [s.p50 for _, s in points], color=tint, lw=2, marker="o", ms=4)
+    x, last = points[-1]
+    return x, last.p50
 
 
-def _name(ax: Any, ends: Sequence[tuple[tuple[int, float], Series]]) -> None:
-    """Right of where it ends, apart from each other also where curves end together."""
-    ax.get_ylim()  # which settles the limits
+def _name_curves(ax: Any, ends: Sequence[tuple[tuple[int, float], Series]]) -> None:
+    """Write each curve's name right of its end, without overlaps."""
+    ax.get_ylim()  # makes matplotlib settle the limits
     to_axes = ax.transData + ax.transAxes.inverted()
-    placed = [(*to_axes.transform(end), series, end[1]) for end, series in ends]
-    below = -1.0
-    for right, place, series, value in sorted(placed, key=lambda each: float(each[1])):
-        below = max(place, below + 0.08)
+    places = [(*to_axes.transform(end), series, end[1]) for end, series in ends]
+    lowest = -1.0
+    for x, y, series, value in sorted(places, key=lambda place: float(place[1])):
+        lowest = max(y, lowest + 0.08)
         ax.text(
-            right + 0.015,
-            below,
-            f"{series.contender}  {words.number(value)}",
+            x + 0.015,
+            lowest,
+            f"{series.contender}  {formats.number(value)}",
             transform=ax.transAxes,
             va="center",
             color=LIGHT[palette.role(series.role)],
         )
 
 
-def logarithmic(axis: Any, times: float) -> None:
-    """Ticks where the largest is so many times the smallest."""
-    axis.set_major_locator(LogLocator(subs=(1.0,) if times > 300 else (1.0, 2.0, 5.0)))
+def set_log_ticks(axis: Any, span: float) -> None:
+    """Set the ticks of a logarithmic axis; `span` is its largest value divided by its least."""
+    axis.set_major_locator(LogLocator(subs=(1.0,) if span > 300 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def stacks(ax: Any, chart: Chart) -> float:
-    """A row for each panel, made of its series' medians; returns the longest."""
+    """Draw a bar for each panel, made of its series' medians; returns the longest bar's length."""
     names = list(dict.fromkeys(s.metric for s in chart.series if _median(s)))
-    widest = max(sum(map(_median, panel.series)) for panel in chart.panels)
+    longest = max(sum(map(_median, panel.series)) for panel in chart.panels)
     for row, panel in enumerate(chart.panels):
         left = 0.0
         for series in panel.series:
             if width := _median(series):
                 tint = _TINTS[names.index(series.metric) % len(_TINTS)]
                 ax.barh(row, width, left=left, height=0.86, color=tint, zorder=2)
-                _name_part(ax, left + width / 2, row, series, width / (widest or 1))
+                _name_part(ax, left + width / 2, row, series, width / (longest or 1))
             left += width
-        ax.text(left, row, f" {words.number(left)}", va="center", size=9.5, weight="bold")
-    return widest
+        ax.text(left, row, f" {formats.number(left)}", va="center", size=9.5, weight="bold")
+    return longest
 
 
 def _median(series: Series) -> float:
-    """A part that is the difference of two others can be less than nothing."""
+    """The median, at least zero: a part that is a difference of times can be negative."""
     return max(statistics.median(series.samples), 0.0)
 
 
 def _name_part(ax: Any, middle: float, row: int, series: Series, share: float) -> None:
-    """Across where that fits, else upright."""
-    name, value = series.metric.removeprefix("part:"), words.number(_median(series))
+    """Write a part's name across its bar, upright, or not at all, as there is room."""
+    name, value = series.metric.removeprefix("part:"), formats.number(_median(series))
     text = {"ha": "center", "va": "center", "size": 8, "zorder": 3}
     if share > _LETTER * (max(len(name), len(value)) + 1):
         ax.text(middle, row, f"{name}\n{value}", **text)

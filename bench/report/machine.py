@@ -1,4 +1,4 @@
-"""What a run was measured on, for people elsewhere: no host name, and no path of this machine."""
+"""The machine and the versions of a run, without host name and local paths."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _VERSION = re.compile(r"\d+(?:\.\d+)+\S*")
 
 
 def describe(guests: bool) -> dict[str, Any]:
-    """The keys machine, kernel, versions and accelerator of the schema; without `guests` no
-    accelerator is looked for, because that boots one.
+    """The keys machine, kernel, versions and accelerator of the schema.
+
+    Without `guests` the accelerator is left out, since finding it boots a guest.
     """
-    found = ("", "no guest was run")
+    accelerator = ("", "no guest was run")
     if guests:
-        found = (guest.accelerator(), guest.accelerator_reason())
+        accelerator = (guest.accelerator(), guest.accelerator_reason())
     return {
         "machine": _machine(),
         "kernel": platform.release(),
         "versions": _versions(),
-        "accelerator": dict(zip(("name", "reason"), found, strict=True)),
+        "accelerator": dict(zip(("name", "reason"), accelerator, strict=True)),
     }
 
 
-def impersonal(text: str) -> str:
-    """Without the directories that are only of this machine."""
+def without_local_paths(text: str) -> str:
+    """A text without the names of directories that exist on this machine only."""
     for private in (_ROOT, Path.home(), Path(tempfile.gettempdir()), Path("/dev/shm")):
         if private != private.parent:
             text = text.replace(f"{private}/", "")
@@ -44,8 +45,8 @@ def impersonal(text: str) -> str:
 
 
 def _machine() -> dict[str, Any]:
-    told = json.loads(_output(["lscpu", "--json"]) or '{"lscpu": []}')
-    fields = {each["field"].rstrip(":"): each["data"] for each in told["lscpu"]}
+    lscpu = json.loads(_output(["lscpu", "--json"]) or '{"lscpu": []}')["lscpu"]
+    fields = {each["field"].rstrip(":"): each["data"] for each in lscpu}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": fields.get("Model name", platform.machine()),
@@ -70,19 +71,19 @@ def _versions() -> dict[str, Any]:
 
 
 def _plugins() -> str:
-    """Debian's know no version of their own."""
+    """The package's version, since Debian's plugins do not know their own."""
     package = "containernetworking-plugins"
     packaged = _output(["dpkg-query", "-W", "-f", "${Version}", package])
     return packaged or _version([str(PLUGINS / "bridge")])
 
 
 def _version(command: Sequence[str]) -> str:
-    found = _VERSION.search(_output(command).partition("\n")[0])
-    return found[0] if found else ""
+    match = _VERSION.search(_output(command).partition("\n")[0])
+    return match[0] if match else ""
 
 
 def _output(command: Sequence[str]) -> str:
-    """Empty when it cannot be run or fails."""
+    """What a command prints; empty when it is missing or fails."""
     try:
         done = subprocess.run(
             command,

@@ -1,9 +1,9 @@
-"""The colours of page and plots, for light and dark: a role has the same colour everywhere."""
+"""The colours of page and plots, light and dark; a role has the same colour everywhere."""
 
 from __future__ import annotations
 
-# The plots are drawn in the light ones. In the page each stands for its name, so that the page's
-# style decides: no two may be equal.
+# Plots are drawn in LIGHT. On the page each colour is replaced by its name, which the page's style
+# defines, so no two may be equal.
 LIGHT = {
     "ink": "#1b2430",
     "muted": "#5d6875",
@@ -52,12 +52,12 @@ _ROLES = {"vmlink": "vmlink", "peer": "peer", "baseline": "baseline"}
 
 
 def role(name: str) -> str:
-    """The name of a role's colour."""
+    """The name of the colour of a role."""
     return _ROLES.get(name, "limit")
 
 
 def adaptable(svg: str) -> str:
-    """The same picture with colours that the page's style decides."""
+    """An SVG with its colours replaced by those that the page's style defines."""
     for name, colour in LIGHT.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg

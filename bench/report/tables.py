@@ -1,26 +1,27 @@
-"""The series as tables: a block for each metric under the same conditions, and the terminal's."""
+"""Results as tables: one for each metric and conditions, and all of them for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.report import stats, words
+from bench.report import formats, labels, stats
 from bench.report.document import Document
-from bench.report.results import Series
+from bench.results import Series
+from cni.plugins.table import columns as aligned
 
 COLUMNS = ("", "p50", "p90", "p99", "p99.9", "worst", "n", "ratio")
-_NAMED = 3  # of the tasks that were not run
+_NAMED = 3  # how many of the tasks that were not run are named
 LEGEND = (
-    f"So many percent of the samples were that good or better; p90 needs {stats.FOR_P90} of them, "
-    f"p99 {stats.FOR_P99}, p99.9 {stats.FOR_P999}. ratio: of medians, to the baseline under the "
-    "same conditions."
+    f"p90: 90 percent of the samples were that good or better; needs {stats.FOR_P90} samples, p99 "
+    f"{stats.FOR_P99}, p99.9 {stats.FOR_P999}. ratio: of medians, to the baseline under the same "
+    "conditions."
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """A table with its title; `notes` are for the reader. Of COLUMNS it has those with a value."""
+    """A table with its title and notes for the reader; it has those of COLUMNS that have values."""
 
     title: str
     columns: tuple[str, ...]
@@ -29,51 +30,53 @@ class Block:
 
 
 def blocks(series: Sequence[Series], among: Sequence[Series]) -> list[Block]:
-    """Of the series with samples; `among` are the baselines."""
+    """A table for each metric and conditions of the series; baselines are looked up in `among`."""
     groups: dict[tuple[str, str], list[Series]] = {}
     for each in series:
         if each.samples:
             groups.setdefault((title(each), each.unit), []).append(each)
-    return [_block(name, unit, found, among) for (name, unit), found in groups.items()]
+    return [_block(name, unit, group, among) for (name, unit), group in groups.items()]
 
 
 def title(series: Series) -> str:
-    """The metric and its conditions; the parts of a call are together."""
-    metric = words.PARTS if words.is_part(series.metric) else words.metric(series.metric)
-    return ", ".join(filter(None, (metric, words.conditions(series))))
+    """The metric and its conditions; the parts of a call share one title."""
+    metric = labels.PARTS if labels.is_part(series.metric) else labels.metric(series.metric)
+    return ", ".join(filter(None, (metric, labels.conditions(series))))
 
 
-def _block(name: str, unit: str, found: Sequence[Series], among: Sequence[Series]) -> Block:
-    full = [_row(each, among) for each in found]
+def _block(name: str, unit: str, group: Sequence[Series], among: Sequence[Series]) -> Block:
+    full = [_row(each, among) for each in group]
     kept = [n for n in range(len(COLUMNS)) if any(row[n] != "-" for row in full)]
     columns, *rows = [tuple(row[n] for n in kept) for row in (COLUMNS, *full)]
-    against = dict.fromkeys(
+    baselines = dict.fromkeys(
         base.contender
-        for each in found
+        for each in group
         if (base := stats.baseline(each, among)) and base is not each
     )
-    told = [unit, "more is better"] if stats.higher_is_better(unit) else [unit]
-    told += [f"baseline {' or '.join(against)}"] if against else []
-    notes = dict.fromkeys(f"{each.contender}: {each.note}" for each in found if each.note)
-    return Block(f"{name} ({', '.join(told)})", columns, rows, list(notes))
+    about = [unit, "more is better"] if stats.higher_is_better(unit) else [unit]
+    about += [f"baseline {' or '.join(baselines)}"] if baselines else []
+    notes = dict.fromkeys(f"{each.contender}: {each.note}" for each in group if each.note)
+    return Block(f"{name} ({', '.join(about)})", columns, rows, list(notes))
 
 
 def _row(series: Series, among: Sequence[Series]) -> tuple[str, ...]:
-    found = stats.summary(series)
-    assert found
+    summary = stats.summary(series)
+    assert summary
     ratio = stats.ratio(series, stats.baseline(series, among))
-    values = map(words.number, (found.p50, found.p90, found.p99, found.p999, found.worst))
-    return (row_name(series), *values, str(found.n), words.ratio(ratio))
+    values = (summary.p50, summary.p90, summary.p99, summary.p999, summary.worst)
+    numbers = map(formats.number, values)
+    return (row_name(series), *numbers, str(summary.n), formats.ratio(ratio))
 
 
 def row_name(series: Series) -> str:
-    if words.is_part(series.metric):
+    """The contender, and for a part of a call the name of the part."""
+    if labels.is_part(series.metric):
         return f"{series.contender}: {series.metric.removeprefix('part:')}"
     return series.contender
 
 
 def missing(document: Document) -> list[str]:
-    """What could not be measured, and why."""
+    """What could not be measured and why, one line each."""
     return list(
         dict.fromkeys(
             f"{each.contender} ({each.suite}): {each.note or 'no samples'}"
@@ -83,19 +86,19 @@ def missing(document: Document) -> list[str]:
     )
 
 
-def troubles(document: Document) -> list[str]:
-    """What did not go well with the run, in sentences."""
+def problems(document: Document) -> list[str]:
+    """What went wrong with the run, one sentence each."""
     about = document.about
-    found = ["The run was interrupted."] if about["interrupted"] else []
-    found += [f"{f['suite']}: {f['task']} failed: {f['error']}" for f in about["failed"]]
+    lines = ["The run was interrupted."] if about["interrupted"] else []
+    lines += [f"{f['suite']}: {f['task']} failed: {f['error']}" for f in about["failed"]]
     if names := about["not_run"]:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        found.append(f"Not run: {', '.join(names[:_NAMED])}{more}.")
-    return found + [f"Left behind: {what}" for what in about["left_behind"]]
+        lines.append(f"Not run: {', '.join(names[:_NAMED])}{more}.")
+    return lines + [f"Left behind: {what}" for what in about["left_behind"]]
 
 
 def render(document: Document) -> str:
-    """All of it, for a terminal."""
+    """All tables of a document as text for a terminal."""
     lines = []
     for suite in dict.fromkeys(each.suite for each in document.series):
         own = [each for each in document.series if each.suite == suite]
@@ -103,20 +106,15 @@ def render(document: Document) -> str:
             lines += ["", f"{suite}: {block.title}", *grid([block.columns, *block.rows])]
             lines += [f"  ({note})" for note in block.notes]
     lines += ["", LEGEND]
-    if told := missing(document):
-        lines += ["", "not measured:", *(f"  {each}" for each in told)]
-    if told := troubles(document):
-        lines += ["", *told]
+    if not_measured := missing(document):
+        lines += ["", "not measured:", *(f"  {each}" for each in not_measured)]
+    if went_wrong := problems(document):
+        lines += ["", *went_wrong]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def grid(table: Sequence[Sequence[str]]) -> list[str]:
-    """In columns; all but the first are numbers."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in table
-    ]
+    """A table's lines, all columns but the first aligned to the right."""
+    first, *numbers = zip(*table, strict=True)
+    padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in numbers]
+    return aligned(list(zip(first, *padded, strict=True)))

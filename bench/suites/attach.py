@@ -1,6 +1,6 @@
 """ADD, CHECK and DEL as whole processes, as a runtime calls them, beside what people use now.
 
-The contenders take turns in one run, so that what else the machine does hits all of them.
+The contenders take turns in one run, so that disturbances of the machine hit all of them.
 """
 
 from __future__ import annotations
@@ -9,175 +9,171 @@ from contextlib import ExitStack
 from functools import cached_property, partial
 
 from bench.contenders import peers
-from bench.contenders.plugins import Contender, Idle, Vsctl, debian, peer, series, vmlink
-from bench.report.results import Options, Results, Series, Task
-from bench.suites import floor, growth, stages
-from bench.suites.growth import settle
-from bench.suites.rounds import Part, able, at_once, bursts, in_turns, pods, turns
-from bench.testbed.ways import WAYS, Way
+from bench.contenders.ovs_vsctl import OvsVsctl, wait_until_idle
+from bench.contenders.plugins import BinTrue, Contender, debian, peer_plugin, series, vmlink
+from bench.results import Results
+from bench.suites import breakdown, kernel_alone
+from bench.suites.growth import LinuxGrowth, OvsGrowth
+from bench.suites.rounds import (
+    call_at_once,
+    measure_bursts,
+    measure_in_turns,
+    pods,
+    turns,
+    usable,
+)
+from bench.suites.scenario import Scenario, tasks_of
+from bench.suites.task import Options, Task
+from bench.testbed.attachments import ATTACHMENT_TYPES, AttachmentType
 
 PARALLEL = (8, 32)
 BURST = 50
-DEFAULT = Way("tc", "linux")  # with the redirect that vmlink chooses itself
+DEFAULT = AttachmentType("tc", "linux")  # with the redirect that vmlink chooses itself
 
 
 def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
-    """`stack` gives back what they make. Run them in one thread: daemons end with theirs.
+    """The tasks of all scenarios but OVN's. Raises PeerError for a --peer that cannot be used."""
+    return tasks_of(
+        (
+            LinuxScenario(options, results, stack),
+            OvsScenario(options, results, stack),
+            OvsGrowth(options, results, stack),
+            LinuxGrowth(options, results, stack),
+            DpdkScenario(options, results, stack),  # last: its poll mode driver takes a core
+        )
+    )
+
+
+class LinuxScenario(Scenario):
+    """Linux bridges, macvtap and chains, beside Debian's plugins and those of --peer.
 
     Raises PeerError.
     """
-    given = peers.parse(options.peers)
-    parts = (
-        OnLinux(options, results, stack, given),
-        OnOvs(options, results, stack),
-        growth.OnOvs(options, results, stack),
-        growth.OnLinux(options, results, stack),
-        OnDpdk(options, results, stack),  # whose poller keeps a core for itself
-    )
-    return [task for part in parts for task in part.tasks()]
 
-
-def shown(part: Part, *ways: Way) -> list[Way]:
-    """Those that can be measured here; of the others the results tell why not."""
-    found = []
-    for way in ways:
-        if reason := way.missing():
-            at = part.at(parallel=1)
-            part.results.add(Series("attach", "add", "ms", way.name, "vmlink", at, note=reason))
-        else:
-            found.append(way)
-    return found
-
-
-class OnLinux(Part):
-    """Linux bridges, macvtap and chains; with Debian's plugins and those of --peer."""
-
-    def __init__(
-        self,
-        options: Options,
-        results: Results,
-        stack: ExitStack,
-        given: list[peers.Peer],
-    ) -> None:
+    def __init__(self, options: Options, results: Results, stack: ExitStack) -> None:
         super().__init__(options, results, stack)
-        self._given = given
+        self._peers = peers.parse(options.peers)
 
     def tasks(self) -> list[Task]:
-        many = [
-            Task(f"{n} at once", self.bursts * n * 0.08, partial(self._at_once, n))
+        bursts = [
+            Task(f"{n} at once", self.bursts * n * 0.08, partial(self._measure_bursts, n))
             for n in PARALLEL
         ]
+        limit = self.rounds * 0.005 + self.bursts * 0.5
         return [
-            Task("one at a time", 1 + self.rounds * 0.4, self._alone),
-            *many,
-            Task(f"{BURST} DELs at once", self.bursts * 2.5, self._burst),
-            Task("where the time goes: tc", self.rounds * 0.01, self._stages),
-            Task("the kernel alone", self.rounds * 0.005 + self.bursts * 0.5, self._floor),
-            Task("giving back", 0.1, self.give_back),
+            Task("one at a time", 1 + self.rounds * 0.4, self._measure),
+            *bursts,
+            Task(f"{BURST} DELs at once", self.bursts * 2.5, self._measure_del_burst),
+            Task("where the time goes: tc", self.rounds * 0.01, self._measure_breakdown),
+            Task("the kernel alone", limit, self._measure_kernel),
+            Task("clean-up", 0.1, self.close),
         ]
 
     @cached_property
     def _contenders(self) -> list[Contender]:
-        ways = shown(self, DEFAULT, *(w for w in WAYS if not w.switch), Way("veth", "linux"))
+        linux = (kind for kind in ATTACHMENT_TYPES if not kind.switch)
+        kinds = self.available(DEFAULT, *linux, AttachmentType("veth", "linux"))
         subnets = iter(range(100, 256))
-        found = [vmlink(way, self.node, next(subnets), self.stack) for way in ways]
-        found += [debian(kind, self.node, next(subnets)) for kind in ("bridge", "ptp")]
-        found += [peer(given, self.node, next(subnets)) for given in self._given]
-        return [*able(found, self.results, self.at(parallel=1)), Idle(self.node)]
+        plugins = [vmlink(kind, self.node, next(subnets), self.stack) for kind in kinds]
+        plugins += [debian(kind, self.node, next(subnets)) for kind in ("bridge", "ptp")]
+        plugins += [peer_plugin(peer, self.node, next(subnets)) for peer in self._peers]
+        return [*usable(plugins, self.results, self.at(parallel=1)), BinTrue(self.node)]
 
     @cached_property
     def _main(self) -> list[Contender]:
-        """What stands in for the others where many are called at once."""
-        names = ("tc-linux", "bridge", "ptp", *(given.type for given in self._given))
+        """The contenders that are also called many at once."""
+        names = ("tc-linux", "bridge", "ptp", *(peer.type for peer in self._peers))
         return [contender for contender in self._contenders if contender.name in names]
 
-    def _alone(self) -> None:
+    def _measure(self) -> None:
         at = self.at(parallel=1)
-        in_turns(self._contenders, 1, Results(), at)  # once more: the bridges are new
-        in_turns(self._contenders, self.rounds, self.results, at)
+        measure_in_turns(self._contenders, 1, Results(), at)  # not counted: the bridges are new
+        measure_in_turns(self._contenders, self.rounds, self.results, at)
 
-    def _at_once(self, parallel: int) -> None:
-        bursts(self, self._main, parallel)
+    def _measure_bursts(self, parallel: int) -> None:
+        measure_bursts(self, self._main, parallel)
 
-    def _burst(self) -> None:
+    def _measure_del_burst(self) -> None:
         for contender in turns(self._main, self.bursts):
-            with pods(contender, BURST) as made:
-                at_once(made, "ADD", PARALLEL[0])
-                wall = at_once(made, "DEL", BURST).wall
-            told = series(contender, "burst_del", "ms", self.at(parallel=BURST))
-            self.results.add(told, wall)
+            with pods(contender, BURST) as attachments:
+                call_at_once(attachments, "ADD", PARALLEL[0])
+                wall = call_at_once(attachments, "DEL", BURST).wall
+            at = self.at(parallel=BURST)
+            self.results.add(series(contender, "burst_del", "ms", at), wall)
 
-    def _stages(self) -> None:
-        ours = vmlink(DEFAULT, self.node, 99, self.stack)
-        stages.measure(ours, self.rounds, self.results, self.at())
+    def _measure_breakdown(self) -> None:
+        tc = vmlink(DEFAULT, self.node, 99, self.stack)
+        breakdown.measure(tc, self.rounds, self.results, self.at())
 
-    def _floor(self) -> None:
-        floor.measure(self.node, self.rounds, self.results, self.at(parallel=1))
+    def _measure_kernel(self) -> None:
+        kernel_alone.measure(self.node, self.rounds, self.results, self.at(parallel=1))
+        at = self.at(parallel=BURST)
         for _ in range(self.bursts):
-            floor.burst(self.node, BURST, self.results, self.at(parallel=BURST))
+            kernel_alone.measure_burst(self.node, BURST, self.results, at)
 
 
-class OnOvs(Part):
+class OvsScenario(Scenario):
     """Open vSwitch with its userspace datapath and few ports."""
 
-    switch = "userspace"
+    switch = "ovs"
 
     def tasks(self) -> list[Task]:
-        if not self._ways:
+        if not self._kinds:
             return []
-        many = [
-            Task(f"{n} at once on OVS", self.bursts * n * 0.14, partial(self._at_once, n))
+        bursts = [
+            Task(f"{n} at once on OVS", self.bursts * n * 0.14, partial(self._measure_bursts, n))
             for n in PARALLEL
         ]
         return [
-            Task("one at a time on OVS", 1 + self.rounds * 0.1, self._alone),
-            *many,
-            Task("where the time goes: tap on OVS", self.rounds * 0.02, self._stages),
-            Task("giving back", 0.1, self.give_back),
+            Task("one at a time on OVS", 1 + self.rounds * 0.1, self._measure),
+            *bursts,
+            Task("where the time goes: tap on OVS", self.rounds * 0.02, self._measure_breakdown),
+            Task("clean-up", 0.1, self.close),
         ]
 
     @cached_property
-    def _ways(self) -> list[Way]:
-        ours = (way for way in WAYS if way.switch == self.switch)
-        return shown(self, *ours, Way("veth", "ovs"))
+    def _kinds(self) -> list[AttachmentType]:
+        ovs = (kind for kind in ATTACHMENT_TYPES if kind.switch == self.switch)
+        return self.available(*ovs, AttachmentType("veth", "ovs"))
 
     @cached_property
     def _contenders(self) -> list[Contender]:
-        found: list[Contender] = [
-            vmlink(way, self.node, 100 + number, self.stack)
-            for number, way in enumerate(self._ways)
+        plugins: list[Contender] = [
+            vmlink(kind, self.node, 100 + number, self.stack)
+            for number, kind in enumerate(self._kinds)
         ]
-        return able([*found, Vsctl(self.node, "ovs0")], self.results, self.at(parallel=1))
+        at = self.at(parallel=1)
+        return usable([*plugins, OvsVsctl(self.node, "ovs0")], self.results, at)
 
-    def _alone(self) -> None:
-        quiet = partial(settle, self.node)
-        in_turns(self._contenders, self.rounds, self.results, self.at(parallel=1), quiet)
+    def _measure(self) -> None:
+        settle = partial(wait_until_idle, self.node)
+        measure_in_turns(self._contenders, self.rounds, self.results, self.at(parallel=1), settle)
 
-    def _at_once(self, parallel: int) -> None:
+    def _measure_bursts(self, parallel: int) -> None:
         main = [c for c in self._contenders if c.name in ("tap-ovs", "ovs-vsctl")]
-        bursts(self, main, parallel)
+        measure_bursts(self, main, parallel)
 
-    def _stages(self) -> None:
-        tap = vmlink(Way("tap", "ovs"), self.node, 99, self.stack)
-        stages.measure(tap, self.rounds, self.results, self.at())
+    def _measure_breakdown(self) -> None:
+        tap = vmlink(AttachmentType("tap", "ovs"), self.node, 99, self.stack)
+        breakdown.measure(tap, self.rounds, self.results, self.at())
 
 
-class OnDpdk(Part):
-    """vhost-user ports of a DPDK switch."""
+class DpdkScenario(Scenario):
+    """vhost-user ports of Open vSwitch with DPDK."""
 
     switch = "dpdk"
 
     def tasks(self) -> list[Task]:
-        ways = shown(self, *(way for way in WAYS if way.switch == self.switch))
-        found = [
-            Task(f"{way.name}, DPDK", 2 + self.rounds * 0.1, partial(self._alone, way))
-            for way in ways
+        kinds = self.available(*(kind for kind in ATTACHMENT_TYPES if kind.switch == self.switch))
+        tasks = [
+            Task(f"{kind.name}, DPDK", 2 + self.rounds * 0.1, partial(self._measure, kind))
+            for kind in kinds
         ]
-        return [*found, Task("giving back", 0.5, self.give_back)] if found else []
+        return [*tasks, Task("clean-up", 0.5, self.close)] if tasks else []
 
-    def _alone(self, way: Way) -> None:
-        ours = vmlink(way, self.node, 100, self.stack)
-        theirs = Vsctl(self.node, "ovs0", "ovs-vsctl vhost-user", vhostuser=True)
-        at = self.at(parallel=1)
-        found = able([ours, theirs], self.results, at)
-        in_turns(found, self.rounds, self.results, at, partial(settle, self.node))
+    def _measure(self, kind: AttachmentType) -> None:
+        plugin = vmlink(kind, self.node, 100, self.stack)
+        port = OvsVsctl(self.node, "ovs0", "ovs-vsctl vhost-user", vhostuser=True)
+        at, settle = self.at(parallel=1), partial(wait_until_idle, self.node)
+        contenders = usable([plugin, port], self.results, at)
+        measure_in_turns(contenders, self.rounds, self.results, at, settle)

@@ -1,7 +1,7 @@
-"""How fast is what passes: every mode beside the bridge that it replaces, and the ceilings.
+"""Traffic through every type of attachment, beside the bridge that it replaces, and limits.
 
-All contenders of a node are there at the same time and are measured in passes, each of which
-begins with another one. Guests sleep while it is not their turn.
+All datapaths of a node exist at the same time and are measured in passes, each of which begins
+with another one. Guests are stopped while others are measured.
 """
 
 from __future__ import annotations
@@ -9,65 +9,74 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import replace
 
-from bench.contenders.pairs import Bridged, Contender, Loopback, Plain, Vmlink, Wired
-from bench.report.results import Options, Results, Task
-from bench.suites.contest import Contest
-from bench.suites.visit import Effort, Entry
+from bench.contenders.datapaths import (
+    BridgeAndTap,
+    Datapath,
+    GuestLoopback,
+    TwoVeths,
+    VethPod,
+    VmlinkGuest,
+)
+from bench.results import Results
+from bench.suites.datapath_metrics import Effort, Measurement
+from bench.suites.datapath_node import DatapathNode
+from bench.suites.task import Options, Task
 from bench.testbed import switch
-from bench.testbed.ways import WAYS
+from bench.testbed.attachments import ATTACHMENT_TYPES
 from cni.config.network import REDIRECTS
 
-QUICK = Effort(passes=2, flow=0.3, flood=0.25, asked=1500)
-FULL = Effort(passes=4, flow=1.0, flood=0.5, asked=5000)
-ENGINE_TURNS = 10  # for one of the others, and shorter: the engines differ by little
+QUICK = Effort(passes=2, tcp_seconds=0.3, udp_seconds=0.25, round_trips=1500)
+FULL = Effort(passes=4, tcp_seconds=1.0, udp_seconds=0.5, round_trips=5000)
+REDIRECT_PASSES = 10  # for one of the others, and shorter ones: redirects differ by little
 BETWEEN_GUESTS = ("tc-linux-cls-bpf", "tap-ovs", "vhostuser-ovs", "bridge-tap-linux")
 
 
 def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
-    """Everything to do, in order; `stack` gives back what a Ctrl-C leaves."""
+    """The tasks of one node without DPDK, and of one with it, if this machine has it."""
     effort = QUICK if options.quick else FULL
     if options.rounds:
         effort = replace(effort, passes=options.rounds)
     short = replace(
         effort,
-        passes=effort.passes * ENGINE_TURNS,
-        flood=effort.flood / 3,
-        asked=effort.asked // ENGINE_TURNS,
+        passes=effort.passes * REDIRECT_PASSES,
+        udp_seconds=effort.udp_seconds / 3,
+        round_trips=effort.round_trips // REDIRECT_PASSES,
     )
-    first = Contest("" if switch.missing() else "userspace", results, stack)
-    last = Contest("dpdk", results, stack)
-    beside_poller = last.passes(_with_dpdk(), effort)
+    first = DatapathNode("" if switch.missing() else "ovs", results, stack)
+    last = DatapathNode("dpdk", results, stack)
+    with_dpdk = last.measure_tasks(_with_dpdk(), effort)
     return [
-        first.begin(),
-        *first.passes(_engines(), short),
-        *first.passes(_without_dpdk(), effort),
-        first.end(),
-        *([last.begin(), *beside_poller, last.end()] if beside_poller else []),
+        first.start_task(),
+        *first.measure_tasks(_redirects(), short),
+        *first.measure_tasks(_without_dpdk(), effort),
+        first.end_task(),
+        *([last.start_task(), *with_dpdk, last.end_task()] if with_dpdk else []),
     ]
 
 
-def _engines() -> list[Entry]:
+def _redirects() -> list[Measurement]:
     engines = ["", *(engine for engine in REDIRECTS if engine != "auto")]
-    return [Entry(Wired(e), {"path": "veth-veth"}, ("in",), ()) for e in engines]
+    return [Measurement(TwoVeths(e), {"path": "veth-veth"}, ("in",), ()) for e in engines]
 
 
-def _without_dpdk() -> list[Entry]:
-    found: list[Contender] = [Vmlink(way) for way in WAYS if way.switch != "dpdk"]
-    found += [Bridged("linux"), Bridged("ovs"), Loopback(), Plain()]
-    return [*map(Entry, found), *_between_guests(found)]
+def _without_dpdk() -> list[Measurement]:
+    paths: list[Datapath] = [VmlinkGuest(k) for k in ATTACHMENT_TYPES if k.switch != "dpdk"]
+    paths += [BridgeAndTap("linux"), BridgeAndTap("ovs"), GuestLoopback(), VethPod()]
+    return [*map(Measurement, paths), *_between_guests(paths)]
 
 
-def _with_dpdk() -> list[Entry]:
-    """The poller takes CPU from all that is measured, so the baseline is there once more."""
-    found: list[Contender] = [Vmlink(way) for way in WAYS if way.switch == "dpdk"]
-    found += [] if switch.missing(dpdk=True) else [Bridged("ovs")]
+def _with_dpdk() -> list[Measurement]:
+    """The poll mode driver takes CPU from all that is measured, so the baseline is repeated."""
+    paths: list[Datapath] = [VmlinkGuest(k) for k in ATTACHMENT_TYPES if k.switch == "dpdk"]
+    paths += [] if switch.missing(dpdk=True) else [BridgeAndTap("ovs")]
     at: dict[str, int | str] = {"switch": "dpdk"}
-    return [*(Entry(one, at) for one in found), *_between_guests(found, **at)]
+    return [*(Measurement(path, at) for path in paths), *_between_guests(paths, **at)]
 
 
-def _between_guests(found: list[Contender], **at: int | str) -> list[Entry]:
-    chosen = [one for one in found if one.name in BETWEEN_GUESTS]
+def _between_guests(paths: list[Datapath], **at: int | str) -> list[Measurement]:
+    guests = {**at, "path": "guest-guest"}
     return [
-        Entry(one, {**at, "path": "guest-guest"}, ("in",), beside=Entry(one, at).name)
-        for one in chosen
+        Measurement(path, guests, ("in",), sender=Measurement(path, at).name)
+        for path in paths
+        if path.name in BETWEEN_GUESTS
     ]

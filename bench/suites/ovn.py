@@ -1,8 +1,8 @@
-"""ADD of a logical port of OVN beside what OVN alone needs for the same row.
+"""ADD of a logical port of OVN, beside what OVN alone needs for the same row.
 
-The row alone is committed by a client of its own on a tap that is there: from the commit to
-`ovn-installed`. All take turns in one run, each when OVN has nothing else to do. What comes from
-the pool is on a node of its own, as kits are ports that a switch has to walk through.
+For the row alone, this process commits it on an existing tap and waits until `ovn-installed`. All
+contenders take turns, each when OVN is idle. The pool is on a node of its own, since its waiting
+ports make a switch slower.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 
-from bench.report.results import Options, Results, Series, Task
-from bench.testbed import ovn as ovns
-from bench.testbed import pooled
+from bench.results import Results, Series
+from bench.suites.task import Options, Task
+from bench.testbed import ovn as ovn_testbed
+from bench.testbed import pool
 from bench.testbed.node import Node
 from bench.testbed.ovn import BRIDGE, Ovn
 from cni.config.settings import Ovs
@@ -28,86 +29,90 @@ from cni.ovs.port_ops import Add, Port, Remove
 from cni.spec.types import AttachmentKey
 
 BURST = 50
-PRESENT = (0, 100)  # other pods of the node; a kubelet's default limit is 110
+PRESENT = (0, 100)  # other pods on the node; kubelet's default limit is 110
 CALLERS = 16  # processes that fill the node at the same time
-OURS = ("tap-ovn", "tap-ovn-pool")  # by node
-ALONE = "OVN alone"
+VMLINK = ("tap-ovn", "tap-ovn-pool")  # the contender on each node
+ROW_ALONE = "OVN alone"
 NETWORK = "ovn"
 _OWNER = "bench"
 _SECONDS = 30.0
-_GROUP = 77  # IFLA_GROUP: the taps go by one request
+_GROUP = 77  # IFLA_GROUP: one request deletes all taps
 
 
 def tasks(options: Options, results: Results, stack: ExitStack) -> list[Task]:
-    """`stack` gives back what they make. Run them in one thread: daemons end with theirs."""
-    if reason := ovns.missing():
+    """The tasks with OVN; none, and a series that says why, when it cannot run here."""
+    if reason := ovn_testbed.missing():
         at: dict[str, int | str] = {"switch": "ovn", "parallel": 1}
-        results.add(Series("attach", "add", "ms", OURS[0], "vmlink", at, note=reason))
+        results.add(Series("attach", "add", "ms", VMLINK[0], "vmlink", at, note=reason))
         return []
-    bench = OnOvn(results, stack)
-    alone = options.rounds or (12 if options.quick else 60)
-    many = options.rounds or (1 if options.quick else 5)
-    found = []
+    scenario = OvnScenario(results, stack)
+    rounds = options.rounds or (12 if options.quick else 60)
+    bursts = options.rounds or (1 if options.quick else 5)
+    measurements = []
     for present in PRESENT:
-        found += [
-            Task(f"OVN with {present} ports", 1 + present * 0.05, partial(bench.fill, present)),
-            Task("one at a time on OVN", alone * 0.2, partial(bench.alone, alone)),
-            Task(f"{BURST} at once on OVN", many * 3, partial(bench.burst, many)),
+        fill = partial(scenario.fill, present)
+        one_by_one = partial(scenario.measure, 1, "add", rounds)
+        at_once = partial(scenario.measure, BURST, "burst_add", bursts)
+        measurements += [
+            Task(f"OVN with {present} ports", 1 + present * 0.05, fill),
+            Task("one at a time on OVN", rounds * 0.2, one_by_one),
+            Task(f"{BURST} at once on OVN", bursts * 3, at_once),
         ]
-    return [*found, Task("giving back", 3, bench.give_back)]
+    return [*measurements, Task("clean-up", 3, scenario.close)]
 
 
-class OnOvn:
-    """Two nodes, one with a pool, and a logical port for each pod of a burst."""
+class OvnScenario:
+    """Two nodes, the second with a pool, and a logical port for each pod of a burst.
+
+    `close` removes what it made and may be called again.
+    """
 
     def __init__(self, results: Results, stack: ExitStack) -> None:
         self._results = results
         self._stack = stack.enter_context(ExitStack())
         self._present = 0
 
-    def give_back(self) -> None:
+    def close(self) -> None:
+        """Remove the nodes and OVN."""
         self._stack.close()
 
     def fill(self, present: int) -> None:
-        """Attach pods until each node has so many, numbered after those of a burst."""
+        """Attach pods until each node has `present`; their numbers follow those of a burst."""
         for node in (0, 1):
-            for verb in ("ADD", "DEL"):  # which tells the pool its network
+            for verb in ("ADD", "DEL"):  # shows vmlinkd the network that the pool is for
                 self._call(node, verb, 0)
             first = BURST + node * PRESENT[-1]
             numbers = range(first + self._present, first + present)
             with ThreadPoolExecutor(CALLERS) as callers:
                 list(callers.map(partial(self._call, node, "ADD"), numbers))
         self._present = present
-        self._round(1, Results(), "add")  # caches, first uses
+        self._measure_once(1, Results(), "add")  # not counted: caches are cold
 
-    def alone(self, rounds: int) -> None:
+    def measure(self, count: int, metric: str, rounds: int) -> None:
+        """Measure `count` ADDs at once, in so many rounds."""
         for _ in range(rounds):
-            self._round(1, self._results, "add")
+            self._measure_once(count, self._results, metric)
 
-    def burst(self, rounds: int) -> None:
-        for _ in range(rounds):
-            self._round(BURST, self._results, "burst_add")
-
-    def _round(self, count: int, results: Results, metric: str) -> None:
-        """Milliseconds until the last of so many is installed."""
+    def _measure_once(self, count: int, results: Results, metric: str) -> None:
         at: dict[str, int | str] = {"switch": "ovn", "parallel": count}
         at["present"] = self._present
-        for node, name in enumerate(OURS):
-            ours = Series("attach", metric, "ms", name, "vmlink", at)
-            results.add(ours, self._attach(node, count))
-        results.add(Series("attach", metric, "ms", ALONE, "floor", at), self._commit(count))
+        for node, name in enumerate(VMLINK):
+            series = Series("attach", metric, "ms", name, "vmlink", at)
+            results.add(series, self._attach(node, count))
+        results.add(Series("attach", metric, "ms", ROW_ALONE, "floor", at), self._commit(count))
 
     @cached_property
     def _ovn(self) -> Ovn:
-        made = self._stack.enter_context(Ovn())
-        made.add_switch("bench", {f"p{n}.bench": _mac(n) for n in range(BURST + 2 * PRESENT[-1])})
-        made.nodes[0].start()
-        pooled.start(made.nodes[1], NETWORK, BURST)
-        return made
+        ovn = self._stack.enter_context(Ovn())
+        ports = {f"p{n}.bench": _mac(n) for n in range(BURST + 2 * PRESENT[-1])}
+        ovn.add_switch("bench", ports)
+        ovn.nodes[0].start()
+        pool.start(ovn.nodes[1], NETWORK, BURST)
+        return ovn
 
     @property
     def _node(self) -> Node:
-        """Where rows are committed alone."""
+        """The node on which rows are committed alone."""
         return self._ovn.nodes[0]
 
     @cached_property
@@ -123,11 +128,12 @@ class OnOvn:
         return [node.pod("ovn") for node in self._ovn.nodes]
 
     def _settle(self) -> None:
-        """OVN, the switches and the pool have done what the call before left to do."""
-        pooled.settle(self._ovn.nodes[1], NETWORK, BURST)
+        """Wait until the pool is full, and OVN and the switches are idle."""
+        pool.wait_until_full(self._ovn.nodes[1], NETWORK, BURST)
         self._ovn.nbctl("--wait=hv", "sync")
 
     def _attach(self, node: int, count: int) -> float:
+        """Attach pods at once and detach them; returns ms until the last ADD has ended."""
         numbers = range(count)
         self._settle()
         with ThreadPoolExecutor(count) as callers:
@@ -139,15 +145,15 @@ class OnOvn:
 
     def _call(self, node: int, verb: str, number: int) -> float:
         conf = {"cniVersion": "1.0.0", "name": NETWORK, "type": "vmlink", "mode": "tap"}
-        ovs = {"bridge": BRIDGE, "ovn": True}
+        whole = {**conf, "mac": _mac(number), "ovs": {"bridge": BRIDGE, "ovn": True}}
         args = f"K8S_POD_NAME=p{number};K8S_POD_NAMESPACE=bench"
-        whole = {**conf, "mac": _mac(number), "ovs": ovs}
-        made, pod = self._ovn.nodes[node], self._pods[node]
-        answer = made.call(verb, whole, f"c{number}", pod, CNI_ARGS=args)
+        pod = self._pods[node]
+        answer = self._ovn.nodes[node].call(verb, whole, f"c{number}", pod, CNI_ARGS=args)
         answer.expect()
         return answer.ms
 
     def _commit(self, count: int) -> float:
+        """Commit rows at once and remove them; returns ms until the last is installed."""
         keys = [AttachmentKey(f"row{n}", "eth0") for n in range(count)]
         with self._taps(keys):
             self._settle()
@@ -156,8 +162,8 @@ class OnOvn:
             for pending in added:
                 pending.wait(_SECONDS, "not installed")
             wall = (time.perf_counter() - start) * 1000
-            gone = [self._database.submit(Remove(_OWNER, key)) for key in keys]
-            for pending in gone:
+            removed = [self._database.submit(Remove(_OWNER, key)) for key in keys]
+            for pending in removed:
                 pending.wait(_SECONDS, "not removed")
         return wall
 
@@ -168,10 +174,11 @@ class OnOvn:
 
     @contextmanager
     def _taps(self, keys: list[AttachmentKey]) -> Iterator[None]:
+        mtu = ovn_testbed.MTU
         with self._node.namespace.entered(), Netlink() as netlink:
             for key in keys:
                 index = tuntap.create_tap(key.tap_link, queues=1, owner=0, group=None)
-                netlink.batch(rtnl_encode.set_link(index, mtu=ovns.MTU, group=_GROUP, up=True))
+                netlink.batch(rtnl_encode.set_link(index, mtu=mtu, group=_GROUP, up=True))
         try:
             yield
         finally:

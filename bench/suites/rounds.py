@@ -1,4 +1,4 @@
-"""Contenders in turns, one at a time and many at once, and how long they take."""
+"""Contenders in turns, one call at a time or many at once, and how long their calls take."""
 
 from __future__ import annotations
 
@@ -8,104 +8,70 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
 from bench.contenders.plugins import Attachment, Contender, series
-from bench.report.results import Options, Results, Task
-from bench.testbed.node import Node
+from bench.results import Results
+from bench.suites.scenario import Scenario
 
 METRICS = {"ADD": "add", "CHECK": "check", "DEL": "del"}
 
 
-class Part:
-    """Tasks on one node, which is made when the first of them needs it.
-
-    `give_back` may be called at any time and again; the stack that it was made with does as well.
-    """
-
-    switch = ""
-
-    def __init__(self, options: Options, results: Results, stack: ExitStack) -> None:
-        self.options, self.results = options, results
-        self.stack = stack.enter_context(ExitStack())
-
-    @cached_property
-    def node(self) -> Node:
-        node = self.stack.enter_context(Node(self.switch))
-        node.start()
-        return node
-
-    @property
-    def rounds(self) -> int:
-        return self.options.rounds or (10 if self.options.quick else 150)
-
-    def at(self, **more: int | str) -> dict[str, int | str]:
-        """The conditions of a series: `switch` keeps apart what is not to be compared."""
-        kinds = {"": "linux", "userspace": "ovs"}
-        return {"switch": kinds.get(self.switch, self.switch), **more}
-
-    @property
-    def bursts(self) -> int:
-        """Rounds of what is many calls in itself."""
-        return max(1, self.rounds // 30)
-
-    def tasks(self) -> list[Task]:
-        raise NotImplementedError
-
-    def give_back(self) -> None:
-        self.stack.close()
+def no_wait() -> None:
+    """The `settle` for contenders that leave no work in the background."""
 
 
-def nothing() -> None:
-    """There is nothing to wait for."""
-
-
-def able(
-    found: Sequence[Contender], results: Results, at: Mapping[str, int | str]
+def usable(
+    contenders: Sequence[Contender], results: Results, at: Mapping[str, int | str]
 ) -> list[Contender]:
-    """Each is called once, which fills its caches. A peer that fails is told and left out."""
-    left: list[Contender] = []
-    for contender in found:
+    """Call each contender once, which fills its caches; returns those that work.
+
+    A series without samples says why a peer failed. Raises AssertionError when another fails.
+    """
+    working: list[Contender] = []
+    for contender in contenders:
         try:
-            once(contender, Results(), {}, nothing)
+            measure_once(contender, Results(), {}, no_wait)
         except AssertionError as e:
             if contender.role != "peer":
                 raise
             results.add(series(contender, METRICS["ADD"], "ms", at, f"failed: {e}"))
         else:
-            left.append(contender)
-    return left
+            working.append(contender)
+    return working
 
 
-def in_turns(
-    found: Sequence[Contender],
+def measure_in_turns(
+    contenders: Sequence[Contender],
     rounds: int,
     results: Results,
     at: Mapping[str, int | str],
-    settle: Callable[[], object] = nothing,
+    settle: Callable[[], object] = no_wait,
 ) -> None:
-    """One attachment of each after the other. `settle` waits until what the call before has
-    left to do in the background is done.
+    """Attach and detach a pod of each contender in every round.
+
+    `settle` waits until the work that a call leaves in the background is done.
     """
-    for contender in turns(found, rounds):
-        once(contender, results, at, settle)
+    for contender in turns(contenders, rounds):
+        measure_once(contender, results, at, settle)
 
 
-def turns(found: Sequence[Contender], rounds: int) -> Iterator[Contender]:
-    """Each once in a round, after the first one in an order that differs, but not from run to run:
-    who comes after whom matters, since a processor's caches are full of the one before.
+def turns(contenders: Sequence[Contender], rounds: int) -> Iterator[Contender]:
+    """Each contender once in a round; the order changes from round to round, not from run to run.
+
+    The order matters, since a contender finds the caches full of its predecessor's data.
     """
     shuffled = random.Random(0)
     for number in range(rounds):
-        yield from shuffled.sample(found, len(found)) if number else found
+        yield from shuffled.sample(contenders, len(contenders)) if number else contenders
 
 
-def once(
+def measure_once(
     contender: Contender,
     results: Results,
     at: Mapping[str, int | str],
     settle: Callable[[], object],
 ) -> None:
+    """Make all calls of a contender for one pod. Raises AssertionError when one fails."""
     attachment = contender.attachment()
     try:
         for verb in contender.verbs:
@@ -118,38 +84,38 @@ def once(
 
 @dataclass(frozen=True)
 class Burst:
-    """What each call took, and all together; ms."""
+    """Many calls at once: milliseconds of each, and until the last has ended."""
 
     each: list[float]
     wall: float
 
 
-def at_once(attachments: Sequence[Attachment], verb: str, parallel: int) -> Burst:
-    """All are called, `parallel` at a time."""
+def call_at_once(attachments: Sequence[Attachment], verb: str, parallel: int) -> Burst:
+    """Call all attachments, `parallel` at a time. Raises AssertionError when one fails."""
     with ThreadPoolExecutor(parallel) as pool:
         start = time.perf_counter()
         each = list(pool.map(lambda attachment: attachment.call(verb), attachments))
         return Burst(each, (time.perf_counter() - start) * 1000)
 
 
-def bursts(part: Part, found: Sequence[Contender], parallel: int) -> None:
-    """ADD and DEL, so many at a time: the latency of each, and ADDs in a second."""
-    at, results = part.at(parallel=parallel), part.results
-    for contender in turns(found, part.bursts):
-        with pods(contender, 2 * parallel) as made:
-            added = at_once(made, "ADD", parallel)
-            gone = at_once(made, "DEL", parallel)
+def measure_bursts(scenario: Scenario, contenders: Sequence[Contender], parallel: int) -> None:
+    """Measure ADD and DEL, `parallel` calls at a time: the latency of each, and ADDs per second."""
+    at, results = scenario.at(parallel=parallel), scenario.results
+    for contender in turns(contenders, scenario.bursts):
+        with pods(contender, 2 * parallel) as attachments:
+            added = call_at_once(attachments, "ADD", parallel)
+            deleted = call_at_once(attachments, "DEL", parallel)
         results.add(series(contender, "add", "ms", at), *added.each)
-        results.add(series(contender, "del", "ms", at), *gone.each)
-        rate = len(made) / added.wall * 1000
+        results.add(series(contender, "del", "ms", at), *deleted.each)
+        rate = len(attachments) / added.wall * 1000
         results.add(series(contender, "rate", "1/s", at), rate)
 
 
 @contextmanager
 def pods(contender: Contender, count: int) -> Iterator[list[Attachment]]:
-    """So many that are not attached yet; released at the end."""
+    """Pods that are not attached yet, released at the end."""
     with ExitStack() as stack:
-        made = [contender.attachment() for _ in range(count)]
-        for attachment in made:
+        attachments = [contender.attachment() for _ in range(count)]
+        for attachment in attachments:
             stack.callback(attachment.release)
-        yield made
+        yield attachments

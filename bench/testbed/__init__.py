@@ -1,1 +1,1 @@
-"""Where demo, benchmarks and tests run: nodes, switches, guests, and what they leave behind."""
+"""Where demo, benchmarks and tests run: nodes, switches, guests, and a check for leftovers."""

@@ -1,25 +1,22 @@
-"""A micro-VM for demo, tests and benchmarks: boot it, talk to it, send traffic to it.
+"""A micro-VM for demo, tests and benchmarks: boot it, run commands in it, configure its NICs.
 
     with Guest.boot(prefix=["vmlinkctl", "exec", ID, "--"]) as guest:
         guest.configure("eth0", ["10.0.0.2/24", "fd00::2/64"], ["10.0.0.1"])
-        print(guest.run("ip addr"), iperf_tcp(guest, "10.0.0.2", "/run/netns/peer"))
+        print(guest.run("ip addr"))
 
-Debian packages: qemu-system-x86, busybox-static, iperf3, iputils-ping.
+Debian packages: qemu-system-x86, busybox-static, iperf3.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import itertools
-import json
 import math
 import os
-import re
 import select
 import shlex
 import signal
 import socket
-import statistics
 import subprocess
 import tempfile
 import time
@@ -27,23 +24,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from bench.testbed.image import CACHE, Image, image, locked, replace
+from bench.testbed import qemu
+from bench.testbed.image import CACHE, image, locked, replace
 
 BOOT_SECONDS = 60.0
 PROBE_SECONDS = 8.0
-ANSWER_GRACE = 10.0
+ANSWER_GRACE = 10.0  # seconds beyond a command's limit until its answer must be there
 DAD_SECONDS = 15.0
-TENTATIVE, DAD_FAILED = 0x40, 0x08
-
-_ports = itertools.count(5201)
+TENTATIVE, DAD_FAILED = 0x40, 0x08  # IFA_F_* of linux/if_addr.h
 
 
 class GuestError(Exception):
-    """A guest, or a command in or towards it, failed.
+    """A guest failed, or a command that runs in it or reaches it.
 
-    `status` is the command's exit status, None where there was none; `output` what it printed.
+    `status` is the command's exit status, None when it has none; `output` is what it printed.
     """
 
     def __init__(self, message: str, status: int | None = None, output: str = "") -> None:
@@ -53,6 +49,8 @@ class GuestError(Exception):
 
 
 class Nic(NamedTuple):
+    """A network interface of a guest, as its sysfs shows it."""
+
     name: str
     mac: str
     mtu: int
@@ -60,12 +58,12 @@ class Nic(NamedTuple):
 
 
 def accelerator() -> str:
-    """`kvm` or `tcg`, whichever really runs a guest here; found out once per boot of the host."""
+    """`kvm` or `tcg`, whichever runs a guest here; tried once per boot of the host."""
     return _acceleration()[0]
 
 
 def accelerator_reason() -> str:
-    """One line for people: why `accelerator()` says what it says."""
+    """Why `accelerator()` is what it is, in one line."""
     return _acceleration()[1]
 
 
@@ -74,15 +72,15 @@ def _acceleration() -> tuple[str, str]:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg", "/dev/kvm cannot be opened here"
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    kept = CACHE / "accelerator"
+    cached = CACHE / "accelerator"
     image()
     with locked(CACHE / "accelerator.lock"):
-        if kept.exists():
-            known, name, reason = kept.read_text().split(" ", 2)
-            if known == boot_id:
+        if cached.exists():
+            cached_boot_id, name, reason = cached.read_text().split(" ", 2)
+            if cached_boot_id == boot_id:
                 return name, reason.strip()
         name, reason = _probe()
-        replace(kept, f"{boot_id} {name} {reason}\n")
+        replace(cached, f"{boot_id} {name} {reason}\n")
     return name, reason
 
 
@@ -95,9 +93,10 @@ def _probe() -> tuple[str, str]:
 
 
 class Guest:
-    """A running micro-VM; a context manager that ends it. Made by `Guest.boot`.
+    """A running micro-VM, which `Guest.boot` makes; as a context manager it ends at the end.
 
-    `boot_seconds` is the time from exec to the first answer, `pid` QEMU's, `log` the console.
+    `boot_seconds` is the time from exec to the first answer, `pid` the process id of QEMU, `log`
+    the file with the console's output.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], scratch: Path, log: Path) -> None:
@@ -127,10 +126,9 @@ class Guest:
     ) -> Self:
         """Start QEMU and wait, at most `timeout` seconds, until the guest takes commands.
 
-        `prefix` goes in front of QEMU's argv and must exec it; `extra` is appended. `netns` (a
-        name or a path) is entered first. The guest dies with the THREAD that boots it. A log of
-        your own is appended to and outlives the guest. vhost-user needs `shared_memory`. Raises
-        GuestError, ImageError.
+        `prefix` goes in front of QEMU's argv and must exec it; `extra` is appended. QEMU runs in
+        `netns` (a name or a path), and dies with the THREAD that boots it. A `log` of the caller
+        is appended to and kept. vhost-user needs `shared_memory`. Raises GuestError, ImageError.
         """
         accel, kernel = accel or accelerator(), image()
         scratch = Path(tempfile.mkdtemp(prefix="vmlink-guest-"))
@@ -138,9 +136,10 @@ class Guest:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(scratch / "control"))
             listener.listen(1)
-            argv = [*_enter(netns), *prefix, *_qemu(kernel, scratch, log, accel)]
+            argv = enter_namespace(netns) if netns else []
+            argv += [*prefix, *qemu.arguments(kernel, scratch, log, accel)]
             argv += ["-m", str(memory_mb), "-smp", str(cpus), *extra]
-            argv += _shared(memory_mb, accel) if shared_memory else []
+            argv += qemu.shared_memory(memory_mb, accel) if shared_memory else []
             started = time.monotonic()
             guest = cls(_start(argv, log), scratch, log)
             try:
@@ -158,7 +157,7 @@ class Guest:
         self.close()
 
     def close(self) -> None:
-        """End QEMU; nothing is left of it afterwards. May be called again."""
+        """End QEMU and remove its files; may be called again."""
         if self._exit < 0:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -175,7 +174,7 @@ class Guest:
         self._scratch.rmdir()
 
     def run(self, command: str, timeout: float = 10.0) -> str:
-        """Run a shell command in the guest; its stdout and stderr together.
+        """Run a shell command in the guest; returns its stdout and stderr together.
 
         Raises GuestError when its status is not 0, after `timeout` seconds (rounded up), and
         when the guest does not answer.
@@ -187,9 +186,9 @@ class Guest:
         self._socket().sendall(f"{number} {limit} {line}\n".encode())
         started = time.monotonic()
         while True:
-            answered, status, length = map(int, self._until(b"\n", deadline).split())
+            answer, status, length = map(int, self._until(b"\n", deadline).split())
             output = self._take(length, deadline).decode(errors="replace")
-            if answered == number:
+            if answer == number:  # else it is the late answer to a command that timed out
                 break
         if status == 128 + signal.SIGKILL and time.monotonic() - started >= limit:
             raise GuestError(f"in the guest: {command}: more than {limit} s", status, output)
@@ -198,17 +197,17 @@ class Guest:
         return output
 
     def spawn(self, command: str) -> int:
-        """Start a shell command in the guest's background; the id of its process group."""
+        """Start a shell command in the guest's background; returns its process group."""
         log = f"/tmp/spawn.{next(self._ids)}"
         quoted = shlex.quote(command)
         return int(self.run(f"setsid sh -c {quoted} </dev/null >{log} 2>&1 & echo $!"))
 
     def kill(self, group: int) -> None:
-        """End what `spawn` started; fine when it has ended already."""
+        """End what `spawn` started; nothing happens when it has ended already."""
         self.run(f"kill -9 -- -{group} 2>/dev/null; true")
 
     def nics(self) -> list[Nic]:
-        """Every network interface but loopback, by name."""
+        """All network interfaces but the loopback, sorted by name. Raises GuestError."""
         listing = self.run(
             "cd /sys/class/net; for n in *; do [ $n = lo ] && continue; read mac <$n/address; "
             "read mtu <$n/mtu; read state <$n/operstate; echo $n $mac $mtu $state; done"
@@ -219,8 +218,8 @@ class Guest:
     def configure(self, nic: str, addresses: Sequence[str], gateways: Sequence[str] = ()) -> None:
         """Set a NIC up with addresses (CIDR) and default routes, as a pod's would be.
 
-        Returns when duplicate address detection is through (1 to 2 s with IPv6). Raises
-        GuestError, also for a duplicate, and ValueError for what is no address.
+        Returns when duplicate address detection is done (1 to 2 s with IPv6). Raises GuestError,
+        also for a duplicate address, and ValueError for text that is no address.
         """
         cidrs = [ipaddress.ip_interface(address) for address in addresses]
         lines = ["set -e", f"ip link set dev {nic} up"]
@@ -251,13 +250,13 @@ class Guest:
     def _connect(self, listener: socket.socket, deadline: float) -> None:
         self._wait(listener, deadline, "did not start")
         self._channel, _ = listener.accept()
-        # What the firmware or the driver's probing may have written comes before.
+        # The firmware and the driver's probing may have written to the channel before.
         self._until(b"0 0 5\n", deadline)
         self._take(len(b"ready"), deadline)
 
     def _socket(self) -> socket.socket:
         if self._channel is None or self._exit < 0:
-            raise GuestError("the guest is closed")
+            raise GuestError("the guest is closed: boot another one")
         return self._channel
 
     def _until(self, mark: bytes, deadline: float) -> bytes:
@@ -284,10 +283,10 @@ class Guest:
         poll = select.poll()
         poll.register(ready, select.POLLIN)
         poll.register(self._exit, select.POLLIN)
-        found = [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
-        if ready.fileno() in found:
+        readable = [fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)]
+        if ready.fileno() in readable:
             return
-        if found:
+        if readable:
             status = self._process.wait()
             raise GuestError(f"QEMU ended, status {status}", status, self._tail())
         raise GuestError(f"the guest {complaint} in time", output=self._tail())
@@ -296,9 +295,8 @@ class Guest:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _enter(netns: str | None) -> list[str]:
-    if netns is None:
-        return []
+def enter_namespace(netns: str) -> list[str]:
+    """The start of an argv that enters a network namespace, a name or a path."""
     return ["nsenter", f"--net={netns if '/' in netns else '/run/netns/' + netns}", "--"]
 
 
@@ -307,104 +305,3 @@ def _start(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
     null = subprocess.DEVNULL
     with log.open("ab") as out:
         return subprocess.Popen(argv, stdin=null, stdout=out, stderr=out, start_new_session=True)
-
-
-def _qemu(kernel: Image, scratch: Path, log: Path, accel: str) -> list[str]:
-    # Emulating what `max` has (SMAP among it) halves the throughput. And `pc` rather than q35:
-    # there NICs can be plugged in later without a port for each.
-    cpu = "host" if accel == "kvm" else "qemu64,+rdrand"
-    machine = f"-machine pc -accel {accel} -cpu {cpu} -bios qboot.rom"
-    bare = "-nodefaults -no-user-config -no-reboot -display none -global virtio-net-pci.romfile="
-    return [
-        *("qemu-system-x86_64", *machine.split(), *bare.split(), *kernel.argv()),
-        *("-chardev", f"file,id=console,path={log},append=on", "-serial", "chardev:console"),
-        *("-chardev", f"socket,id=control,path={scratch}/control", "-serial", "chardev:control"),
-    ]
-
-
-def _shared(memory_mb: int, accel: str) -> list[str]:
-    memory = f"memory-backend-memfd,id=mem,size={memory_mb}M,share=on"
-    argv = ["-object", memory, "-machine", "memory-backend=mem"]
-    # QEMU 7.2 ends with SIGSEGV when TCG, vhost-user and MSI-X come together.
-    return [*argv, "-global", "virtio-net-pci.vectors=0"] if accel == "tcg" else argv
-
-
-def _client(argv: list[str], where: str | Guest, timeout: float) -> str:
-    if isinstance(where, Guest):
-        return where.run(shlex.join(argv), timeout)
-    try:
-        done = subprocess.run(
-            [*_enter(where), *argv], capture_output=True, text=True, timeout=timeout, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise GuestError(f"{shlex.join(argv)}: more than {timeout:.0f} s") from error
-    if done.returncode:
-        output = done.stdout + done.stderr
-        raise GuestError(f"{shlex.join(argv)}: failed", done.returncode, output)
-    return done.stdout
-
-
-def _iperf(
-    guest: Guest, guest_ip: str, where: str | Guest, seconds: float, flags: list[str]
-) -> Any:
-    port = next(_ports)
-    whole = max(1, math.ceil(seconds))
-    server = guest.spawn(f"iperf3 -s -1 -p {port}")
-    try:
-        listening = f":{port:04X} [0-9A-F:]* 0A "
-        guest.run(f"until grep -q '{listening}' /proc/net/tcp /proc/net/tcp6; do usleep 9000; done")
-        argv = ["iperf3", "-J", "-c", guest_ip, "-p", str(port), "-t", str(whole), *flags]
-        return json.loads(_client(argv, where, whole + 20))["end"]
-    finally:
-        guest.kill(server)
-
-
-def iperf_tcp(
-    guest: Guest,
-    guest_ip: str,
-    where: str | Guest,
-    seconds: float = 2.0,
-    reverse: bool = False,
-    parallel: int = 1,
-) -> float:
-    """TCP into the guest (`reverse`: out of it) from a namespace or another guest: Gbit/s as
-    received.
-
-    iperf3 counts whole seconds, so `seconds` is rounded up. Raises GuestError.
-    """
-    flags = ["-P", str(parallel), *(["-R"] if reverse else [])]
-    end = _iperf(guest, guest_ip, where, seconds, flags)
-    return float(end["sum_received"]["bits_per_second"]) / 1e9
-
-
-def iperf_udp(
-    guest: Guest,
-    guest_ip: str,
-    netns: str,
-    seconds: float = 2.0,
-    reverse: bool = False,
-    rate: str = "1G",
-    length: int = 1400,
-) -> tuple[float, float]:
-    """UDP offered at `rate` (iperf3's notation, 0 is unlimited) in datagrams of `length` bytes.
-
-    Gbit/s as received, and percent lost. `seconds` is rounded up. Raises GuestError.
-    """
-    flags = ["-u", "-b", rate, "-l", str(length), *(["-R"] if reverse else [])]
-    end = _iperf(guest, guest_ip, netns, seconds, flags)["sum"]
-    received = (end["packets"] - end["lost_packets"]) * length * 8 / end["seconds"]
-    return received / 1e9, float(end["lost_percent"])
-
-
-def ping(
-    netns: str, ip: str, count: int = 20, size: int | None = None, dont_fragment: bool = False
-) -> float:
-    """Median round trip in ms from `netns`, with `size` bytes after the ICMP header.
-
-    Lost answers are left out. Raises GuestError when all are, or when the packet is too long.
-    """
-    argv = ["ping", "-n", "-c", str(count), "-i", "0.01", "-W", "1"]
-    argv += ["-s", str(size)] if size is not None else []
-    argv += ["-M", "do"] if dont_fragment else []
-    output = _client([*argv, ip], netns, count * 1.1 + 10)
-    return statistics.median(float(ms) for ms in re.findall(r"time=([\d.]+) ms", output))

@@ -1,7 +1,7 @@
-"""Huge pages for the time that they are wanted.
+"""Huge pages while they are needed.
 
-They are surplus pages: the kernel makes them for the process that maps them, and takes them back
-with it, however it ends; only their number is allowed beforehand (vm/hugetlbpage.rst).
+They are surplus pages: the kernel makes them for the process that maps them and frees them when it
+ends. Only the number of pages is allowed beforehand. Source: admin-guide/mm/hugetlbpage.rst.
 """
 
 from __future__ import annotations
@@ -18,41 +18,44 @@ _MAP_HUGETLB = 0x40000
 
 
 def missing(size: int) -> str:
-    """Why `size` bytes of huge pages cannot be had now, in words; empty when they can."""
+    """Why `size` bytes of huge pages are not available now; empty when they are."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_HUGETLB
     try:
-        with taken(size), mmap.mmap(-1, _rounded(size), flags=flags):
+        with allowed(size), mmap.mmap(-1, _rounded(size), flags=flags):
             return ""
     except OSError as error:
-        return f"{size >> 20} MiB of huge pages cannot be had: {error}"
+        return f"{size >> 20} MiB of huge pages are not available: {error}"
 
 
 @contextmanager
-def taken(size: int) -> Iterator[None]:
-    """Allow `size` bytes more (rounded up to whole pages) than now. Raises OSError."""
-    count = _rounded(size) // _page()
-    _allow(count)
+def allowed(size: int) -> Iterator[None]:
+    """Allow `size` more bytes of huge pages, rounded up to whole pages.
+
+    Raises OSError when the kernel has no huge pages.
+    """
+    count = _rounded(size) // _page_size()
+    _add_to_limit(count)
     try:
         yield
     finally:
-        _allow(-count)
+        _add_to_limit(-count)
 
 
-def _allow(more: int) -> None:
+def _add_to_limit(pages: int) -> None:
     with _OVERCOMMIT.open("r+") as limit:
         fcntl.flock(limit, fcntl.LOCK_EX)
-        changed = int(limit.read()) + more
+        changed = int(limit.read()) + pages
         limit.seek(0)
         limit.write(str(changed))
 
 
 def _rounded(size: int) -> int:
-    return -(-size // _page()) * _page()
+    return -(-size // _page_size()) * _page_size()
 
 
-def _page() -> int:
+def _page_size() -> int:
     """The size of a huge page in bytes (proc_meminfo(5))."""
-    found = re.search(r"^Hugepagesize: +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
-    if not found:
-        raise OSError("this kernel has none")
-    return int(found[1]) << 10
+    match = re.search(r"^Hugepagesize: +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    if not match:
+        raise OSError("this kernel is built without huge pages")
+    return int(match[1]) << 10

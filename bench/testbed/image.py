@@ -1,7 +1,7 @@
 """The micro-VM's kernel and initramfs, built from Debian packages into `.cache/guest`.
 
 Debian packages: busybox-static, iperf3, musl-tools. The kernel package is downloaded and unpacked
-in the cache, never installed: installing it would change the boot menu of whoever runs this.
+in the cache, not installed: installing it would change the machine's boot menu.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from bench.testbed import cpio
+
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "guest"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
 BUSYBOX = Path("/bin/busybox")
@@ -28,7 +30,7 @@ IPERF = Path("/usr/bin/iperf3")
 MUSL = Path("/usr/bin/musl-gcc")
 TRAFFIC = Path(__file__).with_name("traffic.c")
 
-# In the order of loading; nothing in the guest resolves dependencies.
+# In loading order: the guest's insmod does not resolve dependencies.
 MODULES = (
     "failover net_failover virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev "
     "virtio_pci virtio_net llc stp garp mrp 8021q"
@@ -41,8 +43,8 @@ KERNEL_ARGS = (
     "nowatchdog audit=0 apparmor=0 cryptomgr.notests rcupdate.rcu_expedited=1"
 )
 
-# The commands are served by another process than the first, which gets a SIGCHLD for every orphan:
-# one while ash reads makes it lose what it has read.
+# Commands are served by a process of their own: process 1 gets a SIGCHLD for every orphan, and ash
+# loses what it has read of a line when one arrives.
 INIT = """\
 #!/bin/sh
 mount -t devtmpfs dev /dev
@@ -55,9 +57,9 @@ ip link set lo up
 exec init
 """.replace("@MODULES@", " ".join(MODULES))
 
-# A reply is "ID STATUS LENGTH\n" and LENGTH bytes, so output may hold anything. The command comes
-# as one line in printf's %b notation, which ash decodes without starting a process. Every command
-# has an output file of its own, since what it leaves running may still write.
+# A reply is "ID STATUS LENGTH\n" and LENGTH bytes, so output may be binary. A command is one line
+# in printf's %b notation, which ash decodes without starting a process. Each command has its own
+# output file, since a background process that it leaves may still write.
 SERVE = """\
 #!/bin/sh
 export PATH=/bin HOME=/
@@ -78,26 +80,26 @@ poweroff -f
 
 
 class ImageError(Exception):
-    """The guest's image cannot be built; the message says what is missing and what helps."""
+    """The guest's image cannot be built; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """`tools` is a directory with the guest's own programs, for the host to execute as well."""
+    """Files of the guest; `tools` is a directory with its programs, for the host to run too."""
 
     kernel: Path
     initramfs: Path
     tools: Path
 
     def argv(self) -> list[str]:
-        """QEMU's arguments to start it: the console on ttyS0, the commands on ttyS1."""
+        """QEMU's arguments for the kernel: the console is ttyS0, commands come by ttyS1."""
         files = ["-kernel", str(self.kernel), "-initrd", str(self.initramfs)]
         return [*files, "-append", KERNEL_ARGS]
 
 
 @cache
 def image() -> Image:
-    """The kernel and initramfs of the newest known kernel package, built where not yet there.
+    """The image with the newest kernel package that apt knows, built if it is not in the cache.
 
     Raises ImageError when a package or a tool is missing.
     """
@@ -115,22 +117,23 @@ def image() -> Image:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, across processes."""
+    """Hold an exclusive lock on the file `path`, across processes."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def replace(path: Path, text: str) -> None:
-    """Write a file so that readers see the old or the new one, never a part."""
+    """Write a file atomically: readers see the old text or the new, never a part."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     fresh.write_text(text)
     fresh.rename(path)
 
 
 def _recipe() -> str:
-    """What the image depends on besides the kernel: this file and the programs put in."""
-    digest = hashlib.sha256(Path(__file__).read_bytes() + TRAFFIC.read_bytes())
+    """A digest of what the image is built of besides the kernel."""
+    sources = (Path(__file__), Path(cpio.__file__), TRAFFIC)
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     for tool in (BUSYBOX, IPERF):
         status = tool.stat()
         digest.update(f"{tool} {status.st_size} {status.st_mtime_ns}".encode())
@@ -149,17 +152,17 @@ def _run(*argv: str, cwd: Path | None = None) -> str:
 def _kernel_package() -> tuple[str, str]:
     """Name and version of the real package behind the kernel metapackage.
 
-    Asking apt costs a second, so the answer is kept until apt's lists change.
+    Asking apt takes a second, so the answer is cached until apt's lists change.
     """
     lists = Path("/var/lib/apt/lists")
     stamp = str(lists.stat().st_mtime_ns) if lists.exists() else ""
-    kept = CACHE / "kernel"
-    if kept.exists():
-        words = kept.read_text().split()
-        if len(words) == 3 and words[0] == stamp:
-            return words[1], words[2]
+    cached = CACHE / "kernel"
+    if cached.exists():
+        fields = cached.read_text().split()
+        if len(fields) == 3 and fields[0] == stamp:
+            return fields[1], fields[2]
     name, version = _ask_apt()
-    replace(kept, f"{stamp} {name} {version}\n")
+    replace(cached, f"{stamp} {name} {version}\n")
     return name, version
 
 
@@ -187,7 +190,7 @@ def _build(package: str, home: Path) -> None:
         try:
             _run("apt-get", "-o", "APT::Sandbox::User=root", "download", package, cwd=work)
         except ImageError as error:
-            raise ImageError(f"{error}\nif the package is gone: apt-get update") from error
+            raise ImageError(f"{error}\nif the package is gone: run apt-get update") from error
         (deb,) = work.glob("*.deb")
         _run("dpkg-deb", "-x", str(deb), str(work / "root"))
         (vmlinuz,) = work.glob("root/boot/vmlinuz-*")
@@ -204,11 +207,11 @@ def _build(package: str, home: Path) -> None:
 
 
 def _module(root: Path, name: str) -> bytes:
-    found = sorted(root.glob(f"lib/modules/**/{name}.ko*"))
-    if not found:
-        raise ImageError(f"module {name} is not in {KERNEL_PACKAGE}")
-    data = found[0].read_bytes()
-    return lzma.decompress(data) if found[0].suffix == ".xz" else data
+    files = sorted(root.glob(f"lib/modules/**/{name}.ko*"))
+    if not files:
+        raise ImageError(f"module {name} is not in {KERNEL_PACKAGE}: run apt-get update")
+    data = files[0].read_bytes()
+    return lzma.decompress(data) if files[0].suffix == ".xz" else data
 
 
 def _libraries(program: Path) -> list[Path]:
@@ -216,7 +219,7 @@ def _libraries(program: Path) -> list[Path]:
 
 
 def _initramfs(root: Path, traffic: Path) -> bytes:
-    archive = Archive()
+    archive = cpio.Archive()
     archive.node("dev/console", stat.S_IFCHR | 0o600, 5, 1)
     for name in ("proc", "sys", "tmp"):
         archive.directory(name)
@@ -232,49 +235,4 @@ def _initramfs(root: Path, traffic: Path) -> bytes:
         archive.file(str(library).lstrip("/"), library.read_bytes(), 0o755)
     for module in MODULES:
         archive.file(f"modules/{module}.ko", _module(root, module))
-    return archive.finished()
-
-
-class Archive:
-    """A cpio archive in the kernel's `newc` format; parent directories are made as needed."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._seen: set[str] = set()
-
-    def directory(self, path: str) -> None:
-        self._entry(path, stat.S_IFDIR | 0o755)
-
-    def file(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        self._entry(path, stat.S_IFREG | mode, data)
-
-    def link(self, path: str, target: str) -> None:
-        self._entry(path, stat.S_IFLNK | 0o777, target.encode())
-
-    def node(self, path: str, mode: int, major: int, minor: int) -> None:
-        self._entry(path, mode, major=major, minor=minor)
-
-    def finished(self) -> bytes:
-        return b"".join([*self._parts, self._record("TRAILER!!!", 0)])
-
-    def _entry(
-        self, path: str, mode: int, data: bytes = b"", *, major: int = 0, minor: int = 0
-    ) -> None:
-        parent = path.rpartition("/")[0]
-        if parent and parent not in self._seen:
-            self.directory(parent)
-        if path not in self._seen:
-            self._seen.add(path)
-            self._parts.append(self._record(path, mode, data, major, minor))
-
-    def _record(
-        self, path: str, mode: int, data: bytes = b"", major: int = 0, minor: int = 0
-    ) -> bytes:
-        name = path.encode() + b"\0"
-        fields = (len(self._seen), mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name), 0)
-        header = b"070701" + b"".join(b"%08X" % field for field in fields)
-        return _padded(header + name) + _padded(data)
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % 4)
+    return archive.encode()

@@ -1,7 +1,7 @@
 """A node in a network namespace of its own, with its vmlinkd, and pods beside it.
 
-Demo, benchmarks and tests run on it. Nothing of the machine's own network is touched, and
-`close` gives everything back.
+Demo, benchmarks and tests run on it. It does not touch the machine's own network, and `close`
+removes everything that it made.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, Self
 
-from bench.testbed.switch import Switch
+from bench.testbed.switch import Datapath, Switch
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import CLONE_NEWNET, Namespace, libc
 
@@ -33,15 +34,34 @@ _MS_BIND = 4096
 _MNT_DETACH = 2
 
 
-def give_back_on_sigterm() -> None:
-    """SIGTERM ends the program as Ctrl-C does: what it made is given back."""
+def exit_on_sigterm() -> None:
+    """Let SIGTERM end the program by SystemExit, so that it cleans up as after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+class Process(Protocol):
+    """The part of a Popen that a node needs of its vmlinkd."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its status. Raises TimeoutExpired."""
+        ...
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What an executed plugin said: exit code, stdout (decoded if it is JSON), and how long the
-    whole process took in milliseconds.
+    """The outcome of an executed plugin.
+
+    `code` is the exit code, `raw` stdout, `out` stdout decoded (None if it is no JSON), `ms` the
+    milliseconds that the whole process took.
     """
 
     code: int
@@ -50,23 +70,24 @@ class Answer:
     ms: float
 
     def expect(self) -> Any:
-        """The output of a call that must have succeeded."""
+        """The output of a call that must succeed. Raises AssertionError when it did not."""
         if self.code:
             raise AssertionError(f"exit code {self.code}: {self.raw.decode(errors='replace')}")
         return self.out
 
 
 class Lab:
-    """Network namespaces as files in a directory of our own, not in /run/netns."""
+    """Network namespaces, mounted on files in a directory of their own, not in /run/netns."""
 
     def __init__(self) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="vmlink-"))
         self._paths: list[Path] = []
 
     def namespace(self, name: str) -> Path:
+        """Make a network namespace and return its path. Raises OSError."""
         path = self.dir / f"ns-{name}"
         path.touch(exist_ok=False)
-        # A thread can leave its namespace for a new one and end; the mount keeps it.
+        # A thread moves itself into a new namespace and ends; the mount keeps the namespace.
         errors: list[OSError] = []
         thread = threading.Thread(target=_make_namespace, args=(path, errors))
         thread.start()
@@ -77,58 +98,63 @@ class Lab:
         return path
 
     def drop(self, path: Path) -> None:
+        """Unmount a namespace and remove its file."""
         libc.umount2(os.fsencode(path), _MNT_DETACH)
         path.unlink(missing_ok=True)
         if path in self._paths:
             self._paths.remove(path)
 
     def close(self) -> None:
+        """Drop all namespaces and remove the directory."""
         for path in list(self._paths):
             self.drop(path)
         shutil.rmtree(self.dir)
 
 
 class Node:
-    """The namespace `path` is the node's own; vmlinkd serves it from `run_dir`.
+    """A node: its namespace at `path`, its vmlinkd with `run_dir`.
 
-    With `switch` it has an Open vSwitch, "userspace" or "dpdk", of which vmlinkd knows.
+    `switch` is its Open vSwitch, which vmlinkd uses too: "" for none, "ovs", or "dpdk". `datapath`
+    is the type of that switch's bridges.
     """
 
-    def __init__(self, switch: str = "") -> None:
+    def __init__(self, switch: str = "", datapath: Datapath = "netdev") -> None:
         self.lab = Lab()
         self.path = self.lab.namespace("node")
         self.namespace = Namespace.open(str(self.path))
-        # /run is a tmpfs, and so is this, also where /run is not.
+        # A tmpfs as /run is one, also on machines where /run is none.
         self.run_dir = Path(tempfile.mkdtemp(prefix="vmlink-run-", dir="/dev/shm"))
         self.socket = self.run_dir / "vmlinkd.sock"
         self.ipam_dir = self.lab.dir / "ipam"
         self.log = self.lab.dir / "vmlinkd.log"
-        self.daemon: subprocess.Popen[bytes] | None = None
-        self._count = 0
+        self.daemon: Process | None = None
+        self._pods = 0
         self.run(["ip", "link", "set", "lo", "up"])
-        self.switch = Switch(self.namespace, switch == "dpdk") if switch else None
+        self.switch = Switch(self.namespace, switch == "dpdk", datapath) if switch else None
 
-    def __enter__(self) -> Node:
-        if self.switch:
-            try:
+    def __enter__(self) -> Self:
+        with ExitStack() as on_error:
+            on_error.callback(self.close)
+            if self.switch:
                 self.switch.start()
-            except BaseException:
-                self.close()
-                raise
+            on_error.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def start(self, command: Sequence[str] = (str(BIN / "vmlinkd"),), **env: str) -> None:
-        """Start vmlinkd and wait until it says that it is ready (sd_notify)."""
+        """Start vmlinkd and wait until it is ready (sd_notify(3)).
+
+        Raises AssertionError, with vmlinkd's log, when it is not in 20 s.
+        """
         options = ["--run-dir", str(self.run_dir)]
         options += ["--ovs-db", self.switch.db] if self.switch else []
         notify = self.lab.dir / "notify"
         notify.unlink(missing_ok=True)
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready,
-            open(self.log, "ab") as log,
+            self.log.open("ab") as log,
             self.namespace.entered(),
         ):
             ready.bind(str(notify))
@@ -140,20 +166,21 @@ class Node:
             except TimeoutError as e:
                 raise AssertionError(f"vmlinkd did not start:\n{self.log.read_text()}") from e
 
-    def spawn(
-        self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]
-    ) -> subprocess.Popen[bytes]:
-        """Vmlinkd's process; called in the node's namespace."""
+    def spawn(self, argv: Sequence[str], log: IO[bytes], env: Mapping[str, str]) -> Process:
+        """Start the process of vmlinkd; called inside the node's namespace."""
         return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv], stderr=log, env=env)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End vmlinkd by its own id; returns its exit status."""
+        """End vmlinkd by a signal and return its exit status.
+
+        Raises AssertionError, with the stacks of its threads, when it does not end in 30 s.
+        """
         assert self.daemon is not None
         self.daemon.send_signal(number)
         try:
             status = self.daemon.wait(30)
         except subprocess.TimeoutExpired as e:
-            self.daemon.send_signal(signal.SIGABRT)  # it tells where its threads are
+            self.daemon.send_signal(signal.SIGABRT)  # faulthandler logs the stacks
             self.daemon.wait(30)
             self.daemon = None
             raise AssertionError(f"vmlinkd does not end:\n{self.log.read_text()}") from e
@@ -161,13 +188,17 @@ class Node:
         return status
 
     def pod(self, name: str = "") -> Path:
-        self._count += 1
-        return self.lab.namespace(name or f"pod{self._count}")
+        """Make a pod's network namespace and return its path; `lab.drop` removes it."""
+        self._pods += 1
+        return self.lab.namespace(name or f"pod{self._pods}")
 
     def run(
         self, command: Sequence[str], where: Path | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the node's namespace, or in the one at `where`."""
+        """Run a command in the node's namespace, or in the one at `where`.
+
+        Raises CalledProcessError (with `check`), TimeoutExpired after 60 s.
+        """
         with Namespace.open(str(where or self.path)) as namespace, namespace.entered():
             return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60)
 
@@ -181,7 +212,7 @@ class Node:
         plugin: Path = CLIENT,
         **env: str,
     ) -> Answer:
-        """Execute a CNI plugin as a runtime does."""
+        """Execute a CNI plugin as a runtime does; `env` adds variables."""
         variables = {
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": container,
@@ -205,10 +236,11 @@ class Node:
         return Answer(code, out, raw, ms)
 
     def ctl(self, *arguments: str) -> list[str]:
+        """The argv of vmlinkctl for this node."""
         return [str(BIN / "vmlinkctl"), "--run-dir", str(self.run_dir), *arguments]
 
     def ipam(self, *subnets: str, routes: Sequence[str] = ()) -> dict[str, Any]:
-        """A host-local configuration whose store goes with the node."""
+        """A configuration of host-local, whose store is removed with the node."""
         return {
             "type": "host-local",
             "dataDir": str(self.ipam_dir),
@@ -217,17 +249,18 @@ class Node:
         }
 
     def contents(self) -> frozenset[str]:
-        """What attachments leave in the node: links, records, addresses, rows of the switch."""
+        """The links, records, addresses and switch rows on the node, which attachments add to."""
         with self.namespace.entered(), Netlink() as netlink:
-            found = {f"link {link.name}" for link in netlink.links()}
+            seen = {f"link {link.name}" for link in netlink.links()}
         for pattern in ("state/*", "queue/*.del", "vhostuser/*"):
-            found |= {f"file {p}" for p in self.run_dir.glob(pattern)}
+            seen |= {f"file {p}" for p in self.run_dir.glob(pattern)}
         stores = (p for p in self.ipam_dir.glob("*/*") if p.name != "lock")
-        found |= {f"address {p}" for p in stores if not p.name.startswith("last_reserved_ip")}
-        found |= {f"row {r}" for r in self.switch.rows()} if self.switch else set()
-        return frozenset(found)
+        seen |= {f"address {p}" for p in stores if not p.name.startswith("last_reserved_ip")}
+        seen |= {f"row {r}" for r in self.switch.rows()} if self.switch else set()
+        return frozenset(seen)
 
     def close(self) -> None:
+        """End vmlinkd and the switch, and remove namespaces and directories."""
         if self.daemon:
             self.stop()
         if self.switch:
@@ -238,19 +271,23 @@ class Node:
 
 
 def execute(command: list[str], env: Mapping[str, str], stdin: bytes) -> tuple[int, bytes, float]:
-    """Exit code, stdout, and milliseconds from spawn to end, with no more around it than needed."""
-    given, said = os.memfd_create("stdin"), os.memfd_create("stdout")
+    """Run a program; returns exit code, stdout, and milliseconds from spawn to end.
+
+    Memory files instead of pipes keep the measured time free of our own reading and writing.
+    """
+    fed, printed = os.memfd_create("stdin"), os.memfd_create("stdout")
     try:
-        os.pwrite(given, stdin, 0)
-        actions = [(os.POSIX_SPAWN_DUP2, given, 0), (os.POSIX_SPAWN_DUP2, said, 1)]
+        os.pwrite(fed, stdin, 0)
+        actions = [(os.POSIX_SPAWN_DUP2, fed, 0), (os.POSIX_SPAWN_DUP2, printed, 1)]
         start = time.perf_counter()
         pid = os.posix_spawn(command[0], command, env, file_actions=actions)
         status = os.waitpid(pid, 0)[1]
         ms = (time.perf_counter() - start) * 1000
-        return os.waitstatus_to_exitcode(status), os.pread(said, os.fstat(said).st_size, 0), ms
+        output = os.pread(printed, os.fstat(printed).st_size, 0)
+        return os.waitstatus_to_exitcode(status), output, ms
     finally:
-        os.close(given)
-        os.close(said)
+        os.close(fed)
+        os.close(printed)
 
 
 def _make_namespace(path: Path, errors: list[OSError]) -> None:

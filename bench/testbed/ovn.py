@@ -5,9 +5,9 @@
         ovn.nodes[0].start()
 
 Each node has its own network namespace, Open vSwitch and ovn-controller; a veth between the nodes
-is the underlay. The tunnels are those of OVS's userspace datapath, which end at the address of a
-bridge with the underlay's NIC (Open vSwitch documentation, "Userspace Tunneling"). The databases
-are reached by unix sockets. Debian packages: ovn-central, ovn-host.
+is the underlay. The tunnels end at the address of a bridge that has the underlay's NIC, as OVS's
+userspace datapath needs it (Open vSwitch documentation, "Userspace Tunneling"). The databases
+listen on unix sockets. Debian packages: ovn-central, ovn-host.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.testbed import switch
 from bench.testbed.daemons import SECONDS, Daemons, end
 from bench.testbed.node import Node
+from bench.testbed.switch import Datapath
 
 BRIDGE = "br-int"
 MTU = 1400  # of the guests: Geneve's headers and OVN's option take 58 of the underlay's 1500 bytes
@@ -28,32 +29,36 @@ _PACKAGES = {"ovn-central": "/usr/bin/ovn-northd", "ovn-host": "/usr/bin/ovn-con
 _UNDERLAY = "172.31.0.{}"
 
 
-def missing(dpdk: bool = False) -> str:
-    """Why an Ovn cannot run here, in words; empty when it can."""
+def missing(dpdk: bool = False, datapath: Datapath = "netdev") -> str:
+    """Why an Ovn cannot run here; empty when it can."""
     for package, program in _PACKAGES.items():
         if not Path(program).exists():
             return f"Debian's package {package} is not installed"
-    return switch.missing(dpdk)
+    return switch.missing(dpdk, datapath)
 
 
 class Ovn(Daemons):
     """The northbound and the southbound database, ovn-northd, and the nodes.
 
-    `kinds` are the nodes' switches as `Node` takes them: two at most, since one veth joins them.
+    `switches` are the nodes' switches as `Node` takes them: two at most, since one veth joins them.
+    `datapath` is the type of all bridges.
     """
 
-    def __init__(self, kinds: Sequence[str] = ("userspace", "userspace")) -> None:
-        self.nodes = [Node(kind) for kind in kinds]
+    def __init__(
+        self, switches: Sequence[str] = ("ovs", "ovs"), datapath: Datapath = "netdev"
+    ) -> None:
+        self.nodes = [Node(kind, datapath) for kind in switches]
         super().__init__(self.nodes[0].namespace, "vmlink-ovn-")
         self.nb, self.sb = f"unix:{self.dir}/nb.sock", f"unix:{self.dir}/sb.sock"
+        self._datapath = datapath
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self.controllers: dict[int, subprocess.Popen[bytes]] = {}
         for node in self.nodes:
-            self._taken.callback(node.close)
-        self._taken.callback(self._end_all)
+            self._cleanup.callback(node.close)
+        self._cleanup.callback(self._end_all)
 
     def start(self) -> None:
-        """Start all, and wait until every chassis is known. Raises SwitchError, OSError."""
+        """Start all, and wait until every chassis is registered. Raises SwitchError, OSError."""
         for name in ("nb", "sb"):
             self.run(
                 "ovsdb-tool", "create", f"{self.dir}/{name}.db", f"{_SCHEMAS}/ovn-{name}.ovsschema"
@@ -65,20 +70,24 @@ class Ovn(Daemons):
         for node in self.nodes:
             assert node.switch
             node.switch.start()
-        self._join()
+        self._make_underlay()
         for number, node in enumerate(self.nodes):
             self._configure(number, node)
             self.start_controller(number)
 
     def start_server(self, name: str) -> None:
-        """The server of `nb` or `sb`, on the database that is there."""
+        """Start ovsdb-server on the existing database `nb` or `sb`. Raises SwitchError."""
         self._servers[name] = self.serve(name, f"{name}.db", f"unix:{self.dir}/{name}.sock")
 
     def kill_server(self, name: str) -> None:
+        """End the server of `nb` or `sb`; nothing happens when it does not run."""
         end(self._servers.pop(name, None))
 
     def start_controller(self, number: int) -> None:
-        """ovn-controller of a node; returns when its chassis has what the databases have."""
+        """Start a node's ovn-controller and wait until its chassis is up to date.
+
+        Raises SwitchError.
+        """
         node = self.nodes[number].switch
         assert node
         daemon = node.spawn("ovn-controller", "ovn-controller", node.db)
@@ -89,37 +98,43 @@ class Ovn(Daemons):
             self.nbctl("--wait=hv", "sync")
 
     def kill_controller(self, number: int) -> None:
-        """Its flows and its chassis stay, as when it crashes."""
+        """End a node's ovn-controller as a crash does: its flows and its chassis stay."""
         end(self.controllers.pop(number, None))
 
     def chassis(self, number: int) -> str:
+        """The name of a node's chassis."""
         return f"node{number + 1}"
 
     def add_switch(self, name: str, ports: Mapping[str, str]) -> None:
-        """A logical switch with ports, each with its `addresses` as ovn-nb(5) has them."""
+        """Add a logical switch with ports, each with its `addresses` as ovn-nb(5) has them.
+
+        Raises SwitchError.
+        """
         argv = ["--wait=sb", "ls-add", name]
         for port, addresses in ports.items():
             argv += ["--", "lsp-add", name, port, "--", "lsp-set-addresses", port, addresses]
         self.nbctl(*argv)
 
     def claimed(self, port: str) -> str:
-        """The chassis that has the logical port in the southbound database; "" for none."""
+        """The chassis that has claimed a logical port, by the southbound database; or ""."""
         query = ("--bare", "--columns=chassis", "find", "Port_Binding", f"logical_port={port}")
         if not (row := self.sbctl(*query).strip()):
             return ""
         return self.sbctl("--bare", "get", "Chassis", row, "name").strip()
 
     def nbctl(self, *arguments: str) -> str:
+        """Run ovn-nbctl; returns stdout. Raises SwitchError."""
         return self.run("ovn-nbctl", f"--db={self.nb}", f"--timeout={SECONDS}", *arguments)
 
     def sbctl(self, *arguments: str) -> str:
+        """Run ovn-sbctl; returns stdout. Raises SwitchError."""
         return self.run(*self._sbctl(*arguments))
 
     def _sbctl(self, *arguments: str) -> list[str]:
         return ["ovn-sbctl", f"--db={self.sb}", f"--timeout={SECONDS}", *arguments]
 
-    def _join(self) -> None:
-        """The underlay: a veth, each end in a bridge whose local port has the tunnel's address."""
+    def _make_underlay(self) -> None:
+        """Join the nodes by a veth, each end in a bridge that has the tunnel's address."""
         first, *others = self.nodes
         for other in others:
             peer = ["peer", "name", "nic0", "netns", str(other.path)]
@@ -135,17 +150,17 @@ class Ovn(Daemons):
             node.run("ip link set br-phys up".split())
 
     def _configure(self, number: int, node: Node) -> None:
-        """Source: ovn-controller(8), section "Configuration"."""
+        """Tell ovn-controller who it is (ovn-controller(8), section "Configuration")."""
         keys = {
             "system-id": self.chassis(number),
             "ovn-remote": self.sb,
             "ovn-encap-type": "geneve",
             "ovn-encap-ip": _UNDERLAY.format(number + 1),
-            "ovn-bridge-datapath-type": "netdev",
+            "ovn-bridge-datapath-type": self._datapath,
         }
         assert node.switch
-        given = [f'external_ids:{key}="{value}"' for key, value in keys.items()]
-        node.switch.vsctl("set", "Open_vSwitch", ".", *given)
+        settings = [f'external_ids:{key}="{value}"' for key, value in keys.items()]
+        node.switch.vsctl("set", "Open_vSwitch", ".", *settings)
 
     def _end_all(self) -> None:
         for daemon in (*self.controllers.values(), *self._servers.values()):

@@ -1,4 +1,4 @@
-"""What is on the machine that a test, a demo or a benchmark could leave behind."""
+"""What a test, a demo or a benchmark could leave behind on the machine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cni.kernel.netns import libc
 
 Snapshot = frozenset[str]
 _PR_SET_CHILD_SUBREAPER = 36
-_PATIENCE = 30.0  # seconds
+_MACVTAP_SECONDS = 30.0  # how long the kernel may take to remove device nodes
 
 
 class Process(NamedTuple):
-    """`name` is of 15 characters at most (proc(5), comm)."""
+    """A process; `name` has at most 15 characters (proc(5), comm)."""
 
     id: int
     name: str
@@ -27,37 +27,39 @@ class Process(NamedTuple):
 
 
 def adopt_orphans() -> None:
-    """What loses its parent becomes a child of this process, and is seen (prctl(2))."""
+    """Become the parent of descendants that lose theirs, so that `take` sees them (prctl(2))."""
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def take(shared: bool = True) -> Snapshot:
-    """Links, qdiscs, namespaces, mounts, children, and vmlink's run directory.
+    """List links, qdiscs, namespaces, mounts, descendants, and files in vmlink's run directory.
 
-    `shared` is what all processes of the machine have in common, and others may have made
-    meanwhile: huge pages, macvtaps' device nodes.
+    With `shared` also huge pages and macvtaps' device nodes, which all processes of the machine
+    share, so that others may have made them meanwhile.
     """
-    found = set(_links()) | set(_mounts()) | set(_processes())
-    found |= {f"namespace {p}" for p in Path("/run/netns").glob("*")}
-    found |= {f"file {p}" for p in Path("/run/vmlink").rglob("*")}
+    seen = set(_links()) | set(_mounts()) | set(_descendants())
+    seen |= {f"namespace {p}" for p in Path("/run/netns").glob("*")}
+    seen |= {f"file {p}" for p in Path("/run/vmlink").rglob("*")}
     if shared:
-        found |= _nodes()
+        seen |= _device_nodes()
         for limit in ("nr_hugepages", "nr_overcommit_hugepages"):
-            found.add(f"{limit} " + Path("/proc/sys/vm", limit).read_text().strip())
-    return frozenset(found)
+            seen.add(f"{limit} " + Path("/proc/sys/vm", limit).read_text().strip())
+    return frozenset(seen)
 
 
 def left_behind(before: Snapshot, shared: bool = True) -> list[str]:
-    """What is there now and was not, in words."""
-    end = time.monotonic() + _PATIENCE
-    while (left := take(shared) - before) & _nodes() and time.monotonic() < end:
+    """What is there now and was not there before, one line each."""
+    end = time.monotonic() + _MACVTAP_SECONDS
+    while (left := take(shared) - before) & _device_nodes() and time.monotonic() < end:
         time.sleep(0.02)
     return sorted(left)
 
 
-def _nodes() -> set[str]:
-    """Device nodes of macvtaps. The kernel's one worker for dead namespaces removes them, after all
-    that died before, and waits a second at a time for each last reference to their links.
+def _device_nodes() -> set[str]:
+    """Device nodes of macvtaps, which the kernel removes late.
+
+    One kernel worker cleans up dead namespaces in turn, and waits a second at a time for each last
+    reference to their links.
     """
     return {f"device {p}" for p in Path("/dev").glob("tap[0-9]*")}
 
@@ -79,21 +81,20 @@ def _mounts() -> list[str]:
     return ["mount " + line.split()[4] for line in lines]
 
 
-def _processes() -> list[str]:
-    """The living processes that descend from this one."""
-    found = list(living())
-    ours = {os.getpid()}
-    while more := {p.id for p in found if p.parent in ours} - ours:
-        ours |= more
-    ours.remove(os.getpid())
-    return [f"process {p.id} {p.name}" for p in found if p.id in ours]
+def _descendants() -> list[str]:
+    processes = list(living())
+    family = {os.getpid()}
+    while more := {p.id for p in processes if p.parent in family} - family:
+        family |= more
+    family.remove(os.getpid())
+    return [f"process {p.id} {p.name}" for p in processes if p.id in family]
 
 
 def living() -> Iterator[Process]:
-    """All of the machine but zombies."""
-    for process in filter(str.isdigit, os.listdir("/proc")):
+    """All processes of the machine but zombies."""
+    for directory in Path("/proc").glob("[0-9]*"):
         try:
-            pid, rest = Path("/proc", process, "stat").read_text().split(" (", 1)
+            pid, rest = (directory / "stat").read_text().split(" (", 1)
         except (FileNotFoundError, ProcessLookupError):
             continue
         name, fields = rest.rsplit(") ", 1)

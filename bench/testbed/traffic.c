@@ -1,13 +1,14 @@
 /*
- * Small UDP datagrams: how many pass, and how long a question takes to its answer.
+ * Throughput and round trips of small UDP datagrams.
  *
- *   traffic serve PORT                  answers questions, counts what floods in; until killed
- *   traffic flood IP PORT MS LENGTH     "SENT RECEIVED NS CPU_NS": the second and third as the server
- *                                       saw it, the fourth the CPU time of who sends
- *   traffic ask IP PORT COUNT LENGTH    the round trip in microseconds of each, one after the other
+ *   traffic serve PORT                  answer requests and count a flood's datagrams, until killed
+ *   traffic flood IP PORT MS LENGTH     send as fast as possible; prints "SENT RECEIVED NS CPU_NS":
+ *                                       RECEIVED and NS as the server saw them, CPU_NS the sender's
+ *   traffic ask IP PORT COUNT LENGTH    send requests one after the other; prints each round trip in
+ *                                       microseconds
  *
- * LENGTH is of the payload in bytes. Questions without an answer within a second are left out.
- * Exit status 1 and a line on stderr when the server does not answer at all.
+ * LENGTH is the payload in bytes. Requests without a response within a second are left out. Exit
+ * status 1 and a line on stderr when the server does not answer at all.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -71,7 +72,7 @@ static int udp(void)
     int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = BUFFER;
     if (s < 0)
         fail("socket");
-    /* What is lost should be lost on the way, not while this process waits for its turn. */
+    /* A large buffer: datagrams must not be lost because this process is not scheduled. */
     setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size);
     return s;
 }
@@ -108,36 +109,36 @@ static void serve(uint16_t port)
     }
 }
 
-/* Puts the answer in the place of the question; false when there is none in time. */
-static bool answered(int s, struct datagram *question, size_t length)
+/* Send a request and overwrite it with its response; false when none comes in time. */
+static bool exchange(int s, struct datagram *request, size_t length)
 {
     char reply[LONGEST] __attribute__((aligned(8)));
     struct datagram *d = (struct datagram *)reply;
-    if (send(s, question, length, 0) < 0)
+    if (send(s, request, length, 0) < 0)
         return false;
     for (;;) {
         ssize_t n = recv(s, reply, sizeof reply, 0);
         if (n < (ssize_t)sizeof *d)
             return false;
-        if (d->kind == question->kind && d->number == question->number)
+        if (d->kind == request->kind && d->number == request->number)
             break;
     }
-    *question = *d;
+    *request = *d;
     return true;
 }
 
-static void patience(int s, long microseconds)
+static void set_timeout(int s, long microseconds)
 {
     struct timeval limit = {microseconds / 1000000, microseconds % 1000000};
     setsockopt(s, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 }
 
-static struct datagram insist(int s, enum kind kind)
+static struct datagram exchange_with_retry(int s, enum kind kind)
 {
     struct datagram d = {.kind = kind};
-    patience(s, 50000);
+    set_timeout(s, 50000);
     while (d.number++ < TRIES) {
-        if (answered(s, &d, sizeof d))
+        if (exchange(s, &d, sizeof d))
             return d;
         if (errno == ECONNREFUSED)
             usleep(20000);
@@ -154,7 +155,7 @@ static int client(const char *ip, uint16_t port)
         fail(ip);
     if (connect(s, (struct sockaddr *)&to, sizeof to))
         fail("connect");
-    insist(s, RESET);
+    exchange_with_retry(s, RESET);
     return s;
 }
 
@@ -170,18 +171,18 @@ static void flood(int s, uint64_t ms, size_t length)
             sent += (unsigned)n;
     }
     cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
-    struct datagram d = insist(s, COUNTS);
+    struct datagram d = exchange_with_retry(s, COUNTS);
     printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", sent, d.received, d.ns, cpu);
 }
 
 static void ask(int s, uint64_t count, size_t length)
 {
     struct datagram *d = (struct datagram *)data[0];
-    patience(s, 1000000);
+    set_timeout(s, 1000000);
     for (uint64_t i = 0; i < count; i++) {
         *d = (struct datagram){.kind = ECHO, .number = i};
         uint64_t start = now();
-        if (answered(s, d, length))
+        if (exchange(s, d, length))
             printf("%.1f\n", (double)(now() - start) / 1000);
     }
 }

@@ -1,6 +1,7 @@
-"""Measures of what passes between two hosts, a host being a guest or a network namespace.
+"""Throughput and latency between two hosts, a host being a guest or a network namespace.
 
-TCP by iperf3, small datagrams and round trips by our own traffic.c, which keeps up better.
+TCP is sent by iperf3; small UDP datagrams and round trips by our own traffic.c, since iperf3 sends
+fewer of them.
 """
 
 from __future__ import annotations
@@ -21,26 +22,32 @@ from bench.testbed.image import image
 from cni.kernel.netns import Namespace
 
 PAYLOAD = 32  # bytes, the least that traffic.c sends: 74 with the headers
-CONGESTION = "cubic"  # the same both ways; a host's own default may pace, and a guest's differ
-PATIENCE = 20.0  # seconds beyond what a measure should take
+CONGESTION = "cubic"  # the same both ways: hosts' and guests' defaults differ, and some pace
+GRACE = 20.0  # seconds that a measurement may take longer than planned
 
 _PORT = 7000
-_IPERF_PORTS = range(5201, 5205)  # an iperf3 refuses while it tidies up after its last caller
+_IPERF_PORTS = range(5201, 5205)  # an iperf3 refuses calls while it tidies up after the last one
 _ports = itertools.cycle(_IPERF_PORTS)
 
 
 class Host(Protocol):
-    """Where commands are executed: `bench.testbed.guest.Guest` is one."""
+    """Where commands run: `bench.testbed.guest.Guest`, or a NamespaceHost."""
 
-    def run(self, command: str, timeout: float = ...) -> str: ...
+    def run(self, command: str, timeout: float = ...) -> str:
+        """What a command prints, within `timeout` seconds. Raises GuestError."""
+        ...
 
-    def spawn(self, command: str) -> int: ...
+    def spawn(self, command: str) -> int:
+        """Start a command in the background; returns the id of its process group."""
+        ...
 
-    def kill(self, group: int) -> None: ...
+    def kill(self, group: int) -> None:
+        """End what `spawn` started."""
+        ...
 
 
-class Space:
-    """A network namespace as a host. It has the guest's own programs."""
+class NamespaceHost:
+    """A network namespace as a host, with the guests' own programs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,7 +55,7 @@ class Space:
         self._spawned: dict[int, subprocess.Popen[str]] = {}
 
     def run(self, command: str, timeout: float = 10.0) -> str:
-        """What the command prints. Raises GuestError."""
+        """What a command prints, within `timeout` seconds. Raises GuestError."""
         with self._start(command, subprocess.PIPE) as process:
             try:
                 output = process.communicate(timeout=timeout)[0]
@@ -62,11 +69,13 @@ class Space:
         return output
 
     def spawn(self, command: str) -> int:
+        """Start a command in the background; returns its process id."""
         process = self._start(command, subprocess.DEVNULL)
         self._spawned[process.pid] = process
         return process.pid
 
     def kill(self, group: int) -> None:
+        """End what `spawn` started."""
         process = self._spawned.pop(group)
         process.kill()
         process.wait()
@@ -80,16 +89,16 @@ class Space:
 
 
 class Tcp(NamedTuple):
-    """`gbps` as received, in Gbit/s; `octets` received."""
+    """A TCP transfer: the rate in Gbit/s and the bytes, both as received."""
 
     gbps: float
     octets: int
 
 
 class Flood(NamedTuple):
-    """Datagrams as they arrived, in thousands a second, and how many percent did not.
+    """UDP datagrams: thousands per second that arrived, percent lost, and the sender's CPU.
 
-    `cpu_ns` is the sender's CPU time for each that it sent.
+    `cpu_ns` is the CPU time for each datagram sent.
     """
 
     kpps: float
@@ -97,15 +106,15 @@ class Flood(NamedTuple):
     cpu_ns: float
 
 
-def listen(host: Host) -> list[int]:
-    """Start the servers of what is measured towards `host`; the groups to `kill`."""
+def start_servers(host: Host) -> list[int]:
+    """Start the servers for `tcp`, `flood` and `round_trips`; returns the groups to `kill`."""
     groups = [host.spawn(f"iperf3 -s -p {port}") for port in _IPERF_PORTS]
     return [*groups, host.spawn(f"traffic serve {_PORT}")]
 
 
 @contextmanager
-def counted(host: Host) -> Iterator[int]:
-    """The port of a server for `flood` and `round_trips` on `host`, meanwhile."""
+def udp_server(host: Host) -> Iterator[int]:
+    """Run one more server for `flood` and `round_trips`; yields its port."""
     port = _PORT + 1
     group = host.spawn(f"traffic serve {port}")
     try:
@@ -115,7 +124,7 @@ def counted(host: Host) -> Iterator[int]:
 
 
 def tcp(client: Host, ip: str, octets: int, streams: int = 1, reverse: bool = False) -> Tcp:
-    """So many bytes to the host that listens at `ip`, with `reverse` from it. Raises GuestError."""
+    """Send so many bytes to the server at `ip`, with `reverse` from it. Raises GuestError."""
     flags = f"-n {octets} -P {streams} -C {CONGESTION}" + (" -R" if reverse else "")
     for port in itertools.islice(_ports, len(_IPERF_PORTS)):
         try:
@@ -128,29 +137,29 @@ def tcp(client: Host, ip: str, octets: int, streams: int = 1, reverse: bool = Fa
 
 
 def _iperf(client: Host, command: str) -> Tcp:
-    said = json.loads(client.run(command, PATIENCE))
-    if "error" in said:
-        raise GuestError(f"{command}: {said['error']}", 0)
-    received = said["end"]["sum_received"]
+    report = json.loads(client.run(command, GRACE))
+    if "error" in report:
+        raise GuestError(f"{command}: {report['error']}", 0)
+    received = report["end"]["sum_received"]
     return Tcp(received["bits_per_second"] / 1e9, received["bytes"])
 
 
 def flood(client: Host, ip: str, seconds: float, port: int = _PORT) -> Flood:
-    """Small UDP datagrams as fast as `client` can. Raises GuestError."""
+    """Send small UDP datagrams as fast as `client` can. Raises GuestError."""
     command = f"traffic flood {ip} {port} {seconds * 1000:.0f} {PAYLOAD}"
-    sent, received, ns, cpu = map(int, client.run(command, seconds + PATIENCE).split())
+    sent, received, ns, cpu = map(int, client.run(command, seconds + GRACE).split())
     return Flood(received * 1e6 / ns if ns else 0.0, 100 * (1 - received / sent), cpu / sent)
 
 
 def round_trips(client: Host, ip: str, count: int, port: int = _PORT) -> list[float]:
-    """Questions in small UDP datagrams, one after the other: µs until each answer.
+    """Send small UDP requests one after the other; returns µs until each response.
 
-    Those without an answer within a second are left out. Raises GuestError.
+    Requests without a response within a second are left out. Raises GuestError.
     """
-    output = client.run(f"traffic ask {ip} {port} {count} {PAYLOAD}", PATIENCE)
-    return [float(word) for word in output.split()]
+    output = client.run(f"traffic ask {ip} {port} {count} {PAYLOAD}", GRACE)
+    return [float(us) for us in output.split()]
 
 
 def jitter(times: list[float]) -> float:
-    """How much a time differs from the one before, on average (RFC 3393, of round trips)."""
+    """The mean difference of successive round trips, in their unit (after RFC 3393)."""
     return fmean(abs(b - a) for a, b in itertools.pairwise(times))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.testbed import guest as guests
+from bench.testbed import probes
 from bench.testbed.guest import Guest
 from bench.testbed.node import BIN, PLUGINS, Node
 from tests.clients.clientkit import CGROUP, Machine, rootfs
@@ -82,7 +82,7 @@ def test_the_hook_in_a_bundle_makes_the_sandbox_a_guests(
         assert (nic.mac, nic.mtu) == (device["mac"], device["mtu"])
         gateways = [gateway for to, gateway in device["routes"] if to == "0.0.0.0/0"]
         guest.configure(nic.name, device["addresses"], gateways)
-        assert guests.ping(str(node.path), device["addresses"][0].partition("/")[0], 3) > 0
+        assert probes.ping(str(node.path), device["addresses"][0].partition("/")[0], 3) > 0
     machine.run("runc", "delete", "--force", "sandbox")
     assert not machine.path(DESCRIPTION).exists()
     assert links(node, foreign) == ["eth0", "lo"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.testbed.kubeapi import KubeApi
+from bench.testbed.kube_apiserver import FakeApiServer
 from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import ClientGone, DeadlineExceeded, NotReady, TryAgain
@@ -26,13 +26,13 @@ PATIENCE = 20
 
 
 @pytest.fixture
-def api() -> Iterator[KubeApi]:
-    with KubeApi() as made:
+def api() -> Iterator[FakeApiServer]:
+    with FakeApiServer() as made:
         yield made
 
 
 @pytest.fixture
-def pods(api: KubeApi, tmp_path: Path) -> Iterator[Pods]:
+def pods(api: FakeApiServer, tmp_path: Path) -> Iterator[Pods]:
     made = open_pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
     yield made
     made.close()
@@ -61,7 +61,7 @@ def later(pods: Pods) -> Iterator[Callable[..., Future[Pod]]]:
         yield wait
 
 
-def test_only_what_is_needed_is_kept(api: KubeApi, pods: Pods) -> None:
+def test_only_what_is_needed_is_kept(api: FakeApiServer, pods: Pods) -> None:
     given = {**READY, MODE: "tc", "kubectl.kubernetes.io/last-applied": "x" * 1000, "a": "b"}
     api.put(*WEB, uid="u1", annotations=given, runtime_class="kata")
     api.put("shop", "elsewhere", node="node2")
@@ -71,7 +71,7 @@ def test_only_what_is_needed_is_kept(api: KubeApi, pods: Pods) -> None:
         pods.wait(("shop", "elsewhere"), "", unallocated, Cancel(0.1))
 
 
-def test_a_static_pod_is_known_by_kubelets_uid(api: KubeApi, pods: Pods) -> None:
+def test_a_static_pod_is_known_by_kubelets_uid(api: FakeApiServer, pods: Pods) -> None:
     api.put(*WEB, uid="mirrors", annotations={**READY, "kubernetes.io/config.mirror": "kubelets"})
     assert pods.wait(WEB, "kubelets", unallocated, Cancel(PATIENCE)).uid == "kubelets"
 
@@ -81,7 +81,7 @@ def test_a_server_with_tls(tmp_path: Path) -> None:
     request = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test".split()
     request += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(files[0])]
     subprocess.run([*request, "-keyout", str(files[1])], check=True, capture_output=True)
-    with KubeApi(tls=files) as api:
+    with FakeApiServer(tls=files) as api:
         pods = open_pods(Kubernetes("node1", str(api.kubeconfig(tmp_path / "kubeconfig"))))
         api.put(*WEB)
         pods.wait(WEB, "", lambda _: "", Cancel(PATIENCE))
@@ -90,7 +90,7 @@ def test_a_server_with_tls(tmp_path: Path) -> None:
         pods.close()
 
 
-def test_annotations_that_come_late(api: KubeApi, later: Callable[..., Future[Pod]]) -> None:
+def test_annotations_that_come_late(api: FakeApiServer, later: Callable[..., Future[Pod]]) -> None:
     api.put(*WEB)
     waiting = later()
     assert not waiting.done()
@@ -98,7 +98,7 @@ def test_annotations_that_come_late(api: KubeApi, later: Callable[..., Future[Po
     assert waiting.result(PATIENCE).annotations == READY
 
 
-def test_annotations_that_never_come(api: KubeApi, pods: Pods) -> None:
+def test_annotations_that_never_come(api: FakeApiServer, pods: Pods) -> None:
     api.put(*WEB)
     pods.wait(WEB, "", lambda _: "", Cancel(PATIENCE))
     with pytest.raises(DeadlineExceeded, match=r"^pod shop/web: is not allocated$"):
@@ -106,7 +106,7 @@ def test_annotations_that_never_come(api: KubeApi, pods: Pods) -> None:
 
 
 def test_a_pod_that_is_deleted_is_not_waited_for(
-    api: KubeApi, later: Callable[..., Future[Pod]]
+    api: FakeApiServer, later: Callable[..., Future[Pod]]
 ) -> None:
     api.put(*WEB)
     waiting = later()
@@ -116,7 +116,7 @@ def test_a_pod_that_is_deleted_is_not_waited_for(
 
 
 def test_a_namesake_is_not_believed(
-    api: KubeApi, pods: Pods, later: Callable[..., Future[Pod]]
+    api: FakeApiServer, pods: Pods, later: Callable[..., Future[Pod]]
 ) -> None:
     api.put(*WEB, uid="old", annotations=READY)
     pods.wait(WEB, "old", unallocated, Cancel(PATIENCE))
@@ -131,7 +131,7 @@ def test_a_namesake_is_not_believed(
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["resumed", "listed anew"])
 def test_a_watch_that_is_cut(
-    api: KubeApi, pods: Pods, later: Callable[..., Future[Pod]], forgotten: bool
+    api: FakeApiServer, pods: Pods, later: Callable[..., Future[Pod]], forgotten: bool
 ) -> None:
     """Whatever happened meanwhile is known afterwards, including a pod that was deleted."""
     api.put(*WEB)
@@ -157,7 +157,7 @@ def away(pods: Pods) -> None:
             pods.wait(WEB, "", unallocated, Cancel(0.05))
 
 
-def test_what_is_known_from_before_a_cut(api: KubeApi, pods: Pods) -> None:
+def test_what_is_known_from_before_a_cut(api: FakeApiServer, pods: Pods) -> None:
     """A pod that was known before is trusted by its uid; a name may belong to another pod now."""
     api.put(*WEB, uid="u1", annotations=READY)
     pods.wait(WEB, "", unallocated, Cancel(PATIENCE))
@@ -168,7 +168,7 @@ def test_what_is_known_from_before_a_cut(api: KubeApi, pods: Pods) -> None:
             pods.wait(WEB, "", unallocated, Cancel(0.1))
 
 
-def test_a_bookmark_spares_the_list(api: KubeApi, pods: Pods) -> None:
+def test_a_bookmark_spares_the_list(api: FakeApiServer, pods: Pods) -> None:
     api.put(*WEB, annotations=READY)
     pods.wait(WEB, "", unallocated, Cancel(PATIENCE))
     api.put("shop", "elsewhere", node="node2")  # on another node: this watch gets no event
@@ -181,7 +181,7 @@ def test_a_bookmark_spares_the_list(api: KubeApi, pods: Pods) -> None:
     assert sum("watch=1" not in line for line in api.requests) == 1
 
 
-def test_a_server_that_answers_with_errors(api: KubeApi, pods: Pods) -> None:
+def test_a_server_that_answers_with_errors(api: FakeApiServer, pods: Pods) -> None:
     api.status = 403
     with pytest.raises(DeadlineExceeded, match=r"the API server: .*403"):
         pods.wait(WEB, "u1", unallocated, Cancel(0.5))
@@ -192,7 +192,7 @@ def test_a_server_that_answers_with_errors(api: KubeApi, pods: Pods) -> None:
 
 
 def test_no_server_and_no_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with KubeApi() as api:
+    with FakeApiServer() as api:
         config = api.kubeconfig(tmp_path / "kubeconfig")
     lonely = open_pods(Kubernetes("node1", str(config)))
     try:
@@ -207,6 +207,6 @@ def test_no_server_and_no_credentials(tmp_path: Path, monkeypatch: pytest.Monkey
         open_pods(Kubernetes()).wait(WEB, "", unallocated, Cancel(PATIENCE))
 
 
-def test_a_caller_who_hangs_up_is_not_served_on(api: KubeApi, pods: Pods) -> None:
+def test_a_caller_who_hangs_up_is_not_served_on(api: FakeApiServer, pods: Pods) -> None:
     with pytest.raises(ClientGone):
         pods.wait(WEB, "", unallocated, Cancel(PATIENCE, gone=lambda: True))

@@ -99,7 +99,7 @@ class Way:
     @property
     def switch(self) -> str:
         """What the node has of Open vSwitch."""
-        needed = "dpdk" if self.conf["mode"] == "vhostuser" else "userspace"
+        needed = "dpdk" if self.conf["mode"] == "vhostuser" else "ovs"
         return needed if "ovs" in self.conf else ""
 
 

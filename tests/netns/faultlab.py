@@ -74,8 +74,8 @@ class Daemon:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def wait(self, seconds: float) -> int:
-        return self.zygote.number(seconds)
+    def wait(self, timeout: float | None = None) -> int:
+        return self.zygote.number(20 if timeout is None else timeout)
 
 
 class FaultyNode(Node):

@@ -6,12 +6,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench.contenders import peers
-from bench.report.results import Options, Results
+from bench.results import Results
 from bench.suites import attach, growth
-from bench.testbed.ways import WAYS
+from bench.suites.task import Options
+from bench.testbed.attachments import ATTACHMENT_TYPES
 
-pytestmark = pytest.mark.machine  # macvtaps among the ways
+pytestmark = pytest.mark.machine  # some attachments are macvtaps
 ONE = Options(quick=True, rounds=1, peers=("other=/usr/lib/cni/bridge", "mute=/bin/true"))
 
 
@@ -20,8 +20,7 @@ def linux() -> Results:
     """All measurements without a switch, but for those that only run more processes at once."""
     results = Results()
     with ExitStack() as stack:
-        given = peers.parse(ONE.peers)
-        for task in attach.OnLinux(ONE, results, stack, given).tasks():
+        for task in attach.LinuxScenario(ONE, results, stack).tasks():
             if task.name not in ("32 at once", "50 DELs at once"):
                 task.run()
     return results
@@ -31,12 +30,13 @@ def samples(results: Results, **wanted: object) -> dict[str, list[float]]:
     return {s.contender: s.samples for s in results.series if wanted.items() <= vars(s).items()}
 
 
-def test_every_way_has_all_three_verbs(linux: Results) -> None:
-    expected = {way.name for way in WAYS if not way.switch} | {"bridge", "ptp", "other"}
+def test_every_attachment_type_has_all_three_verbs(linux: Results) -> None:
+    expected = {kind.name for kind in ATTACHMENT_TYPES if not kind.switch}
+    expected |= {"bridge", "ptp", "other"}
     for metric in ("add", "check", "del"):
         found = samples(linux, metric=metric, at={"switch": "linux", "parallel": 1})
         measured = {name for name, ms in found.items() if len(ms) == 1 and ms[0] > 0}
-        skipped = {way.name for way in WAYS if way.missing()}
+        skipped = {kind.name for kind in ATTACHMENT_TYPES if kind.missing()}
         assert expected - measured <= skipped, metric
 
 
@@ -84,10 +84,10 @@ def test_a_node_that_fills(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "SETTLE", 0)
     results = Results()
     with ExitStack() as stack:
-        part = growth.OnLinux(ONE, results, stack)
+        scenario = growth.LinuxGrowth(ONE, results, stack)
         for count in (1, 3):
-            part._measure(count)
-        assert len([c for c in part.node.contents() if "state" in c]) == 3
+            scenario.measure(count)
+        assert len([c for c in scenario.node.contents() if "state" in c]) == 3
     for metric in ("add", "memory", "cpu"):
         found = [s for s in results.series if s.metric == metric and s.contender == "tc-linux"]
         assert [s.at["present"] for s in found] == [1, 3]

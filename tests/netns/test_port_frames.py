@@ -46,7 +46,7 @@ EVERYONE = "ff:ff:ff:ff:ff:ff"
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    with Node("" if switch.missing() else "userspace") as made:
+    with Node("" if switch.missing() else "ovs") as made:
         made.start()
         yield made
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench.contenders.pairs import Pair, Plain, Wired
+from bench.contenders.datapaths import Endpoints, TwoVeths, VethPod
 from bench.testbed import traffic
 from bench.testbed.guest import GuestError
 from bench.testbed.node import Node
@@ -18,12 +18,12 @@ SLOW = 8_000_000  # bit/s
 
 
 @pytest.fixture(scope="module")
-def bridged(node: Node) -> Iterator[Pair]:
+def bridged(node: Node) -> Iterator[Endpoints]:
     with ExitStack() as stack:
-        yield Wired().open(node, "wired", stack)
+        yield TwoVeths().open(node, "wired", stack)
 
 
-def test_nothing_is_lost_where_nothing_limits(bridged: Pair) -> None:
+def test_nothing_is_lost_where_nothing_limits(bridged: Endpoints) -> None:
     found = traffic.flood(bridged.near, bridged.far_ip, 0.1)
     assert found.kpps > 1
     assert found.loss < 50  # other work of the machine may cause some
@@ -31,7 +31,7 @@ def test_nothing_is_lost_where_nothing_limits(bridged: Pair) -> None:
 
 
 def test_what_a_limit_lets_through_is_counted_and_the_rest_is_lost(
-    node: Node, bridged: Pair
+    node: Node, bridged: Endpoints
 ) -> None:
     """A full bucket passes on top of the rate; that is less than one percent more."""
     middle = node.lab.dir / "ns-wired-1"
@@ -46,16 +46,16 @@ def test_what_a_limit_lets_through_is_counted_and_the_rest_is_lost(
     assert found.loss > 20
 
 
-def test_every_question_has_an_answer(bridged: Pair) -> None:
+def test_every_question_has_an_answer(bridged: Endpoints) -> None:
     times = traffic.round_trips(bridged.near, bridged.far_ip, 200)
     assert len(times) == 200
     assert all(0 < time < 1e6 for time in times)
-    with traffic.counted(bridged.near) as port:
+    with traffic.udp_server(bridged.near) as port:
         assert len(traffic.round_trips(bridged.far, bridged.near_ip, 3, port)) == 3
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_tcp_brings_as_many_bytes_as_were_asked_for(bridged: Pair, reverse: bool) -> None:
+def test_tcp_brings_as_many_bytes_as_were_asked_for(bridged: Endpoints, reverse: bool) -> None:
     size = 256 << 20
     found = traffic.tcp(bridged.near, bridged.far_ip, size, 2, reverse)
     # iperf3 leaves out what is still in the sockets' buffers at the end: megabytes per stream.
@@ -67,18 +67,18 @@ def test_each_engine_forwards_both_ways(node: Node) -> None:
     for engine, reason in redirect.supported().items():
         if not reason:
             with ExitStack() as stack:
-                pair = Wired(engine).open(node, f"wired-{engine}", stack)
-                assert len(traffic.round_trips(pair.near, pair.far_ip, 3)) == 3
+                ends = TwoVeths(engine).open(node, f"wired-{engine}", stack)
+                assert len(traffic.round_trips(ends.near, ends.far_ip, 3)) == 3
 
 
 def test_a_plain_pod_is_reached_through_the_bridge(node: Node) -> None:
     with ExitStack() as stack:
-        pair = Plain().open(node, "plain", stack)
-        assert len(traffic.round_trips(pair.near, pair.far_ip, 3)) == 3
+        ends = VethPod().open(node, "plain", stack)
+        assert len(traffic.round_trips(ends.near, ends.far_ip, 3)) == 3
     node.run("ip link del demo0".split())
 
 
-def test_who_does_not_answer_is_told(bridged: Pair) -> None:
+def test_who_does_not_answer_is_told(bridged: Endpoints) -> None:
     with pytest.raises(GuestError, match="unreachable"):
         bridged.near.run("traffic ask 10.9.9.9 7000 1 32")
     with pytest.raises(GuestError, match="more than 1 s"):

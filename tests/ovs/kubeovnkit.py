@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.testbed.kubeapi import KubeApi
+from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import BIN, Node
 from tests.ovs.ovskit import switched
 
@@ -41,9 +41,9 @@ def written(provider: str = "ovn", **change: str | None) -> dict[str, str]:
 
 
 @contextmanager
-def clustered(**settings: Any) -> Iterator[tuple[Node, KubeApi]]:
+def clustered(**settings: Any) -> Iterator[tuple[Node, FakeApiServer]]:
     """A node with Open vSwitch; its vmlinkd watches an API server in the node's namespace."""
-    with switched() as node, node.namespace.entered(), KubeApi() as api:
+    with switched() as node, node.namespace.entered(), FakeApiServer() as api:
         kubeconfig = api.kubeconfig(node.lab.dir / "kubeconfig")
         known = {"node": api.node, "kubeconfig": str(kubeconfig)}
         # JSON is valid YAML.
@@ -63,7 +63,7 @@ def pod_args(name: str = "web", uid: str = "") -> str:
     return named + (f";K8S_POD_UID={uid}" if uid else "")
 
 
-def appear(api: KubeApi, name: str = "web", **fields: Any) -> str:
+def appear(api: FakeApiServer, name: str = "web", **fields: Any) -> str:
     """Create a pod, by a new UID distinct from any earlier one; return its CNI_ARGS."""
     uid = uuid.uuid4().hex
     api.put("shop", name, uid=uid, **fields)

@@ -19,7 +19,7 @@ def switched() -> Iterator[Node]:
     """A node with an OVS bridge whose local port is up."""
     if reason := switch.missing():
         pytest.skip(reason)
-    with Node("userspace") as made:
+    with Node("ovs") as made:
         assert made.switch
         made.switch.add_bridge(BRIDGE)
         made.run(["ip", "link", "set", BRIDGE, "up"])

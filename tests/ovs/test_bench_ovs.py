@@ -6,9 +6,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from bench.report.results import Options, Results
+from bench.results import Results
 from bench.suites import attach, growth
-from bench.suites.rounds import Part
+from bench.suites.scenario import Scenario
+from bench.suites.task import Options
 from bench.testbed import switch
 from tests.ovs.ovskit import switch_of
 
@@ -17,39 +18,39 @@ from tests.ovs.ovskit import switch_of
 def test_ports_beside_those_of_ovs_vsctl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "SETTLE", 0)
     monkeypatch.setattr(growth, "BURST", 3)
-    monkeypatch.setattr(growth, "KITS", 2)
+    monkeypatch.setattr(growth, "POOL_SIZE", 2)
     options, results = Options(quick=True, rounds=1), Results()
     with ExitStack() as stack:
-        part = growth.OnOvs(options, results, stack)
-        # The contenders' ports are gone; those that fill the bridge and the kits remain.
-        part._measure(2)
-        assert ports(part) == 2 + 2 + len(["ovs0"])
-        part._burst({"present": 2})
-        assert ports(part) == 2 + 2 + len(["ovs0"])
+        scenario = growth.OvsGrowth(options, results, stack)
+        # The contenders' ports are gone; those that fill the bridge and those in the pool remain.
+        scenario.measure(2)
+        assert ports(scenario) == 2 + 2 + len(["ovs0"])
+        scenario.measure_burst({"present": 2})
+        assert ports(scenario) == 2 + 2 + len(["ovs0"])
     for metric in ("add", "burst_add"):
         names = {s.contender for s in results.series if s.metric == metric and s.samples}
-        assert {"tap-ovs", growth.POOLED, "ovs-vsctl"} <= names
+        assert {"tap-ovs", growth.WITH_POOL, "ovs-vsctl"} <= names
 
 
-def ports(part: growth.OnOvs) -> int:
-    part._quiet()
-    return len([row for row in switch_of(part.node).rows() if row.startswith("Port")])
+def ports(scenario: growth.OvsGrowth) -> int:
+    scenario.settle()
+    return len([row for row in switch_of(scenario.node).rows() if row.startswith("Port")])
 
 
 @pytest.mark.parametrize(
-    ("part", "told"),
+    ("scenario", "names"),
     [
-        (attach.OnDpdk, {"vhostuser-ovs"}),
-        (attach.OnOvs, {"tc-ovs", "tap-ovs", "veth-ovs"}),
-        (growth.OnOvs, set()),
+        (attach.DpdkScenario, {"vhostuser-ovs"}),
+        (attach.OvsScenario, {"tc-ovs", "tap-ovs", "veth-ovs"}),
+        (growth.OvsGrowth, set()),
     ],
 )
 def test_what_cannot_be_had_is_told_and_no_task(
-    monkeypatch: pytest.MonkeyPatch, part: type[Part], told: set[str]
+    monkeypatch: pytest.MonkeyPatch, scenario: type[Scenario], names: set[str]
 ) -> None:
-    monkeypatch.setattr(switch, "missing", lambda dpdk=False: "no such package")
+    monkeypatch.setattr(switch, "missing", lambda *_, **__: "no such package")
     results = Results()
     with ExitStack() as stack:
-        assert part(Options(), results, stack).tasks() == []
-    assert {s.contender for s in results.series} == told
+        assert scenario(Options(), results, stack).tasks() == []
+    assert {s.contender for s in results.series} == names
     assert all(s.note == "no such package" and not s.samples for s in results.series)

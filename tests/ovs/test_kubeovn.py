@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.testbed.kubeapi import KubeApi
+from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import Node
 from cni.kubeovn.pod_annotations import MODE
 from cni.kubeovn.pod_network import POD_ANNOTATIONS
@@ -26,23 +26,23 @@ DEADLINE = 3
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[Node, KubeApi]]:
+def cluster() -> Iterator[tuple[Node, FakeApiServer]]:
     with clustered(deadline=DEADLINE, runtime_classes={"kata": "tap"}) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def node(cluster: tuple[Node, KubeApi]) -> Node:
+def node(cluster: tuple[Node, FakeApiServer]) -> Node:
     return cluster[0]
 
 
 @pytest.fixture
-def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
+def api(cluster: tuple[Node, FakeApiServer]) -> FakeApiServer:
     return cluster[1]
 
 
 @pytest.fixture
-def web(api: KubeApi) -> Iterator[str]:
+def web(api: FakeApiServer) -> Iterator[str]:
     """CNI_ARGS of the pod `web`, whose annotations are already written."""
     yield appear(api, annotations=written())
     api.delete(*WEB)
@@ -97,7 +97,7 @@ def test_a_pod_gets_what_kube_ovn_chose(node: Node, pod: Path, web: str, mode: s
         node.call("CHECK", {**conf, "prevResult": result}, "c1", pod, CNI_ARGS=web).expect()
 
 
-def test_dual_stack_on_a_secondary_network(node: Node, pod: Path, api: KubeApi) -> None:
+def test_dual_stack_on_a_secondary_network(node: Node, pod: Path, api: FakeApiServer) -> None:
     routes = json.dumps([{"dst": "10.99.0.0/16", "gw": "10.16.0.9"}, {"dst": "fd00:99::/64"}])
     given = written("net1.shop.ovn", **DUAL, routed=None, routes=routes)
     args = appear(api, annotations=given)
@@ -112,7 +112,9 @@ def test_dual_stack_on_a_secondary_network(node: Node, pod: Path, api: KubeApi) 
         assert ids["ip"] == "10.16.0.5,fd00:10:16::5"
 
 
-def test_one_network_twice_and_one_with_a_mac_alone(node: Node, pod: Path, api: KubeApi) -> None:
+def test_one_network_twice_and_one_with_a_mac_alone(
+    node: Node, pod: Path, api: FakeApiServer
+) -> None:
     first, second = ("02:00:00:00:00:01", "02:00:00:00:00:02")
     alone = {"ip_address": None, "cidr": None, "gateway": None}
     given = written("n.shop.ovn", mac_address=first, ip_address="10.16.0.7")
@@ -131,7 +133,7 @@ def test_one_network_twice_and_one_with_a_mac_alone(node: Node, pod: Path, api: 
         assert "ip" not in ids
 
 
-def test_bandwidth_in_megabits(node: Node, pod: Path, api: KubeApi) -> None:
+def test_bandwidth_in_megabits(node: Node, pod: Path, api: FakeApiServer) -> None:
     args = appear(api, annotations=written(ingress_rate="8", ingress_burst="2"))
     assert node.switch
     with attached(node, pod, config("tap"), args):
@@ -139,7 +141,9 @@ def test_bandwidth_in_megabits(node: Node, pod: Path, api: KubeApi) -> None:
         assert 'burst="2000000", max-rate="8000000"' in queue
 
 
-def test_annotations_that_the_runtime_tells_are_enough(node: Node, pod: Path, api: KubeApi) -> None:
+def test_annotations_that_the_runtime_tells_are_enough(
+    node: Node, pod: Path, api: FakeApiServer
+) -> None:
     """The API server's copy of the pod has no annotations yet."""
     args = appear(api)
     with attached(node, pod, config(runtimeConfig={POD_ANNOTATIONS: written()}), args) as result:
@@ -147,7 +151,9 @@ def test_annotations_that_the_runtime_tells_are_enough(node: Node, pod: Path, ap
     api.delete(*WEB)
 
 
-def test_annotations_that_come_while_the_request_waits(node: Node, pod: Path, api: KubeApi) -> None:
+def test_annotations_that_come_while_the_request_waits(
+    node: Node, pod: Path, api: FakeApiServer
+) -> None:
     args = appear(api, annotations=written(allocated=None, routed=None))
     with ThreadPoolExecutor(1) as thread:
         adding = thread.submit(node.call, "ADD", config(), "c1", pod, CNI_ARGS=args)
@@ -167,7 +173,7 @@ def test_annotations_that_come_while_the_request_waits(node: Node, pod: Path, ap
     ],
 )
 def test_what_cannot_be_is_tried_again_and_leaves_nothing(
-    node: Node, pod: Path, api: KubeApi, change: dict[str, str], words: str
+    node: Node, pod: Path, api: FakeApiServer, change: dict[str, str], words: str
 ) -> None:
     args = appear(api, annotations=written(**change))
     answer = node.call("ADD", config(), "c1", pod, CNI_ARGS=args)
@@ -175,7 +181,7 @@ def test_what_cannot_be_is_tried_again_and_leaves_nothing(
     api.delete(*WEB)
 
 
-def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: KubeApi) -> None:
+def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: FakeApiServer) -> None:
     args = pod_args(uid="anew")
     with api.cut():
         answer = node.call("ADD", config(), "c1", pod, CNI_ARGS=args)
@@ -192,7 +198,7 @@ def test_without_an_api_server_it_is_tried_again(node: Node, pod: Path, api: Kub
 HELD = "10.16.0.5 of ovn-default is still that of web.shop (c1/eth0)"
 
 
-def test_an_address_in_use(node: Node, pod: Path, api: KubeApi, web: str) -> None:
+def test_an_address_in_use(node: Node, pod: Path, api: FakeApiServer, web: str) -> None:
     """Another pod keeps it until its DEL, but the next container of the same pod takes it over."""
     other = appear(api, "other", annotations=written())
     node.call("ADD", config(), "c1", pod, CNI_ARGS=web).expect()
@@ -223,7 +229,7 @@ def test_an_address_is_still_in_use_after_a_restart() -> None:
 @pytest.mark.parametrize("chosen", ["annotation", "runtime class"])
 @pytest.mark.parametrize("lost", [False, True], ids=["", "its record is lost"])
 def test_a_pod_has_a_mode_of_its_own(
-    node: Node, pod: Path, api: KubeApi, chosen: str, lost: bool
+    node: Node, pod: Path, api: FakeApiServer, chosen: str, lost: bool
 ) -> None:
     """One network serves containers (veth) and VMs; CHECK and DEL know which mode the pod had."""
     conf = config("veth")
@@ -244,7 +250,7 @@ def test_a_pod_has_a_mode_of_its_own(
     [("kata", "expected one of tc, "), ("macvtap", "macvtap does not go with the uplink ovs")],
 )
 def test_a_mode_that_is_none_is_named_by_its_annotation(
-    node: Node, pod: Path, api: KubeApi, mode: str, words: str
+    node: Node, pod: Path, api: FakeApiServer, mode: str, words: str
 ) -> None:
     args = appear(api, annotations=written() | {MODE: mode})
     answer = node.call("ADD", config(), "c1", pod, CNI_ARGS=args)

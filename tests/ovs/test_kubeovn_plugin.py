@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.testbed.kubeapi import KubeApi
+from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import BIN, Node
 from cni.kubeovn.pod_annotations import MODE
 from cni.spec.types import AttachmentKey
@@ -35,7 +35,7 @@ def sockets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def cluster(sockets: tuple[Path, Path]) -> Iterator[tuple[Node, KubeApi]]:
+def cluster(sockets: tuple[Path, Path]) -> Iterator[tuple[Node, FakeApiServer]]:
     ours, theirs = sockets
     network = {"mode": "tc", "ovs": {"bridge": BRIDGE}, "mtu": 1400}
     served = {"listen": str(ours), "daemon": str(theirs), "network": network}
@@ -51,12 +51,12 @@ def cluster(sockets: tuple[Path, Path]) -> Iterator[tuple[Node, KubeApi]]:
 
 
 @pytest.fixture(scope="module")
-def node(cluster: tuple[Node, KubeApi]) -> Node:
+def node(cluster: tuple[Node, FakeApiServer]) -> Node:
     return cluster[0]
 
 
 @pytest.fixture
-def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
+def api(cluster: tuple[Node, FakeApiServer]) -> FakeApiServer:
     return cluster[1]
 
 
@@ -146,7 +146,7 @@ def test_kube_ovns_daemon_is_away(pod: Path, ours: Path) -> None:
 
 
 def test_a_provider_and_an_annotation_choose_as_well(
-    node: Node, pod: Path, api: KubeApi, ours: Path
+    node: Node, pod: Path, api: FakeApiServer, ours: Path
 ) -> None:
     given = written("vms.shop.ovn", routed=None)
     api.put("shop", "both", annotations=given | written() | {MODE: "veth"})

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bench.testbed import pooled
-from bench.testbed.kubeapi import KubeApi
+from bench.testbed import pool
+from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import Node
 from cni.kubeovn.pod_annotations import MODE
 from tests.ovs.kubeovnkit import MAC, appear, clustered, written
@@ -24,23 +24,23 @@ TAP = config("tap")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple[Node, KubeApi]]:
+def cluster() -> Iterator[tuple[Node, FakeApiServer]]:
     pools = {"net": {"tap": {"size": SIZE, "refill_below": 1}}}
     with clustered(pools=pools, workers=WORKERS, deadline=20) as made:
         yield made
 
 
 @pytest.fixture
-def api(cluster: tuple[Node, KubeApi]) -> KubeApi:
+def api(cluster: tuple[Node, FakeApiServer]) -> FakeApiServer:
     return cluster[1]
 
 
 @pytest.fixture
-def node(cluster: tuple[Node, KubeApi]) -> Node:
+def node(cluster: tuple[Node, FakeApiServer]) -> Node:
     """A node with a full pool."""
     node = cluster[0]
     node.call("STATUS", TAP).expect()
-    pooled.settle(node, "net", SIZE)
+    pool.wait_until_full(node, "net", SIZE)
     return node
 
 
@@ -63,7 +63,7 @@ PODS: list[tuple[dict[str, str | None], str, str | None]] = [
 
 
 def test_kits_get_what_kube_ovn_chose_and_keep_nothing_of_it(
-    node: Node, api: KubeApi, pod: Path
+    node: Node, api: FakeApiServer, pod: Path
 ) -> None:
     """More pods than kits, one after the other, so that kits are used again."""
     before = kits(node)
@@ -90,7 +90,7 @@ def test_kits_get_what_kube_ovn_chose_and_keep_nothing_of_it(
     assert len(set(had)) < len(had)
 
 
-def test_a_kit_that_does_not_fit_stays(node: Node, api: KubeApi, pod: Path) -> None:
+def test_a_kit_that_does_not_fit_stays(node: Node, api: FakeApiServer, pod: Path) -> None:
     before = kits(node)
     args = appear(api, annotations=written("net1.shop", vlan_id="7", routed=None))
     with attached(node, pod, config("tap", "net1.shop"), args) as result:
@@ -102,7 +102,7 @@ def test_a_kit_that_does_not_fit_stays(node: Node, api: KubeApi, pod: Path) -> N
     api.delete("shop", "web")
 
 
-def test_a_limit_that_no_kit_can_have(node: Node, api: KubeApi, pod: Path) -> None:
+def test_a_limit_that_no_kit_can_have(node: Node, api: FakeApiServer, pod: Path) -> None:
     """Whether a port can be policed is decided when it is made; the userspace datapath cannot."""
     before = kits(node)
     args = appear(api, annotations=written(egress_rate="8"))
@@ -114,7 +114,7 @@ def test_a_limit_that_no_kit_can_have(node: Node, api: KubeApi, pod: Path) -> No
 
 @pytest.mark.parametrize(("network", "own"), [("tap", "veth"), ("veth", "tap")])
 def test_kits_are_for_pods_of_their_mode(
-    node: Node, api: KubeApi, pod: Path, network: str, own: str
+    node: Node, api: FakeApiServer, pod: Path, network: str, own: str
 ) -> None:
     """The pod may have chosen its mode itself, by an annotation."""
     before = kits(node)
@@ -126,7 +126,7 @@ def test_kits_are_for_pods_of_their_mode(
     api.delete("shop", "web")
 
 
-def test_pods_that_wait_keep_no_other_waiting(node: Node, api: KubeApi, pod: Path) -> None:
+def test_pods_that_wait_keep_no_other_waiting(node: Node, api: FakeApiServer, pod: Path) -> None:
     names = [f"late{n}" for n in range(WORKERS + 1)]
     pods = [node.pod(name) for name in names]
     args = [appear(api, name, annotations={}) for name in names]

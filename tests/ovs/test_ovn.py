@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench.testbed import guest as guests
 from bench.testbed import ovn as ovns
+from bench.testbed import probes
 from bench.testbed.node import BIN, Answer, Node
 from bench.testbed.ovn import BRIDGE, Ovn
 from cni.config.settings import Ovs
@@ -50,14 +50,14 @@ def running(*kinds: str) -> Iterator[Ovn]:
 
 @pytest.fixture(scope="module")
 def ovn() -> Iterator[Ovn]:
-    with running("userspace", "userspace") as made:
+    with running("ovs", "ovs") as made:
         yield made
 
 
 @pytest.fixture
 def fragile() -> Iterator[Ovn]:
     """OVN for a single test, which may kill and restart the servers."""
-    with running("userspace") as made:
+    with running("ovs") as made:
         yield made
 
 
@@ -146,7 +146,7 @@ def test_pods_of_two_nodes_talk_with_full_packets(ovn: Ovn) -> None:
         call(node, "ADD", f"p{number}.shop", pod, mode="veth").expect()
         node.run(["ip", "address", "add", f"10.9.0.{number}/24", "dev", "eth0"], pod)
     try:
-        assert guests.ping(str(pods[0]), "10.9.0.2", 10, ovns.MTU - 28, dont_fragment=True) > 0
+        assert probes.ping(str(pods[0]), "10.9.0.2", 10, ovns.MTU - 28, dont_fragment=True) > 0
         assert [ovn.claimed(f"p{n}.shop") for n in (1, 2)] == [ovn.chassis(0), ovn.chassis(1)]
     finally:
         for number, (node, pod) in enumerate(zip(ovn.nodes, pods, strict=True), 1):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.testbed import guest as guests
-from bench.testbed import snapshot
+from bench.testbed import probes, snapshot
 from bench.testbed.daemons import SwitchError
 from bench.testbed.guest import GuestError
 from bench.testbed.node import Node
@@ -56,12 +55,12 @@ def on_bridge(node: Node, switch: Switch, *addresses: str) -> Iterator[list[Path
 def test_each_daemon_can_crash_and_come_back(node: Node, switch: Switch) -> None:
     with on_bridge(node, switch, "10.9.0.1/24", "10.9.0.2/24") as (near, _):
         rows = switch.rows()
-        assert guests.ping(str(near), "10.9.0.2", 3) > 0
+        assert probes.ping(str(near), "10.9.0.2", 3) > 0
         switch.kill_vswitchd()
         with pytest.raises(GuestError):
-            guests.ping(str(near), "10.9.0.2", 3)
+            probes.ping(str(near), "10.9.0.2", 3)
         switch.start_vswitchd()
-        assert guests.ping(str(near), "10.9.0.2", 3) > 0
+        assert probes.ping(str(near), "10.9.0.2", 3) > 0
         switch.kill_ovsdb()
         with pytest.raises(SwitchError, match=r"db\.sock"):
             switch.vsctl("show")
@@ -110,10 +109,10 @@ def test_nothing_is_left_of_it(node: Node) -> None:
 
 
 HOLDER = """
-from bench.testbed.node import Node, give_back_on_sigterm
+from bench.testbed.node import Node, exit_on_sigterm
 from bench.testbed.switch import Switch
 import signal
-give_back_on_sigterm()
+exit_on_sigterm()
 with Node() as node, Switch(node.namespace, dpdk=True) as switch:
     print(switch.dir, switch.vswitchd.pid, flush=True)
     signal.pause()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bench.report.document import Document
-from bench.report.results import Series
+from bench.results import Series
 
 
 class Times(NamedTuple):

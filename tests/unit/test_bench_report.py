@@ -15,7 +15,7 @@ from bench import run
 from bench.report import compare, document, page, stats, tables
 from bench.report.charts import charts
 from bench.report.document import Document, DocumentError
-from bench.report.results import Series
+from bench.results import Series
 from tests.unit import benchkit
 
 EVIL = "<script>alert(1)</script> & co"

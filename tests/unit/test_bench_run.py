@@ -20,7 +20,8 @@ from bench import run
 from bench.progress import Progress
 from bench.report import document, machine, page
 from bench.report.document import Document
-from bench.report.results import Options, Results, Series, Task
+from bench.results import Results, Series
+from bench.suites.task import Options, Task
 from bench.testbed import guest, snapshot
 
 ADD = Series("attach", "add", "ms", "tc-linux", "vmlink")
@@ -196,7 +197,7 @@ def test_what_cannot_be_given_back_is_told(suites: Give) -> None:
     suites(attach={"begin": lambda _, stack: stack.callback(lambda: 1 / 0)})
     assert run.main(["attach"]) == 1
     [failure] = written().about["failed"]
-    assert (failure["task"], failure["error"][:17]) == ("giving back", "ZeroDivisionError")
+    assert (failure["task"], failure["error"][:17]) == ("clean-up", "ZeroDivisionError")
 
 
 def test_what_is_left_behind_is_told(

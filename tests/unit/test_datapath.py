@@ -10,17 +10,18 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from bench.contenders.pairs import Bridged, Pair, Vmlink, Wired
-from bench.report.results import ROLES, Options, Results
+from bench.contenders.datapaths import BridgeAndTap, Endpoints, TwoVeths, VmlinkGuest
+from bench.results import ROLES, Results
 from bench.suites import datapath
-from bench.suites.contest import Contest
-from bench.suites.cputime import vcpu_seconds
-from bench.suites.visit import UNITS, Effort, Entry
+from bench.suites.datapath_metrics import UNITS, Effort, Measurement
+from bench.suites.datapath_node import DatapathNode
+from bench.suites.task import Options
 from bench.testbed import traffic
+from bench.testbed.attachments import ATTACHMENT_TYPES
+from bench.testbed.cpu_time import vcpu_seconds
 from bench.testbed.guest import GuestError
-from bench.testbed.ways import WAYS
 
-EFFORT = Effort(passes=3, flow=0.5, flood=0.1, asked=4)
+EFFORT = Effort(passes=3, tcp_seconds=0.5, udp_seconds=0.1, round_trips=4)
 
 
 @dataclass
@@ -52,26 +53,26 @@ def host() -> Said:
 
 @dataclass
 class Fake:
-    """A contender. It opens `pair`, or fails to boot where there is none."""
+    """A contender. It opens `ends`, or fails to boot where there is none."""
 
     name: str
-    pair: Pair | None = None
+    ends: Endpoints | None = None
     reason: str = ""
     role: str = "vmlink"
     note: str = "a note"
-    boots: bool = False
+    has_guest: bool = False
 
     def missing(self) -> str:
         return self.reason
 
-    def open(self, node: object, container: str, stack: ExitStack) -> Pair:
-        if not self.pair:
+    def open(self, node: object, container: str, stack: ExitStack) -> Endpoints:
+        if not self.ends:
             raise GuestError("does not boot")
-        return self.pair
+        return self.ends
 
 
-def pair() -> Pair:
-    return Pair(host(), host(), "10.0.0.1", "10.0.0.2", by_kernel=True)
+def ends() -> Endpoints:
+    return Endpoints(host(), host(), "10.0.0.1", "10.0.0.2", sender_pays=True)
 
 
 @pytest.fixture
@@ -80,15 +81,17 @@ def results() -> Results:
 
 
 @pytest.fixture
-def contest(results: Results, monkeypatch: pytest.MonkeyPatch) -> Contest:
-    contest = Contest("", results, ExitStack())
-    monkeypatch.setattr(contest, "_node", object())
-    return contest
+def bench_node(results: Results, monkeypatch: pytest.MonkeyPatch) -> DatapathNode:
+    bench_node = DatapathNode("", results, ExitStack())
+    monkeypatch.setattr(bench_node, "_node", object())
+    return bench_node
 
 
-def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(contest: Contest) -> None:
-    entries = [Entry(Fake(name, pair())) for name in "abc"]
-    names = [task.name for task in contest.passes(entries, EFFORT)]
+def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(
+    bench_node: DatapathNode,
+) -> None:
+    entries = [Measurement(Fake(name, ends())) for name in "abc"]
+    names = [task.name for task in bench_node.measure_tasks(entries, EFFORT)]
     assert names[:3] == ["a: make", "b: make", "c: make"]
     passes = [names[n : n + 3] for n in (3, 6, 9)]
     assert ["".join(name[0] for name in one) for one in passes] == ["abc", "bca", "cab"]
@@ -96,10 +99,12 @@ def test_every_contender_has_its_turn_in_each_pass_and_one_is_first_once(contest
 
 
 def test_a_visit_gives_every_metric_with_its_unit_and_conditions(
-    contest: Contest, results: Results
+    bench_node: DatapathNode, results: Results
 ) -> None:
     at = {"switch": "dpdk"}
-    for task in contest.passes([Entry(Fake("a", pair()), at)], replace(EFFORT, passes=2)):
+    for task in bench_node.measure_tasks(
+        [Measurement(Fake("a", ends()), at)], replace(EFFORT, passes=2)
+    ):
         task.run()
     found = {(s.metric, tuple(s.at.items())): s for s in results.series}
     assert {metric for metric, _ in found} == set(UNITS)
@@ -112,10 +117,10 @@ def test_a_visit_gives_every_metric_with_its_unit_and_conditions(
     assert (cost.unit, cost.samples, cost.note) == ("ns", [3000.0, 3000.0], "a note")
 
 
-def test_the_warm_up_tells_how_many_bytes_a_flow_takes(contest: Contest) -> None:
-    measured = pair()
-    entry = Entry(Fake("a", measured), directions=("out",), streams=(4,))
-    for task in contest.passes([entry], replace(EFFORT, passes=1)):
+def test_the_warm_up_tells_how_many_bytes_a_flow_takes(bench_node: DatapathNode) -> None:
+    measured = ends()
+    entry = Measurement(Fake("a", measured), directions=("out",), streams=(4,))
+    for task in bench_node.measure_tasks([entry], replace(EFFORT, passes=1)):
         task.run()
     assert isinstance(measured.near, Said)
     warm, flow = (c for c in measured.near.told if c.startswith("iperf3"))
@@ -125,17 +130,17 @@ def test_the_warm_up_tells_how_many_bytes_a_flow_takes(contest: Contest) -> None
 
 
 def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
-    contest: Contest, results: Results
+    bench_node: DatapathNode, results: Results
 ) -> None:
-    gone = pair()
+    gone = ends()
     entries = [
-        Entry(Fake("absent", reason="no such kernel")),
-        Entry(Fake("broken")),
-        Entry(Fake("gone", gone)),
-        Entry(Fake("beside", pair()), beside="broken"),
-        Entry(Fake("good", pair())),
+        Measurement(Fake("absent", reason="no such kernel")),
+        Measurement(Fake("broken")),
+        Measurement(Fake("gone", gone)),
+        Measurement(Fake("beside", ends()), sender="broken"),
+        Measurement(Fake("good", ends())),
     ]
-    tasks = contest.passes(entries, EFFORT)
+    tasks = bench_node.measure_tasks(entries, EFFORT)
     assert not any("absent" in task.name for task in tasks)
     assert isinstance(gone.near, Said)
     gone.near.fails = True
@@ -145,7 +150,7 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
     assert empty == {
         "absent": "no such kernel",
         "broken": "failed: does not boot",
-        "beside": "failed: broken is not there",
+        "beside": "failed: broken, which is to send, could not be made",
         "gone": "failed: it has gone away",
     }
     assert len(gone.near.told) == 1, "a contender that failed must not be measured again"
@@ -155,20 +160,20 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(
 def test_the_suite_has_every_way_the_baselines_and_the_ceilings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for kind in (Vmlink, Bridged, Wired):
+    for kind in (VmlinkGuest, BridgeAndTap, TwoVeths):
         monkeypatch.setattr(kind, "missing", lambda _: "")
-    monkeypatch.setattr("bench.testbed.switch.missing", lambda dpdk=False: "")
+    monkeypatch.setattr("bench.testbed.switch.missing", lambda *_, **__: "")
     with ExitStack() as stack:
         tasks = datapath.tasks(Options(quick=True, rounds=3), Results(), stack)
-    entries = [*datapath._engines(), *datapath._without_dpdk(), *datapath._with_dpdk()]
+    entries = [*datapath._redirects(), *datapath._without_dpdk(), *datapath._with_dpdk()]
     assert len({entry.name for entry in entries}) == len(entries)
-    assert {entry.contender.role for entry in entries} <= set(ROLES)
-    names = {entry.contender.name for entry in entries}
+    assert {entry.datapath.role for entry in entries} <= set(ROLES)
+    names = {entry.datapath.name for entry in entries}
     others = {"bridge-tap-linux", "bridge-tap-ovs", "guest-loopback", "veth-linux"}
-    assert names == {way.name for way in WAYS} | others
+    assert names == {kind.name for kind in ATTACHMENT_TYPES} | others
     passes = Counter(t.name.partition(":")[0] for t in tasks if ": pass " in t.name)
     for entry in entries:
-        turns = 3 * (datapath.ENGINE_TURNS if entry.at.get("path") == "veth-veth" else 1)
+        turns = 3 * (datapath.REDIRECT_PASSES if entry.at.get("path") == "veth-veth" else 1)
         assert passes[entry.name] == turns
     assert all(task.seconds > 0 for task in tasks)
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench.report.results import Options, Results
-from bench.suites.rounds import Part, able, in_turns, nothing, once, turns
+from bench.results import Results
+from bench.suites.rounds import measure_in_turns, measure_once, no_wait, turns, usable
+from bench.suites.scenario import Scenario
+from bench.suites.task import Options
 
 
 @dataclass
@@ -48,7 +50,7 @@ def test_each_is_once_in_a_round_and_comes_after_every_other() -> None:
 
 def test_every_verb_of_every_round_is_a_sample() -> None:
     results, one, other = Results(), Fake("one"), Fake("other", verbs=("ADD",))
-    in_turns([one, other], 3, results, {"present": 7})
+    measure_in_turns([one, other], 3, results, {"present": 7})
     found = {(s.contender, s.metric, s.at["present"]): s.samples for s in results.series}
     assert found == {
         ("one", "add", 7): [1.5] * 3,
@@ -60,13 +62,13 @@ def test_every_verb_of_every_round_is_a_sample() -> None:
 def test_what_is_around_a_call_is_given_back_when_it_fails() -> None:
     broken = Fake("broken", fails="DEL")
     with pytest.raises(AssertionError):
-        once(broken, Results(), {}, nothing)
+        measure_once(broken, Results(), {}, no_wait)
     assert broken.there == 0
 
 
 def test_a_peer_that_fails_is_told_and_left_out() -> None:
     results, good, broken = Results(), Fake("good"), Fake("broken", "peer", fails="ADD")
-    assert able([good, broken], results, {}) == [good]
+    assert usable([good, broken], results, {}) == [good]
     (told,) = results.series
     assert (told.contender, told.samples) == ("broken", [])
     assert "exit code 7" in told.note
@@ -74,7 +76,7 @@ def test_a_peer_that_fails_is_told_and_left_out() -> None:
 
 def test_vmlink_itself_must_not_fail() -> None:
     with pytest.raises(AssertionError):
-        able([Fake("ours", fails="DEL")], Results(), {})
+        usable([Fake("ours", fails="DEL")], Results(), {})
 
 
 @pytest.mark.parametrize(
@@ -82,4 +84,4 @@ def test_vmlink_itself_must_not_fail() -> None:
 )
 def test_rounds_that_a_user_asks_for_come_first(options: Options, expected: int) -> None:
     with ExitStack() as stack:
-        assert Part(options, Results(), stack).rounds == expected
+        assert Scenario(options, Results(), stack).rounds == expected

@@ -6,18 +6,18 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.contenders.pairs import Bridged, Pair
-from bench.report.results import Results
-from bench.suites.contest import Contest
-from bench.suites.cputime import vcpu_seconds
-from bench.suites.visit import UNITS, Effort, Entry
+from bench.contenders.datapaths import BridgeAndTap, Endpoints
+from bench.results import Results
+from bench.suites.datapath_metrics import UNITS, Effort, Measurement
+from bench.suites.datapath_node import DatapathNode
+from bench.testbed.cpu_time import vcpu_seconds
 
-EFFORT = Effort(passes=1, flow=0.1, flood=0.1, asked=50)
+EFFORT = Effort(passes=1, tcp_seconds=0.1, udp_seconds=0.1, round_trips=50)
 
 
-def asleep(pair: Pair) -> int:
-    """Wait until the pair's guest is stopped; return its process id."""
-    (guest,) = pair.guests
+def asleep(ends: Endpoints) -> int:
+    """Wait until the guest is stopped; return its process id."""
+    (guest,) = ends.guests
     os.waitid(os.P_PID, guest.pid, os.WSTOPPED | os.WNOWAIT)
     return guest.pid
 
@@ -25,11 +25,12 @@ def asleep(pair: Pair) -> int:
 def test_the_baseline_is_measured_and_given_back() -> None:
     results = Results()
     with ExitStack() as stack:
-        contest = Contest("", results, stack)
-        tasks = [contest.begin(), *contest.passes([Entry(Bridged("linux"))], EFFORT), contest.end()]
+        node = DatapathNode("", results, stack)
+        baseline = node.measure_tasks([Measurement(BridgeAndTap("linux"))], EFFORT)
+        tasks = [node.start_task(), *baseline, node.end_task()]
         for task in tasks[:-1]:
             task.run()
-        pid = asleep(contest._pairs["bridge-tap-linux"])
+        pid = asleep(node._endpoints["bridge-tap-linux"])
         spent = vcpu_seconds(pid)
         assert spent > 0
         assert vcpu_seconds(pid) == spent

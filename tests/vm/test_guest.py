@@ -19,11 +19,9 @@ from bench.testbed.guest import (
     _acceleration,
     accelerator,
     accelerator_reason,
-    iperf_tcp,
-    iperf_udp,
-    ping,
 )
 from bench.testbed.node import Lab
+from bench.testbed.probes import iperf_tcp, iperf_udp, ping
 
 MAC = "02:00:5e:10:00:02"
 MTU = 1400

@@ -6,7 +6,7 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.testbed import guest as guests
+from bench.testbed import probes
 from bench.testbed.guest import Guest
 from bench.testbed.node import Node
 from cni.vmm.qmp import Qmp
@@ -49,7 +49,7 @@ def test_a_second_nic_is_plugged_and_unplugged(node: Node, pod: Path, tmp_path: 
             assert (nic.mac, nic.mtu) == (told[1]["mac"], told[1]["mtu"])
             assert guest.run("ls -d /sys/class/net/eth1/queues/rx-* | wc -l").strip() == "2"
             guest.configure("eth1", told[1]["addresses"])
-            assert guests.ping(str(node.path), told[1]["addresses"][0].partition("/")[0], 3) > 0
+            assert probes.ping(str(node.path), told[1]["addresses"][0].partition("/")[0], 3) > 0
             node.run(unplug)
             assert [n.mac for n in guest.nics()] == [told[0]["mac"]]
         again = node.run(unplug, check=False)

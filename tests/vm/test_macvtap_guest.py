@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.testbed import guest as guests
+from bench.testbed import probes
 from bench.testbed.guest import Guest
 from bench.testbed.node import PLUGINS, Node
 
@@ -98,16 +99,16 @@ def test_a_guest_has_what_the_result_says_and_passes_traffic(
 def traffic(guest: Guest, result: dict[str, Any], where: str) -> None:
     v4, v6 = (ip["address"].partition("/")[0] for ip in result["ips"])
     for address in (v4, v6):
-        assert guests.ping(where, address, 5) > 0
+        assert probes.ping(where, address, 5) > 0
         for reverse in (False, True):
-            assert guests.iperf_tcp(guest, address, where, 1, reverse, parallel=2) > 0.05
+            assert probes.iperf_tcp(guest, address, where, 1, reverse, parallel=2) > 0.05
     for reverse in (False, True):
-        gbps, lost = guests.iperf_udp(guest, v4, where, 1, reverse, rate="20M")
+        gbps, lost = probes.iperf_udp(guest, v4, where, 1, reverse, rate="20M")
         assert (gbps > 0.01, lost < 20) == (True, True), f"{gbps} Gbit/s, {lost} % lost"
     guest.run(f"ping -c 2 -W 2 {result['ips'][0]['gateway']}")
-    assert guests.ping(where, v4, 3, MTU - HEADERS, dont_fragment=True) > 0
+    assert probes.ping(where, v4, 3, MTU - HEADERS, dont_fragment=True) > 0
     with pytest.raises(guests.GuestError):
-        guests.ping(where, v4, 1, MTU - HEADERS + 1, dont_fragment=True)
+        probes.ping(where, v4, 1, MTU - HEADERS + 1, dont_fragment=True)
 
 
 def test_two_guests_on_one_nic_reach_each_other(node: Node, pod: Path, outside: Path) -> None:

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.testbed import guest as guests
-from bench.testbed import switch
+from bench.testbed import probes, switch
 from bench.testbed.guest import Guest
 from bench.testbed.node import Node
 
@@ -27,7 +26,7 @@ QUEUES = {"tap, linux": 2}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    with Node("" if switch.missing() else "userspace") as made:
+    with Node("" if switch.missing() else "ovs") as made:
         made.start()
         if made.switch:
             made.switch.add_bridge("ovs0")
@@ -81,11 +80,11 @@ def test_a_guest_has_what_the_result_says_and_passes_traffic(
 def traffic(guest: Guest, result: dict[str, Any], where: str, mtu: int) -> None:
     v4, v6 = (ip["address"].partition("/")[0] for ip in result["ips"])
     for address in (v4, v6):
-        assert guests.ping(where, address, 5) > 0
+        assert probes.ping(where, address, 5) > 0
     for ip in result["ips"]:
         guest.run(f"ping -c 2 -W 2 {ip['gateway']}")
-    assert guests.ping(where, v4, 3, mtu - HEADERS, dont_fragment=True) > 0
+    assert probes.ping(where, v4, 3, mtu - HEADERS, dont_fragment=True) > 0
     for reverse in (False, True):
-        assert guests.iperf_tcp(guest, v4, where, 1, reverse) > 0.05
-        gbps, lost = guests.iperf_udp(guest, v4, where, 1, reverse, rate="20M")
+        assert probes.iperf_tcp(guest, v4, where, 1, reverse) > 0.05
+        gbps, lost = probes.iperf_udp(guest, v4, where, 1, reverse, rate="20M")
         assert (gbps > 0.01, lost < 20) == (True, True), f"{gbps} Gbit/s, {lost} % lost"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.testbed import guest as guests
+from bench.testbed import probes
 from bench.testbed.guest import Guest
 from bench.testbed.node import Node
 
@@ -52,12 +53,12 @@ def test_a_guest_has_what_the_result_says_and_passes_traffic(node: Node, pod: Pa
         assert nic.mac == "02:00:00:00:07:07"
         v4, v6 = (ip["address"].partition("/")[0] for ip in result["ips"])
         where = str(node.path)
-        assert guests.ping(where, v4, 5) > 0
-        assert guests.ping(where, v6, 5) > 0
+        assert probes.ping(where, v4, 5) > 0
+        assert probes.ping(where, v6, 5) > 0
         guest.run(f"ping -c 2 -W 2 {result['ips'][0]['gateway']}")
         for reverse in (False, True):
-            assert guests.iperf_tcp(guest, v4, where, 1, reverse) > 0.05
-            gbps, lost = guests.iperf_udp(guest, v4, where, 1, reverse, rate="20M")
+            assert probes.iperf_tcp(guest, v4, where, 1, reverse) > 0.05
+            gbps, lost = probes.iperf_udp(guest, v4, where, 1, reverse, rate="20M")
             assert (gbps > 0.01, lost < 20) == (True, True), f"{gbps} Gbit/s, {lost} % lost"
 
 
@@ -66,9 +67,9 @@ def test_jumbo_frames_pass_unfragmented(node: Node, pod: Path) -> None:
         assert guest.nics()[0].mtu == 9000
         address = result["ips"][0]["address"].partition("/")[0]
         where = str(node.path)
-        assert guests.ping(where, address, 3, 9000 - HEADERS, dont_fragment=True) > 0
+        assert probes.ping(where, address, 3, 9000 - HEADERS, dont_fragment=True) > 0
         with pytest.raises(guests.GuestError):
-            guests.ping(where, address, 1, 9000 - HEADERS + 1, dont_fragment=True)
+            probes.ping(where, address, 1, 9000 - HEADERS + 1, dont_fragment=True)
 
 
 def test_several_queues_are_the_guests(node: Node, pod: Path) -> None:
@@ -76,7 +77,7 @@ def test_several_queues_are_the_guests(node: Node, pod: Path) -> None:
         queues = guest.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l")
         assert queues.strip() == "2"
         address = result["ips"][0]["address"].partition("/")[0]
-        assert guests.iperf_tcp(guest, address, str(node.path), 1, parallel=2) > 0.05
+        assert probes.iperf_tcp(guest, address, str(node.path), 1, parallel=2) > 0.05
 
 
 @pytest.mark.parametrize("mode", ["tc", "tap"])
@@ -88,5 +89,5 @@ def test_tcp_holds_the_limit_both_ways(node: Node, pod: Path, mode: str, burst: 
     with attached(node, pod, "limited", mode=mode, bandwidth=limit) as (guest, result):
         address = result["ips"][0]["address"].partition("/")[0]
         for gbps, reverse in ((0.08, False), (0.04, True)):
-            found = guests.iperf_tcp(guest, address, str(node.path), 2, reverse)
+            found = probes.iperf_tcp(guest, address, str(node.path), 2, reverse)
             assert 0.6 * gbps < found < 1.15 * gbps

@@ -1,4 +1,4 @@
-"""Where the time of a call goes: the client, the queue, vmlinkd's steps and the rest of vmlinkd."""
+"""Where the time of a call goes: client, queue, vmlinkd's steps, and the rest of vmlinkd."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.contenders.plugins import Plugin, series
-from bench.report.results import Results
+from bench.results import Results
 
 VERBS = ("ADD", "DEL")
-_PATIENCE = 5  # seconds: vmlinkd writes its line after the answer
+_LOG_SECONDS = 5  # vmlinkd logs a call after its answer
 
 
 def measure(plugin: Plugin, rounds: int, results: Results, at: Mapping[str, int | str]) -> None:
-    """Metrics part:NAME. `client` is a whole process that asks vmlinkd for nothing (VERSION),
-    `queue` the way to a worker and back, `engine` what vmlinkd does besides its steps.
+    """Add metrics part:NAME, for each step of vmlinkd and for what is around the steps.
+
+    `client` is a whole process that asks vmlinkd for nothing (VERSION), `queue` the way to a worker
+    and back, `engine` what vmlinkd does besides its steps. Raises AssertionError.
     """
     whole: dict[tuple[str, str], float] = {}
     clients: dict[str, float] = {}
@@ -28,7 +30,7 @@ def measure(plugin: Plugin, rounds: int, results: Results, at: Mapping[str, int 
                 whole[pod.container, verb] = pod.call(verb)
         finally:
             pod.release()
-    for line in _lines(plugin, whole):
+    for line in _wait_for_lines(plugin, whole):
         verb, client = line["verb"], clients[line["container"]]
         parts = split(line, whole[line["container"], verb], client)
         for name, ms in parts.items():
@@ -36,26 +38,28 @@ def measure(plugin: Plugin, rounds: int, results: Results, at: Mapping[str, int 
 
 
 def split(line: Mapping[str, Any], whole: float, client: float) -> dict[str, float]:
-    """The parts of one call, in ms, which together are `whole`; `line` is of vmlinkd's log."""
+    """The parts of one call in ms, whose sum is `whole`; `line` is that of vmlinkd's log."""
     steps = {name.partition(".")[0]: ms for name, ms in line["steps"].items()}
     engine = line["ms"] - sum(steps.values())
     return {"client": client, "queue": whole - line["ms"] - client, "engine": engine, **steps}
 
 
-def _lines(plugin: Plugin, asked: Mapping[tuple[str, str], float]) -> Sequence[dict[str, Any]]:
-    """Vmlinkd's lines about these calls."""
-    end = time.monotonic() + _PATIENCE
-    while len(found := [*_logged(plugin, asked)]) < len(asked):
-        assert time.monotonic() < end, f"vmlinkd's log has {len(found)} lines of {len(asked)}"
+def _wait_for_lines(
+    plugin: Plugin, calls: Mapping[tuple[str, str], float]
+) -> Sequence[dict[str, Any]]:
+    end = time.monotonic() + _LOG_SECONDS
+    while len(lines := [*_lines(plugin, calls)]) < len(calls):
+        assert time.monotonic() < end, f"vmlinkd's log has {len(lines)} lines of {len(calls)}"
         time.sleep(0.01)
-    return found
+    return lines
 
 
-def _logged(plugin: Plugin, asked: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
+def _lines(plugin: Plugin, calls: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
+    """The lines of vmlinkd's log about these calls."""
     for text in plugin.node.log.read_text().splitlines():
         try:
             line = json.loads(text)
-        except ValueError:  # the end of what is just being written
+        except ValueError:  # a line that is being written
             continue
-        if (line.get("container"), line.get("verb")) in asked:
+        if (line.get("container"), line.get("verb")) in calls:
             yield line

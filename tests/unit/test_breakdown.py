@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.suites.stages import split
+from bench.suites.breakdown import split
 
 
 def test_the_parts_are_the_whole() -> None:

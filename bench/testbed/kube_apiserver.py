@@ -1,12 +1,12 @@
-"""A stand-in for a Kubernetes API server: pods, list and watch, and what can go wrong with them.
+"""A fake Kubernetes API server: list and watch of pods, and ways to make them fail.
 
-    with KubeApi() as api:
+    with FakeApiServer() as api:
         api.put("shop", "web", uid="u1", annotations={"a": "b"})
         api.kubeconfig(path)
 
-As "Kubernetes API Concepts" has it: resourceVersion, chunked watch events (ADDED, MODIFIED,
-DELETED, BOOKMARK, ERROR with 410), fieldSelector, bearer tokens. Limits: only `/api/v1/pods`, only
-the selector spec.nodeName, no paging, one version counter for everything.
+It implements, as "Kubernetes API Concepts" describes them, resourceVersion, chunked watch events
+(ADDED, MODIFIED, DELETED, BOOKMARK, ERROR with 410), fieldSelector and bearer tokens. Limits: only
+`/api/v1/pods`, only the selector spec.nodeName, no paging, one version counter for everything.
 """
 
 from __future__ import annotations
@@ -31,12 +31,17 @@ Pod = dict[str, Any]
 
 @dataclass(frozen=True)
 class Event:
+    """A change of a pod; `before` is None when it was made, `now` when it was deleted."""
+
     version: int
     before: Pod | None
     now: Pod | None
 
     def seen_by(self, node: str) -> tuple[str, Pod] | None:
-        """What a watch with the selector hears: a pod that comes to the node is ADDED there."""
+        """The type and object of the event in a watch of one node's pods; None if not in it.
+
+        A pod that moves to the node is ADDED there.
+        """
         was, is_ = (pod and pod["spec"].get("nodeName") == node for pod in (self.before, self.now))
         pod = self.now if is_ else self.before
         if pod is None or not (was or is_):
@@ -46,22 +51,24 @@ class Event:
         return kind, {**pod, "metadata": meta}
 
 
-class KubeApi:
-    """Listens on the loopback of the namespace in which it is made; `node` is the pods' default.
+class FakeApiServer:
+    """A server on the loopback of the namespace in which it is made.
 
-    `tls` are the files of a certificate that signs itself, and of its key (PEM).
+    `node` is where pods are by default; `tls` are the files of a self-signed certificate and of its
+    key (PEM). Set `status` to answer every request with that HTTP status. `requests` are the paths
+    asked for so far.
     """
 
     def __init__(self, node: str = "node1", tls: tuple[Path, Path] | None = None) -> None:
         self.node = node
         self._tls = tls
-        self.status = 0  # answered to everything, if it is not 0
+        self.status = 0
         self.requests: list[str] = []
-        self.changed = threading.Condition()
+        self.changed = threading.Condition()  # guards what follows
         self.version = 100
-        self.oldest = 0  # of the events that are still known
+        self.oldest = 0  # the first version that a watch may still start from
         self.bookmarks = 0
-        self.epoch = 0  # a watch of a former one has ended
+        self.epoch = 0  # a watch ends when this is no longer that of its start
         self.down = False
         self._pods: dict[tuple[str, str], Pod] = {}
         self._events: list[Event] = []
@@ -85,7 +92,7 @@ class KubeApi:
         self._server.server_close()
 
     def kubeconfig(self, path: Path) -> Path:
-        """Written in YAML, which JSON is as well."""
+        """Write a kubeconfig for this server to `path`, in JSON, which is YAML too."""
         name, cluster = {"name": "tests"}, {"server": self.url}
         cluster |= {"certificate-authority": str(self._tls[0])} if self._tls else {}
         content = {
@@ -100,8 +107,10 @@ class KubeApi:
         return path
 
     def put(self, namespace: str, name: str, **fields: Any) -> None:
-        """Make or change a pod: `uid`, `annotations` (merged; None takes one away), `node`,
-        `runtime_class`.
+        """Make or change a pod: `uid`, `annotations`, `node`, `runtime_class`.
+
+        Annotations are merged with those that the pod has; None removes one. A new `uid` replaces
+        the pod.
         """
         before = self._pods.get((namespace, name))
         if before and fields.get("uid", before["metadata"]["uid"]) != before["metadata"]["uid"]:
@@ -118,12 +127,13 @@ class KubeApi:
             spec["nodeName"] = fields["node"]
         if "runtime_class" in fields:
             spec["runtimeClassName"] = fields["runtime_class"]
-        self._note((namespace, name), {"metadata": meta, "spec": spec})
+        self._change((namespace, name), {"metadata": meta, "spec": spec})
 
     def delete(self, namespace: str, name: str) -> None:
-        self._note((namespace, name), None)
+        """Delete a pod. Raises KeyError when there is none."""
+        self._change((namespace, name), None)
 
-    def _note(self, key: tuple[str, str], now: Pod | None) -> None:
+    def _change(self, key: tuple[str, str], now: Pod | None) -> None:
         with self.changed:
             self.version += 1
             self._events.append(Event(self.version, self._pods.get(key), now))
@@ -134,26 +144,27 @@ class KubeApi:
             self.changed.notify_all()
 
     def bookmark(self) -> None:
-        """Tell the watches of the newest version."""
+        """Send a bookmark with the newest version to the watches."""
         with self.changed:
             self.version += 1
             self.bookmarks += 1
             self.changed.notify_all()
 
     def forget(self) -> None:
-        """Older versions are gone, as after compaction: who asks for one gets 410."""
+        """Forget older versions, as compaction does: a watch from one of them gets 410."""
         with self.changed:
             self.oldest = self.version
             self._events.clear()
 
     def end_watches(self) -> None:
+        """End all watches in an orderly way."""
         with self.changed:
             self.epoch += 1
             self.changed.notify_all()
 
     @contextmanager
     def cut(self) -> Iterator[None]:
-        """The watches break, and nobody gets an answer meanwhile."""
+        """Break all watches, and answer no request until the block ends."""
         self.down = True
         self.end_watches()
         try:
@@ -162,31 +173,33 @@ class KubeApi:
             self.down = False
 
     def watches(self, count: int, seconds: float = 10) -> None:
-        """Wait until so many watches have been asked for in all."""
+        """Wait until so many watches have been requested in all. Raises AssertionError."""
 
-        def asked() -> bool:
+        def requested() -> bool:
             return sum("watch=1" in line for line in self.requests) >= count
 
         with self.changed:
-            if not self.changed.wait_for(asked, seconds):
-                raise AssertionError(f"expected {count} watches, found {self.requests}")
+            if not self.changed.wait_for(requested, seconds):
+                raise AssertionError(f"fewer than {count} watches in {self.requests}")
 
-    def listed(self, node: str) -> dict[str, Any]:
+    def pod_list(self, node: str) -> dict[str, Any]:
+        """The answer to a list request for a node's pods."""
         with self.changed:
             items = [p for p in self._pods.values() if p["spec"].get("nodeName") == node]
             meta = {"resourceVersion": str(self.version)}
         return {"kind": "PodList", "apiVersion": "v1", "metadata": meta, "items": items}
 
     def has_news(self, version: int, bookmarks: int, epoch: int) -> bool:
-        """Whether a watch that has come so far has something to say or must end."""
+        """Whether a watch that is at this point has an event to send, or must end."""
         return bool(self.after(version)) or (self.bookmarks, self.epoch) != (bookmarks, epoch)
 
     def after(self, version: int) -> list[Event]:
+        """The changes after a version, oldest first."""
         return [event for event in self._events if event.version > version]
 
 
 class _Server(ThreadingHTTPServer):
-    api: KubeApi
+    api: FakeApiServer
     daemon_threads = True
     block_on_close = False
 
@@ -196,6 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
+        """Answer a list or watch request (http.server)."""
         api, url = self.server.api, urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         if api.down:
@@ -206,48 +220,57 @@ class _Handler(BaseHTTPRequestHandler):
             api.changed.notify_all()
         node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
         if api.status:
-            self._answer(api.status, _status(api.status, "as the test wants it"))
+            self._answer(api.status, _status(api.status, "set by the test"))
         elif self.headers.get("Authorization") != f"Bearer {_TOKEN}":
             self._answer(401, _status(401, "Unauthorized"))
         elif url.path != "/api/v1/pods" or not node:
             self._answer(404, _status(404, f"not served here: {self.path}"))
         elif query.get("watch") in ("1", "true"):
-            with suppress(OSError):  # the client went
+            with suppress(OSError):  # the client has hung up
                 self._watch(node, query)
         else:
-            self._answer(200, api.listed(node))
+            self._answer(200, api.pod_list(node))
 
     def _watch(self, node: str, query: dict[str, str]) -> None:
         api, version = self.server.api, int(query.get("resourceVersion") or 0)
         with api.changed:
-            epoch, told, gone = api.epoch, api.bookmarks, version < api.oldest
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        if gone:
+            epoch, bookmarks, expired = api.epoch, api.bookmarks, version < api.oldest
+        self._begin_chunks()
+        if expired:
             self._chunk({"type": "ERROR", "object": _status(410, "too old resource version")})
-        end = time.monotonic() + float(query.get("timeoutSeconds", "1800"))
-        while not gone and (left := end - time.monotonic()) > 0:
-            seen = (version, told, epoch)
+        ended = expired
+        deadline = time.monotonic() + float(query.get("timeoutSeconds", "1800"))
+        while not ended and (left := deadline - time.monotonic()) > 0:
+            seen = (version, bookmarks, epoch)
             with api.changed:
-                came = api.changed.wait_for(partial(api.has_news, *seen), left)
-                events, marks, newest = api.after(version), api.bookmarks, api.version
-                gone = api.epoch != epoch or not came
+                changed = api.changed.wait_for(partial(api.has_news, *seen), left)
+                events, sent, newest = api.after(version), bookmarks, api.version
+                bookmarks, ended = api.bookmarks, api.epoch != epoch or not changed
             if api.down:
                 break
             for event in events:
                 version = event.version
-                if heard := event.seen_by(node):
-                    self._chunk({"type": heard[0], "object": heard[1]})
-            if marks != told and query.get("allowWatchBookmarks"):
-                meta = {"metadata": {"resourceVersion": str(newest)}}
-                self._chunk({"type": "BOOKMARK", "object": {"kind": "Pod", **meta}})
-            told = marks
+                self._send_event(event, node)
+            if bookmarks != sent and query.get("allowWatchBookmarks"):
+                self._send_bookmark(newest)
         if api.down:
             self._break()
         else:
             self._chunk(None)
+
+    def _begin_chunks(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+    def _send_event(self, event: Event, node: str) -> None:
+        if shown := event.seen_by(node):
+            self._chunk({"type": shown[0], "object": shown[1]})
+
+    def _send_bookmark(self, version: int) -> None:
+        meta = {"metadata": {"resourceVersion": str(version)}}
+        self._chunk({"type": "BOOKMARK", "object": {"kind": "Pod", **meta}})
 
     def _chunk(self, event: dict[str, Any] | None) -> None:
         line = b"" if event is None else json.dumps(event).encode() + b"\n"
@@ -267,7 +290,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
-        """The test's own output says enough."""
+        """Log nothing: the output belongs to the test."""
 
 
 def _status(code: int, message: str) -> dict[str, Any]:
