@@ -24,14 +24,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cni.attach.context import Context
+from cni.attach.facts import F, Fact, Facts
 from cni.attach.plan import Step
 from cni.daemon import main as daemon
 from cni.daemon.engine import Engine
 from cni.kernel.netns import CLONE_NEWNET, libc
 from cni.modes import MODES
+from cni.modes.steps.addresses import RefusedAddresses
 from cni.ovs import connection
 
 _PR_SET_PDEATHSIG = 1
+UNNAMED = (RefusedAddresses,)  # put when the step fails, so no later step can need it
 
 
 def strike(step: str, phase: str, when: str) -> None:
@@ -63,10 +67,40 @@ def struck(original: Callable[..., Any], step: str, phase: str) -> Callable[...,
     return method
 
 
+def guarded(original: Callable[[Step, Context], None]) -> Callable[[Step, Context], None]:
+    """A `do` that may read no fact but those that its step names."""
+
+    def do(step: Step, cx: Context) -> None:
+        named = {*step.required(), *step.provides}
+        known = cx.facts
+
+        class Named(Facts):
+            def __getitem__(self, kind: type[F]) -> F:
+                assert kind in named, f"{step} reads {kind.__name__} and does not name it"
+                return known[kind]
+
+            def get(self, kind: type[F]) -> F | None:
+                return known.get(kind)
+
+            def put(self, *facts: Fact) -> None:
+                unnamed = {type(fact) for fact in facts} - {*step.provides, *UNNAMED}
+                assert not unnamed, f"{step} provides {unnamed} and does not name it"
+                known.put(*facts)
+
+        cx.facts = Named()
+        try:
+            original(step, cx)
+        finally:
+            cx.facts = known
+
+    return do
+
+
 def prepare() -> None:
     assert MODES, "importing the modes is what registers their steps"
     assert connection, "vmlinkd loads it late"
     for name, kind in Step.kinds.items():
+        kind.do = guarded(kind.do)  # type: ignore[assignment, method-assign]
         for phase in ("do", "bind", "renew", "undo"):
             setattr(kind, phase, struck(getattr(kind, phase), name, phase))
     Engine._complete = struck(Engine._complete, "Commit", "do")  # type: ignore[method-assign]

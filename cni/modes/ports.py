@@ -12,6 +12,7 @@ from cni.config.network import NetConf
 from cni.config.uplinks import LinuxUplink, OvsUplink
 from cni.errors import BadConfig, NotReady, TryAgain
 from cni.kernel import redirect
+from cni.modes.base import Mode
 from cni.modes.steps import token_bucket
 from cni.modes.steps.bridge import Bridge, Gateway, vlan_interface
 from cni.modes.steps.kata import GatewayNeighbour
@@ -126,34 +127,35 @@ def require_switch(conf: NetConf, node: Node, *, dpdk: bool = False) -> None:
         raise NotReady(reason)
 
 
-def locate(key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel) -> AttachmentKey:
-    """Return the key with the prepared port that Open vSwitch's rows name. Raises TryAgain."""
-    if not on_switch(conf):
-        return key
-    found = port_ops.Find(key)
-    node.ovs.submit(found).wait(cancel.remaining(), node.ovs.no_answer())
-    return found.key
+class PoolableMode(Mode):
+    """A mode whose ports on Open vSwitch can be prepared before a pod is there."""
 
+    def locate(
+        self, key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel
+    ) -> AttachmentKey:
+        """Return the key with the prepared port that the switch's rows name. Raises TryAgain."""
+        if not on_switch(conf):
+            return key
+        found = port_ops.Find(key)
+        node.ovs.submit(found).wait(cancel.remaining(), node.ovs.no_answer())
+        return found.key
 
-def preparable(conf: NetConf, node: Node, where: str) -> NetConf:
-    """Return the configuration of ports that can be made before a pod is there.
-
-    Raises BadConfig, TryAgain while the switch is away.
-    """
-    uplink = conf.uplink
-    if not isinstance(uplink, OvsUplink):
-        raise BadConfig(
-            f"{where}: only a port of Open vSwitch takes longer to make than to take; drop the pool"
-        )
-    if conf.tap.name:
-        raise BadConfig(f"{where}: tap.name is one name, and a pool has many taps; drop one")
-    view = node.ovs.look(0)
-    if not view.connected:
-        raise TryAgain(node.ovs.no_answer())
-    if uplink.bridge not in (bridges := view.bridges or {}):
-        raise BadConfig(port_ops.missing_bridge(uplink.bridge, bridges))
-    uplink = replace(uplink, external_ids={})
-    return replace(conf, uplink=uplink, mac="", bandwidth=None)
+    def preparable(self, conf: NetConf, node: Node, where: str) -> NetConf:
+        """Return the configuration without a pod's part. Raises BadConfig, TryAgain."""
+        uplink = conf.uplink
+        if not isinstance(uplink, OvsUplink):
+            raise BadConfig(
+                f"{where}: only a port of Open vSwitch takes longer to make than to take; drop "
+                "the pool"
+            )
+        if conf.tap.name:
+            raise BadConfig(f"{where}: tap.name is one name, and a pool has many taps; drop one")
+        view = node.ovs.look(0)
+        if not view.connected:
+            raise TryAgain(node.ovs.no_answer())
+        if uplink.bridge not in (bridges := view.bridges or {}):
+            raise BadConfig(port_ops.missing_bridge(uplink.bridge, bridges))
+        return replace(conf, uplink=replace(uplink, external_ids={}), mac="", bandwidth=None)
 
 
 def steps(*groups: Iterable[Step]) -> tuple[Step, ...]:

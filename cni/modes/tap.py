@@ -5,12 +5,10 @@ from __future__ import annotations
 from cni.attach.context import Context, Node
 from cni.attach.facts import Facts
 from cni.attach.plan import Plan
-from cni.cancel import Cancel
 from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
 from cni.kernel import tuntap
 from cni.modes import ports
-from cni.modes.base import Mode
 from cni.modes.steps.addresses import address_steps
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.kata import DanEntry
@@ -22,7 +20,7 @@ from cni.spec.types import AttachmentKey, Interface
 from cni.vmm.device import Device
 
 
-class Tap(Mode):
+class Tap(ports.PoolableMode):
     """A tap in the host's namespace, with a placeholder in the pod's on request."""
 
     name = "tap"
@@ -78,14 +76,6 @@ class Tap(Mode):
         tuntap.require_tun()
         ports.require_limits(conf, by_kernel=not ports.on_switch(conf))
         ports.require_switch(conf, node)
-
-    def locate(
-        self, key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel
-    ) -> AttachmentKey:
-        return ports.locate(key, conf, node, cancel)
-
-    def preparable(self, conf: NetConf, node: Node, where: str) -> NetConf:
-        return ports.preparable(conf, node, where)
 
     def sweep(self, cx: Context) -> None:
         remove_host_link(cx, cx.key.tap_port)

@@ -10,12 +10,10 @@ from __future__ import annotations
 from cni.attach.context import Context, Node
 from cni.attach.facts import Facts
 from cni.attach.plan import Plan
-from cni.cancel import Cancel
 from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
 from cni.errors import BadConfig, NotReady
 from cni.modes import ports
-from cni.modes.base import Mode
 from cni.modes.steps.addresses import address_steps
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.device_info import DeviceInfo
@@ -36,7 +34,7 @@ from cni.vmm.device import Device
 _SWITCH_LISTENS = "kata-go"  # the runtime whose QEMU connects to a socket of ovs-vswitchd
 
 
-class VhostUser(Mode):
+class VhostUser(ports.PoolableMode):
     """A socket between the VMM and ovs-vswitchd, with a placeholder in the pod on request."""
 
     name = "vhostuser"
@@ -99,14 +97,6 @@ class VhostUser(Mode):
                 node.ovs.vhost_directory()
             except BadConfig as e:
                 raise NotReady(e.msg) from e
-
-    def locate(
-        self, key: AttachmentKey, conf: NetConf, node: Node, cancel: Cancel
-    ) -> AttachmentKey:
-        return ports.locate(key, conf, node, cancel)
-
-    def preparable(self, conf: NetConf, node: Node, where: str) -> NetConf:
-        return ports.preparable(conf, node, where)
 
     def sweep(self, cx: Context) -> None:
         remove_socket_directory(cx)

@@ -108,6 +108,8 @@ class Lab:
             node.run(link, self.pod)
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
             for name in ("eth0", "far"):
+                # A link-local address would come up when DAD has ended, in the midst of a test.
+                node.run(["ip", "link", "set", name, "addrgenmode", "none"], self.pod)
                 node.run(["ip", "link", "set", name, "up"], self.pod)
 
     def settle(self) -> None:

@@ -166,7 +166,7 @@ def test_kata_in_go_finds_a_socket_on_which_the_switch_listens(dpdk: Node) -> No
         told = json.loads(info.read_text())["vhost-user"]
         assert told == {"mode": "client", "path": result["interfaces"][0]["socketPath"]}
         without = dpdk.run(dpdk.ctl("device", "kata"), check=False)
-        assert "Kata makes its own" in without.stderr
+        assert "Kata makes the tap itself" in without.stderr
         dpdk.call("STATUS", conf).expect()
     finally:
         dpdk.call("DEL", conf, "kata", pod).expect()
