@@ -44,7 +44,11 @@ class Program:
     target: int
 
 
-def _bpf(command: int, attr: bytearray, what: str) -> int:
+def syscall(command: int, attr: bytearray, what: str) -> int:
+    """Call bpf(2) with a union bpf_attr, and return its result. Raises NetlinkError.
+
+    `what` is being done, for the message of an error.
+    """
     number = SYSCALL.get(platform.machine())
     if number is None:
         reason = f"vmlink does not know the number of bpf(2) on {platform.machine()}"
@@ -91,18 +95,23 @@ def load(name: str, *instructions: tuple[int, int, int, int]) -> int:
 
     `instructions` are as INSTRUCTION packs them. Raises NetlinkError.
     """
-    code = ctypes.create_string_buffer(b"".join(INSTRUCTION.pack(*i) for i in instructions))
+    return load_code(name, b"".join(INSTRUCTION.pack(*i) for i in instructions))
+
+
+def load_code(name: str, instructions: bytes) -> int:
+    """Load a classifier from its packed instructions. Raises NetlinkError."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
     license_ = ctypes.create_string_buffer(b"GPL")
     attr = struct.pack(
         "=IIQQIIQII16s",
         SCHED_CLS,
-        len(instructions),
+        len(instructions) // INSTRUCTION.size,
         ctypes.addressof(code),
         ctypes.addressof(license_),
         *(0, 0, 0, 0, 0),
         name.encode(),
     )
-    return _bpf(PROG_LOAD, bytearray(attr), f"load the program {name}")
+    return syscall(PROG_LOAD, bytearray(attr), f"load the program {name}")
 
 
 @contextmanager
@@ -133,7 +142,7 @@ def attach_tcx(prog_fd: int, ifindex: int) -> None:
     It stays when the descriptor is closed. Raises NetlinkError.
     """
     attr = struct.pack("=IIIIIIQ", ifindex, prog_fd, TCX_INGRESS, 0, 0, 0, 0)
-    _bpf(PROG_ATTACH, bytearray(attr), f"attach the redirect to link {ifindex}")
+    syscall(PROG_ATTACH, bytearray(attr), f"attach the redirect to link {ifindex}")
 
 
 def tcx_programs(ifindex: int) -> list[int]:
@@ -141,7 +150,7 @@ def tcx_programs(ifindex: int) -> list[int]:
     ids = (ctypes.c_uint32 * MOST_PROGRAMS)()
     query = (ifindex, TCX_INGRESS, 0, 0, ctypes.addressof(ids), MOST_PROGRAMS)
     attr = bytearray(struct.pack("=IIIIQIIQQQQ", *query, 0, 0, 0, 0, 0))
-    _bpf(PROG_QUERY, attr, f"list the tcx programs of link {ifindex}")
+    syscall(PROG_QUERY, attr, f"list the tcx programs of link {ifindex}")
     count: int = struct.unpack_from("=I", attr, 24)[0]
     return list(ids[:count])
 
@@ -149,7 +158,7 @@ def tcx_programs(ifindex: int) -> list[int]:
 def program_fd(prog_id: int) -> int:
     """Open a loaded program; the caller closes the descriptor. Raises NotFound, NetlinkError."""
     attr = bytearray(struct.pack("=III", prog_id, 0, 0))
-    return _bpf(PROG_GET_FD_BY_ID, attr, f"open bpf program {prog_id}")
+    return syscall(PROG_GET_FD_BY_ID, attr, f"open bpf program {prog_id}")
 
 
 def program(fd: int) -> Program:
@@ -163,7 +172,7 @@ def program(fd: int) -> Program:
     struct.pack_into("=Q", info, 32, ctypes.addressof(code))
     view = (ctypes.c_char * len(info)).from_buffer(info)
     attr = bytearray(struct.pack("=IIQ", fd, len(info), ctypes.addressof(view)))
-    _bpf(OBJ_GET_INFO_BY_FD, attr, f"read bpf program {fd}")
+    syscall(OBJ_GET_INFO_BY_FD, attr, f"read bpf program {fd}")
     name = bytes(info[64:80]).rstrip(b"\0").decode("utf-8", "replace")
     number: int = struct.unpack_from("=I", info, 4)[0]
     first = INSTRUCTION.unpack_from(code.raw)
@@ -207,7 +216,7 @@ def detach_tcx(ifindex: int) -> bool:
         return False
     try:
         attr = struct.pack("=IIIIIIQ", ifindex, fd, TCX_INGRESS, 0, 0, 0, 0)
-        _bpf(PROG_DETACH, bytearray(attr), f"detach the redirect from link {ifindex}")
+        syscall(PROG_DETACH, bytearray(attr), f"detach the redirect from link {ifindex}")
     except NotFound:
         return False
     finally:

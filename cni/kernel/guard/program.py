@@ -1,0 +1,165 @@
+"""The guard's program, loaded ahead of need, each copy with maps of its own."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+
+from cni.errors import NotReady
+from cni.kernel import bpf
+from cni.kernel.guard import elf, maps
+from cni.kernel.guard.values import CLOSED, KEY_SIZE, REASONS, Values
+from cni.kernel.netlink import NetlinkError, refused
+
+NAME = "vmlink_guard"
+OBJECT = os.path.join(os.path.dirname(__file__), "guard.bpf.o")
+_FIRST = bytes(4)  # the key of the only element of `conf`
+_PRESENT = b"\1"
+_AHEAD = 8  # copies: as many ADDs as come at once on a busy node
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A loaded copy: descriptors of the program and of its maps by name."""
+
+    fd: int
+    maps: Mapping[str, int]
+
+    def put(self, values: Values) -> None:
+        """Let pass what these values say, and what both they and the former ones say meanwhile.
+
+        Raises NetlinkError.
+        """
+        wanted, present = values.keys(), set(maps.keys(self.maps["allowed"], KEY_SIZE))
+        for key in wanted - present:
+            maps.update(self.maps["allowed"], key, _PRESENT)
+        maps.update(self.maps["conf"], _FIRST, values.conf())
+        for key in present - wanted:
+            maps.delete(self.maps["allowed"], key)
+
+    def shut(self) -> None:
+        """Let nothing pass until the next `put`. Raises NetlinkError."""
+        maps.update(self.maps["conf"], _FIRST, CLOSED)
+        for key in maps.keys(self.maps["allowed"], KEY_SIZE):
+            maps.delete(self.maps["allowed"], key)
+
+    def has(self, values: Values) -> bool:
+        """Return whether these are the values. Raises NetlinkError."""
+        conf = maps.look(self.maps["conf"], _FIRST, len(CLOSED))
+        return conf == values.conf() and values.keys() == set(
+            maps.keys(self.maps["allowed"], KEY_SIZE)
+        )
+
+    def drops(self) -> dict[str, int]:
+        """Return how many frames were dropped, by reason. Raises NetlinkError."""
+        counts = maps.sums(self.maps["drops"], 1 + len(REASONS))
+        return dict(zip(REASONS, counts[1:], strict=True))
+
+    def close(self) -> None:
+        """Close the descriptors; what is attached stays."""
+        os.close(self.fd)
+        maps.close(dict(self.maps))
+
+
+@cache
+def compiled() -> elf.Object:
+    """Return the compiled program. Raises NotReady where vmlink was built without it."""
+    try:
+        with open(OBJECT, "rb") as f:
+            return elf.read(f.read())
+    except (OSError, elf.BadObject) as e:
+        raise NotReady(f"the guard's program is not there: {e}; install vmlink again") from e
+
+
+def load() -> Guard:
+    """Load a copy that lets nothing pass. Raises NotReady or NetlinkError."""
+    program, made = compiled(), dict[str, int]()
+    try:
+        for name, definition in program.maps.items():
+            made[name] = maps.create(name, definition)
+        return Guard(bpf.load_code(NAME, program.linked(made)), made)
+    except BaseException:
+        maps.close(made)
+        raise
+
+
+@contextmanager
+def opened(prog_id: int) -> Iterator[Guard]:
+    """Open a loaded copy by the program's id. Raises NotFound where it is gone, NetlinkError."""
+    fd = bpf.program_fd(prog_id)
+    try:
+        found = _maps_of(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    guard = Guard(fd, found)
+    try:
+        yield guard
+    finally:
+        guard.close()
+
+
+def _maps_of(fd: int) -> dict[str, int]:
+    if bpf.program(fd).name != NAME:
+        raise refused(errnos.ENOENT, f"open bpf program {fd} as a guard")
+    return maps.of_program(fd)
+
+
+class Shelf:
+    """Copies that are loaded before an ADD needs one: to load one takes milliseconds."""
+
+    def __init__(self) -> None:
+        self._ready: deque[Guard] = deque()
+        self._lock = threading.Lock()
+        self._filling = False
+
+    def take(self) -> Guard:
+        """Return a copy, which the caller closes. Raises NotReady or NetlinkError."""
+        try:
+            guard = self._ready.popleft()
+        except IndexError:
+            guard = load()
+        self.refill()
+        return guard
+
+    def refill(self) -> None:
+        """Load what is missing in a thread, unless one is at it."""
+        with self._lock:
+            if self._filling or len(self._ready) >= _AHEAD:
+                return
+            self._filling = True
+        threading.Thread(target=self._fill, name="vmlink-guards", daemon=True).start()
+
+    def _fill(self) -> None:
+        # An ADD that finds none meets the same error and says it.
+        with suppress(NotReady, NetlinkError):
+            while len(self._ready) < _AHEAD:
+                self._ready.append(load())
+        with self._lock:
+            self._filling = False
+
+    def clear(self) -> None:
+        """Close all copies."""
+        while self._ready:
+            self._ready.popleft().close()
+
+
+SHELF = Shelf()
+
+
+@cache
+def missing() -> str:
+    """Say why this kernel cannot have the guard, "" if it can."""
+    try:
+        load().close()
+    except NotReady as e:
+        return e.msg
+    except NetlinkError as e:
+        return f"the kernel refuses the guard's program: {e.msg}"
+    return ""
