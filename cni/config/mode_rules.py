@@ -27,6 +27,7 @@ class ModeRules:
     the mode that serves them, mostly itself; those in `addressless` learn of the NIC from a file
     and need no address. `keys` are the keys of the configuration that belong to this mode and not
     to all, with a dot for one in a section. `poolable`: ports can be prepared before a pod comes.
+    `guards` are the uplinks on which what the guest sends is guarded.
     """
 
     uplinks: tuple[str, ...]
@@ -35,6 +36,7 @@ class ModeRules:
     addressless: frozenset[str] = frozenset()
     result_styles: tuple[str, ...] = (PLAIN,)
     poolable: bool = False
+    guards: tuple[str, ...] = ()
 
 
 Rules = Mapping[str, ModeRules]  # by the names of the modes; the first is the default

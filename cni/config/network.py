@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni.config import mode_rules, nic, uplinks
+from cni.config import guard, mode_rules, nic, uplinks
+from cni.config.guard import GuardConf
 from cni.config.mode_rules import ANY_RUNTIME, PLAIN, Rules
 from cni.config.nic import TapConf
 from cni.config.readers import choice, flag, items, number, obj, refuse_unknown
@@ -26,7 +27,7 @@ MACVTAP_MODES = ("bridge", "vepa", "private", "passthru")
 
 _CNI = PER_CALL_KEYS | frozenset("name type ipam dns capabilities".split())
 _OWN = frozenset(  # and those that modes and uplinks name
-    "mode runtime redirect mtu mac queues bandwidth kubeovn resultStyle".split()
+    "mode runtime redirect mtu mac queues bandwidth kubeovn resultStyle guard".split()
 )
 _PROVIDER = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAX_QUEUES = 256  # MAX_TAP_QUEUES in drivers/net/tun.c
@@ -57,7 +58,8 @@ class NetConf:
     """What a mode needs to know of a network.
 
     `mtu` 0 takes the uplink's; `queues` counts pairs; `ipam` is the type of the IPAM plugin;
-    `lease` is what kube-ovn chose for the pod, which the configuration alone does not tell.
+    `lease` is what kube-ovn chose for the pod, which the configuration alone does not tell; `guard`
+    is None where the guest may send what it likes.
     """
 
     network: str
@@ -79,6 +81,7 @@ class NetConf:
     result_style: str = PLAIN
     prev: Result | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
+    guard: GuardConf | None = None
 
 
 def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetConf:
@@ -122,6 +125,7 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
         result_style=style,
         prev=prev,
         dns=obj(conf, "dns"),
+        guard=guard.parse(conf, mode, uplink.kind, rules[mode]),
     )
 
 

@@ -25,6 +25,7 @@ from cni.modes.pod_veth import pod_interface
 from cni.modes.steps.addresses import address_steps
 from cni.modes.steps.chained import ChainedInterface
 from cni.modes.steps.configure import Configure
+from cni.modes.steps.guard import addresses_of, guard_steps, require_guard
 from cni.modes.steps.limits import LinkLimits, rates_of
 from cni.modes.steps.links import Nic
 from cni.modes.steps.macvtap import MacvtapDevice, MacvtapLink
@@ -41,6 +42,7 @@ class Macvtap(Mode):
         uplinks=("master", "chained"),
         runtimes={"any": "macvtap", "kata-go": "macvtap"},
         keys=frozenset({"tap", "macvtap"}),
+        guards=("master", "chained"),
     )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
@@ -49,7 +51,15 @@ class Macvtap(Mode):
         access = (conf.queues, conf.tap.owner, conf.tap.group)
         tap = MacvtapLink(key.tap_link, key.ifname, True, "passthru", "", 0, *access)
         chained, divert = ChainedInterface(key.ifname), Divert(key.ifname, tap.name)
-        return Plan((), (chained, tap, _limits(conf, tap.name), divert))
+        guard = guard_steps(
+            conf.guard,
+            tap.name,
+            in_pod=True,
+            egress=True,
+            chained=addresses_of(conf.prev, key.ifname),
+        )
+        limits = _limits(conf, tap.name)
+        return Plan((), (chained, *guard.take, tap, limits, divert, *guard.open))
 
     def interfaces(
         self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
@@ -74,6 +84,7 @@ class Macvtap(Mode):
         if reason := redirect.supported()["cls_bpf"]:
             raise NotReady(f"frames cannot be kept from a macvtap's namespace by cls_bpf: {reason}")
         _require_macvtap()
+        require_guard(conf.guard)
         if isinstance(conf.uplink, MasterUplink):
             _require_up(conf.uplink.interface)
 
@@ -83,7 +94,9 @@ def _on_nic(key: AttachmentKey, conf: NetConf, nic: str) -> Plan:
     mac = conf.mac or ("" if mode == "passthru" else key.mac())
     link = MacvtapLink(key.ifname, nic, False, mode, mac, conf.mtu, *access)
     limits, configure = _limits(conf, link.name), Configure(key.ifname, silenced=True)
-    return Plan((), (*address_steps(conf), link, limits, configure))
+    guard = guard_steps(conf.guard, link.name, in_pod=True, egress=True)
+    bind = (*address_steps(conf), *guard.take, link, limits, configure, *guard.open)
+    return Plan((), bind)
 
 
 def _limits(conf: NetConf, link: str) -> Step:

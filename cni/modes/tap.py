@@ -11,6 +11,7 @@ from cni.kernel import tuntap
 from cni.modes import ports
 from cni.modes.steps.addresses import address_steps
 from cni.modes.steps.configure import Configure
+from cni.modes.steps.guard import guard_steps, require_guard
 from cni.modes.steps.kata import DanEntry
 from cni.modes.steps.links import Nic, TapMac, remove_host_link
 from cni.modes.steps.ovs_bridge import Datapath
@@ -30,6 +31,7 @@ class Tap(ports.PoolableMode):
         keys=frozenset({"tap", "tap.name", "placeholder"}),
         addressless=frozenset({"kata"}),
         poolable=True,
+        guards=("linux",),
     )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
@@ -38,6 +40,7 @@ class Tap(ports.PoolableMode):
         tap = SwitchTap(
             name, conf.queues, access.owner, access.group, mac, conf.mtu, ports.vlan_of(conf)
         )
+        guard = guard_steps(conf.guard, name, in_pod=False)
         shown = (Placeholder(key.ifname), Configure(key.ifname, silenced=True))
         bind = ports.steps(
             ports.link_limits(conf, name),
@@ -46,9 +49,10 @@ class Tap(ports.PoolableMode):
             shown if conf.placeholder else (),
             ports.gateway_neighbours(conf, key.ifname if conf.placeholder else ""),
             port.end,
+            guard.open,
             (DanEntry(name, conf.queues),) if conf.runtime == "kata" else (),
         )
-        return Plan((*port.before, tap, *port.after), bind)
+        return Plan((*port.before, *guard.take, tap, *port.after), bind)
 
     def in_pod(self, conf: NetConf) -> bool:
         return conf.placeholder
@@ -76,6 +80,7 @@ class Tap(ports.PoolableMode):
         tuntap.require_tun()
         ports.require_limits(conf, by_kernel=not ports.on_switch(conf))
         ports.require_switch(conf, node)
+        require_guard(conf.guard)
 
     def sweep(self, cx: Context) -> None:
         remove_host_link(cx, cx.key.tap_port)

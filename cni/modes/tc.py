@@ -10,13 +10,14 @@ from cni.attach.facts import Facts
 from cni.attach.plan import Plan, Step
 from cni.config.mode_rules import ModeRules
 from cni.config.network import NetConf
-from cni.config.uplinks import Chained
+from cni.config.uplinks import Chained, OvsUplink
 from cni.errors import NotReady, VmlinkError
 from cni.kernel import redirect, tuntap
 from cni.modes import ports
 from cni.modes.base import Mode
 from cni.modes.pod_veth import host_interface, pod_interface, veth_plan
 from cni.modes.steps.chained import ChainedInterface
+from cni.modes.steps.guard import GuardSteps, addresses_of, guard_steps, require_guard
 from cni.modes.steps.limits import RedirectLimits, rates_of
 from cni.modes.steps.links import Nic, TapMac
 from cni.modes.steps.redirect import Redirect
@@ -35,12 +36,16 @@ class Tc(Mode):
         runtimes={"any": "tc", "kata": "veth", "kata-go": "veth"},
         keys=frozenset({"tap", "tap.name"}),
         result_styles=("plain", "tc-redirect-tap"),
+        guards=("linux", "ovs", "chained"),
     )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
+        guard = _guard(key, conf)
         if isinstance(conf.uplink, Chained):
-            return Plan((), (ChainedInterface(key.ifname), *_behind(key, conf, lasting=True)))
-        return veth_plan(key, conf, silenced=True, behind=_behind(key, conf, lasting=False))
+            behind = _behind(key, conf, guard, lasting=True)
+            return Plan((), (ChainedInterface(key.ifname), *behind, *guard.open))
+        behind = _behind(key, conf, guard, lasting=False)
+        return veth_plan(key, conf, silenced=True, behind=behind, end=guard.open)
 
     def interfaces(
         self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str
@@ -69,9 +74,23 @@ class Tc(Mode):
             redirect.choose(conf.redirect)
         except VmlinkError as e:
             raise NotReady(e.msg, e.details) from e
+        require_guard(conf.guard, conf.redirect)
 
 
-def _behind(key: AttachmentKey, conf: NetConf, lasting: bool) -> tuple[Step, ...]:
+def _guard(key: AttachmentKey, conf: NetConf) -> GuardSteps:
+    return guard_steps(
+        conf.guard,
+        _tap_name(key, conf),
+        in_pod=True,
+        engine=conf.redirect,
+        vlans=conf.uplink.trunk if isinstance(conf.uplink, OvsUplink) else (),
+        chained=addresses_of(conf.prev, key.ifname),
+    )
+
+
+def _behind(
+    key: AttachmentKey, conf: NetConf, guard: GuardSteps, lasting: bool
+) -> tuple[Step, ...]:
     """Return the steps behind the pod's interface.
 
     On one that is `lasting`, another plugin's, the limits are always a step: a DEL that knows of no
@@ -81,7 +100,7 @@ def _behind(key: AttachmentKey, conf: NetConf, lasting: bool) -> tuple[Step, ...
     rates = rates_of(conf.bandwidth)
     limits = RedirectLimits(key.ifname, tap.name, lasting, rates)
     wired = Redirect(key.ifname, tap.name, conf.redirect, lasting)
-    return (tap, *((limits,) if lasting or any(rates) else ()), wired)
+    return (*guard.take, tap, *((limits,) if lasting or any(rates) else ()), wired)
 
 
 def _tap_name(key: AttachmentKey, conf: NetConf) -> str:

@@ -18,6 +18,7 @@ from cni import __version__
 from cni.attach.records import Record, Store
 from cni.daemon.pool_store import read_json
 from cni.errors import UnknownContainer, VmlinkError
+from cni.modes.steps.guard import drops_of
 from cni.modes.steps.links import Nic
 from cni.modes.steps.redirect import RedirectEngine
 from cni.plugins import doctor, install
@@ -183,6 +184,7 @@ def _show(options: argparse.Namespace) -> None:
             "interfaces": r.result.get("interfaces", []),
             "routes": r.result.get("routes", []),
             "device": r.device,
+            "drops": drops_of(r.known_facts()),
             "steps": r.steps["prepare"] + r.steps["bind"],
         }
         for r in _records(options)

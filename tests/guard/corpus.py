@@ -99,7 +99,7 @@ CONTROL: Frames = {
 } | {
     "control, STP in LLC": ("l2control", eth(38, b"\x42\x42\x03", to="01:80:c2:00:00:00")),
     "control, with IPv4 in it": ("l2control", eth(IPV4, ipv4(), to="01:80:c2:00:00:00")),
-    "control, behind a tag": ("l2control", tagged(eth(38, to="01:80:c2:00:00:00"), 100)),
+    "control, behind a tag": ("l2control", tagged(eth(38, bytes(46), to="01:80:c2:00:00:00"), 100)),
     "control 10, which is none": ("ethertype", eth(0x88CC, bytes(46), to="01:80:c2:00:00:10")),
     "control 20, GMRP": ("ethertype", eth(38, bytes(46), to="01:80:c2:00:00:20")),
 }

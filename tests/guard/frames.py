@@ -61,8 +61,12 @@ def ipv4(
 ) -> bytes:
     words = 0x45 + len(options) // 4 if first is None else first
     size = 20 + len(options) + len(payload) if total is None else total
-    head = struct.pack("!BBHHHBBH", words, 0, size, 7, fragment, 64, protocol, 0)
-    return head + ip(source) + ip(to) + options + payload
+    head = struct.pack("!BBHHHBB", words, 0, size, 7, fragment, 64, protocol)
+    addresses = ip(source) + ip(to) + options
+    folded = sum(struct.unpack(f"!{(len(head) + len(addresses)) // 2}H", head + addresses))
+    while folded > 0xFFFF:
+        folded = (folded & 0xFFFF) + (folded >> 16)
+    return head + struct.pack("!H", 0xFFFF - folded) + addresses + payload  # netfilter looks at it
 
 
 def udp(source: int, to: int, payload: bytes = b"payload") -> bytes:

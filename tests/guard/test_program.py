@@ -8,9 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from cni.config.guard import GuardConf
+from cni.errors import NotReady
+from cni.kernel import redirect
 from cni.kernel.guard import maps, program
 from cni.kernel.guard.program import Guard
 from cni.kernel.guard.values import REASONS, Values
+from cni.modes.steps.guard import require_guard
 from tests.guard import fuzz
 from tests.guard.corpus import CASES, CORPUS, LAYER_2, STRICT
 from tests.guard.frames import OTHER, V4_OTHER, V6_OTHER, e4, e6
@@ -109,10 +113,8 @@ def test_a_trunk_of_all_vlans(guard: Guard) -> None:
 
 
 def test_the_maps_of_a_loaded_program_are_found_again(guard: Guard) -> None:
-    from cni.kernel import bpf
-
     guard.put(STRICT)
-    with program.opened(bpf.program(guard.fd).id) as again:
+    with program.opened(guard.id) as again:
         assert again.has(STRICT)
         assert {*again.maps} == {"conf", "allowed", "drops"}
 
@@ -124,3 +126,20 @@ def test_the_shelf_hands_each_copy_out_once() -> None:
     for guard in taken:
         guard.close()
     shelf.clear()
+
+
+def test_a_node_that_cannot_have_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_guard(GuardConf())
+    with monkeypatch.context() as patched:
+        patched.setattr(redirect, "supported", lambda: {"cls_bpf": "no cls_bpf here"})
+        with pytest.raises(NotReady, match=r"^guard: no cls_bpf here; load .* guard: false$"):
+            require_guard(GuardConf())
+        patched.setattr(redirect, "choose", lambda engine: "tcx")
+        require_guard(GuardConf(), "auto")
+        require_guard(None)
+    monkeypatch.setattr(program, "OBJECT", "/nowhere/guard.bpf.o")
+    for cached in (program.compiled, program.require):
+        cached.cache_clear()
+    with pytest.raises(NotReady, match=r"^guard: .*install vmlink again; .* guard: false$"):
+        require_guard(GuardConf())
+    require_guard(None)

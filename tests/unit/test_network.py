@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cni.config import network as config
+from cni.config.guard import GuardConf
 from cni.config.network import Chosen, KubeOvn, NetConf
 from cni.config.nic import TapConf
 from cni.config.uplinks import Chained, LinuxUplink
@@ -30,9 +31,10 @@ def kube(**conf: Any) -> dict[str, Any]:
 
 
 def test_defaults() -> None:
-    assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"))
+    guard = GuardConf()
+    assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"), guard=guard)
     prev = Result((Interface("eth0", sandbox="/n"),))
-    assert parse(chained()) == NetConf("net", "tc", Chained(), prev=prev)
+    assert parse(chained()) == NetConf("net", "tc", Chained(), prev=prev, guard=guard)
 
 
 @pytest.mark.parametrize(

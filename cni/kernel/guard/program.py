@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno as errnos
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -21,15 +22,19 @@ NAME = "vmlink_guard"
 OBJECT = os.path.join(os.path.dirname(__file__), "guard.bpf.o")
 _FIRST = bytes(4)  # the key of the only element of `conf`
 _PRESENT = b"\1"
-_AHEAD = 8  # copies: as many ADDs as come at once on a busy node
+# Copies on the shelf, and at how many it is filled again: later than the ADDs that empty it, which
+# would wait for the verifier on a node with few cores.
+_AHEAD, _LOW = 32, 16
+_PAUSE, _LEAST_PRIORITY = 0.02, 19  # seconds between two copies; nice(2)
 
 
 @dataclass(frozen=True)
 class Guard:
-    """A loaded copy: descriptors of the program and of its maps by name."""
+    """A loaded copy: descriptors of the program and of its maps by name, and the program's id."""
 
+    id: int
     fd: int
-    maps: Mapping[str, int]
+    maps: dict[str, int]
 
     def put(self, values: Values) -> None:
         """Let pass what these values say, and what both they and the former ones say meanwhile.
@@ -62,9 +67,11 @@ class Guard:
         return dict(zip(REASONS, counts[1:], strict=True))
 
     def close(self) -> None:
-        """Close the descriptors; what is attached stays."""
-        os.close(self.fd)
-        maps.close(dict(self.maps))
+        """Close the descriptors, once; what is attached stays."""
+        if self.maps:
+            os.close(self.fd)
+            maps.close(self.maps)
+            self.maps.clear()
 
 
 @cache
@@ -83,7 +90,8 @@ def load() -> Guard:
     try:
         for name, definition in program.maps.items():
             made[name] = maps.create(name, definition)
-        return Guard(bpf.load_code(NAME, program.linked(made)), made)
+        fd = bpf.load_code(NAME, program.linked(made))
+        return Guard(bpf.program(fd).id, fd, made)
     except BaseException:
         maps.close(made)
         raise
@@ -98,7 +106,7 @@ def opened(prog_id: int) -> Iterator[Guard]:
     except BaseException:
         os.close(fd)
         raise
-    guard = Guard(fd, found)
+    guard = Guard(prog_id, fd, found)
     try:
         yield guard
     finally:
@@ -129,18 +137,20 @@ class Shelf:
         return guard
 
     def refill(self) -> None:
-        """Load what is missing in a thread, unless one is at it."""
+        """Load copies in a thread when few are left, unless one is at it."""
         with self._lock:
-            if self._filling or len(self._ready) >= _AHEAD:
+            if self._filling or len(self._ready) > _LOW:
                 return
             self._filling = True
         threading.Thread(target=self._fill, name="vmlink-guards", daemon=True).start()
 
     def _fill(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
         # An ADD that finds none meets the same error and says it.
         with suppress(NotReady, NetlinkError):
             while len(self._ready) < _AHEAD:
                 self._ready.append(load())
+                time.sleep(_PAUSE)
         with self._lock:
             self._filling = False
 
@@ -153,13 +163,10 @@ class Shelf:
 SHELF = Shelf()
 
 
-@cache
-def missing() -> str:
-    """Say why this kernel cannot have the guard, "" if it can."""
+@cache  # but not the exception: the kernel may be given what it lacks
+def require() -> None:
+    """Raise NotReady where this kernel cannot have the guard, or vmlink was built without."""
     try:
         load().close()
-    except NotReady as e:
-        return e.msg
     except NetlinkError as e:
-        return f"the kernel refuses the guard's program: {e.msg}"
-    return ""
+        raise NotReady(f"the kernel refuses the guard's program: {e.msg}") from e

@@ -119,11 +119,11 @@ class LinkLimits(Step):
         except Exists as e:
             raise AttachmentExists(f"interface {ifb_link} exists already; DEL comes first") from e
         ifb = need_index(netlink, ifb_link)
+        netlink.attempt(tc_encode.add_clsact(index))  # a macvtap and a guarded tap have one already
         return [
             *no_link_local(ifb, mtu),
             limit.tbf(ifb, cx.key.qdisc, mtu),
             rtnl_encode.set_link(ifb, up=True),
-            *([] if self.in_pod else [tc_encode.add_clsact(index)]),  # a macvtap has one already
             lead_through(index, ifb),
         ]
 

@@ -13,6 +13,7 @@ from cni.errors import AttachmentExists, BadConfig, CheckFailed, VmlinkError
 from cni.kernel import macvtap, redirect, rtnl_encode
 from cni.kernel.netlink import Exists, Netlink, NetlinkError
 from cni.kernel.rtnl_decode import LinkInfo
+from cni.modes.steps.guard import hang_guard
 from cni.modes.steps.links import (
     IN_POD,
     Nic,
@@ -66,7 +67,9 @@ class MacvtapLink(PodLink):
             # The kernel has given it the lower link's, whatever was asked for.
             messages.append(rtnl_encode.set_link(index, mac=self.mac))
         try:
-            cx.pod_netlink.batch(*messages, rtnl_encode.set_link(index, up=True))
+            cx.pod_netlink.batch(*messages)
+            hang_guard(cx, cx.pod_netlink, index)
+            cx.pod_netlink.batch(rtnl_encode.set_link(index, up=True))
         except NetlinkError as e:
             if e.errno not in (errnos.EADDRINUSE, errnos.EBUSY):  # kernels differ
                 raise

@@ -12,6 +12,7 @@ from cni.kernel import rtnl_encode, tuntap
 from cni.kernel.netlink import Exists
 from cni.kernel.rtnl_decode import TapInfo
 from cni.modes.steps.bridge import BridgeIndex, restrict_to_vlan
+from cni.modes.steps.guard import hang_guard
 from cni.modes.steps.links import (
     IN_HOST,
     Nic,
@@ -57,6 +58,7 @@ class SwitchTap(Step):
         self._name(cx, index, derived, mtu)
         if self.vlan:
             restrict_to_vlan(cx.host_netlink, index, self.vlan)
+        hang_guard(cx, cx.host_netlink, index)
         cx.host_netlink.batch(rtnl_encode.set_link(index, up=True))
 
     @property

@@ -10,6 +10,7 @@ from cni.attach.plan import Kinds
 from cni.errors import BadConfig
 from cni.kernel import rtnl_encode, tuntap
 from cni.kernel.netlink import Exists
+from cni.modes.steps.guard import hang_guard
 from cni.modes.steps.links import (
     IN_POD,
     Nic,
@@ -55,6 +56,7 @@ class Tap(PodLink):
             addrgenmode_none=has_addrgenmode(mtu),
         )
         try:
+            hang_guard(cx, cx.pod_netlink, index)
             cx.pod_netlink.batch(named, rtnl_encode.set_link(index, up=True))
         except Exists as e:
             raise BadConfig(
