@@ -92,7 +92,7 @@ class Containerd:
 
     def _call(self, method: str, request: Mapping[int, Any]) -> dict[int, bytes]:
         call = self._channel.unary_unary(f"/runtime.v1.{method}")
-        return fields(call(message(request), timeout=60))
+        return fields(call(message(request), timeout=60 * SLOWNESS))
 
     def close(self) -> None:
         self._channel.close()

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.testbed.slowness import SLOWNESS
 from cni.spec import protocol
 from tests import waits
 
@@ -77,7 +78,7 @@ def encoded(env: dict[Any, Any]) -> dict[bytes, bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=10 * SLOWNESS)
     assert err == b""
     return process.returncode, out
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
+from bench.testbed.slowness import SLOWNESS
 from cni.daemon.pool_store import read_json
 from cni.kernel import bpf, macvtap
 from cni.kernel.netlink import Netlink
@@ -52,7 +53,7 @@ class Zygote:
         self.process.stdin.flush()
         return Daemon(self)
 
-    def number(self, seconds: float = 20) -> int:
+    def number(self, seconds: float = 20 * SLOWNESS) -> int:
         """The next line that it says. Raises TimeoutExpired."""
         assert self.process.stdout
         if not select.select([self.process.stdout], [], [], seconds)[0]:
@@ -60,7 +61,7 @@ class Zygote:
         return int(self.process.stdout.readline())
 
     def close(self) -> None:
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=20 * SLOWNESS)
         assert self.process.returncode == 0
 
 

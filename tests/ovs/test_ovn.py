@@ -17,6 +17,7 @@ from bench.testbed import ovn as ovns
 from bench.testbed import probes
 from bench.testbed.node import BIN, Answer, Node
 from bench.testbed.ovn import BRIDGE, Ovn
+from bench.testbed.slowness import SLOWNESS
 from cni.config.settings import Ovs
 from cni.daemon.pool_store import read_json
 from cni.ovs import open_database
@@ -26,7 +27,7 @@ from cni.spec.types import AttachmentKey
 from tests.ovs.ovskit import switch_of
 from tests.ovs.test_attachments import row
 
-SECONDS = 20
+SECONDS = 20 * SLOWNESS
 DEADLINE = 2  # of vmlinkd
 MACS = {f"p{n}.shop": f"02:00:00:00:09:0{n}" for n in range(1, 5)}
 UID = "7c9b2c5e-0001"
