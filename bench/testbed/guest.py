@@ -177,8 +177,8 @@ class Guest:
     def run(self, command: str, timeout: float = 10.0) -> str:
         """Run a shell command in the guest; returns its stdout and stderr together.
 
-        Raises GuestError when its status is not 0, after `timeout` seconds (rounded up, times SLOWNESS), and
-        when the guest does not answer.
+        Raises GuestError when its status is not 0, after `timeout` seconds (times
+        SLOWNESS, rounded up), and when the guest does not answer.
         """
         number = next(self._ids)
         limit = math.ceil(timeout * SLOWNESS)

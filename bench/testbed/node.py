@@ -117,10 +117,10 @@ class Node:
     """A node: its namespace at `path`, its vmlinkd with `run_dir`.
 
     `switch` is its Open vSwitch, which vmlinkd uses too: "" for none, "ovs", or "dpdk". `datapath`
-    is the type of that switch's bridges.
+    is the type of that switch's bridges, by default `switch.best_datapath`.
     """
 
-    def __init__(self, switch: str = "", datapath: Datapath = "netdev") -> None:
+    def __init__(self, switch: str = "", datapath: Datapath | None = None) -> None:
         self.lab = Lab()
         self.path = self.lab.namespace("node")
         self.namespace = Namespace.open(str(self.path))
@@ -202,7 +202,9 @@ class Node:
         Raises CalledProcessError (with `check`), TimeoutExpired after RUN_SECONDS.
         """
         with Namespace.open(str(where or self.path)) as namespace, namespace.entered():
-            return subprocess.run(command, check=check, capture_output=True, text=True, timeout=RUN_SECONDS)
+            return subprocess.run(
+                command, check=check, capture_output=True, text=True, timeout=RUN_SECONDS
+            )
 
     def call(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from bench.testbed.slowness import SLOWNESS
 from tests.clients.clientkit import CGROUP, IMAGE, Machine, await_
 
 CONFIG = """\

@@ -18,6 +18,7 @@ from bench.testbed import probes
 from bench.testbed.node import BIN, Answer, Node
 from bench.testbed.ovn import BRIDGE, Ovn
 from bench.testbed.slowness import SLOWNESS
+from bench.testbed.switch import Datapath
 from cni.config.settings import Ovs
 from cni.daemon.pool_store import read_json
 from cni.ovs import open_database
@@ -35,10 +36,10 @@ PORT = AttachmentKey("c1", "eth0").tap_link
 
 
 @contextmanager
-def running(*kinds: str) -> Iterator[Ovn]:
+def running(datapath: Datapath, *kinds: str) -> Iterator[Ovn]:
     if reason := ovns.missing():
         pytest.skip(reason)
-    with Ovn(kinds) as made:
+    with Ovn(kinds, datapath) as made:
         ports = {name: f"{mac} 10.9.0.{mac[-1]}" for name, mac in MACS.items()}
         made.add_switch("shop", ports)
         made.nbctl("lsp-set-options", "p4.shop", f"iface-id-ver={UID}")
@@ -50,15 +51,15 @@ def running(*kinds: str) -> Iterator[Ovn]:
 
 
 @pytest.fixture(scope="module")
-def ovn() -> Iterator[Ovn]:
-    with running("ovs", "ovs") as made:
+def ovn(datapath: Datapath) -> Iterator[Ovn]:
+    with running(datapath, "ovs", "ovs") as made:
         yield made
 
 
 @pytest.fixture
-def fragile() -> Iterator[Ovn]:
+def fragile(datapath: Datapath) -> Iterator[Ovn]:
     """OVN for a single test, which may kill and restart the servers."""
-    with running("ovs") as made:
+    with running(datapath, "ovs") as made:
         yield made
 
 

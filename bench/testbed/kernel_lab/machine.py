@@ -1,6 +1,6 @@
 """Boot a kernel on the machine's own files, run a command, and return its exit status.
 
-QEMU emulates (TCG), so commands run 4 to 8 times slower; limits of time follow `bench.testbed.slowness`.
+QEMU emulates (TCG), so commands run 4 to 8 times slower; `bench.testbed.slowness` has the factor.
 """
 
 from __future__ import annotations
