@@ -32,14 +32,14 @@ class FakeDaemon:
 
     def listen(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(10)
+        self.socket.settimeout(10 * SLOWNESS)
         self.socket.bind(str(self.path))
         self.socket.listen()
 
     def accept(self) -> socket.socket:
         assert self.socket
         conn, _ = self.socket.accept()
-        conn.settimeout(10)
+        conn.settimeout(10 * SLOWNESS)
         return conn
 
     def start(self, env: dict[Any, Any], stdin: bytes = CONF, *via: str) -> subprocess.Popen[bytes]:

@@ -273,7 +273,7 @@ def test_result_that_cannot_be_printed_is_no_success(daemon: FakeDaemon) -> None
         env = {"CNI_COMMAND": "ADD", "VMLINK_SOCKET": str(daemon.path)}
         process = subprocess.Popen([daemon.client], env=env, stdin=null, stdout=full)
         answer(daemon, protocol.encode_answer(0, b"{}"))
-        assert process.wait(5) == 5
+        assert process.wait(5 * SLOWNESS) == 5
 
 
 def test_no_memory_for_the_answer(daemon: FakeDaemon) -> None:

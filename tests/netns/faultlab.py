@@ -76,7 +76,7 @@ class Daemon:
         os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
-        return self.zygote.number(20 if timeout is None else timeout)
+        return self.zygote.number(20 * SLOWNESS if timeout is None else timeout)
 
 
 class FaultyNode(Node):
@@ -178,7 +178,7 @@ class Lab:
 
     def died(self) -> None:
         assert self.node.daemon
-        assert self.node.daemon.wait(20) == -signal.SIGKILL
+        assert self.node.daemon.wait(20 * SLOWNESS) == -signal.SIGKILL
         self.node.daemon = None
         self.mend()
         wait_for_orphans(EXECUTED)
@@ -235,7 +235,7 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         gate.bind(str(path))
         stack.callback(path.unlink)
         gate.listen()
-        gate.settimeout(20)
+        gate.settimeout(20 * SLOWNESS)
         lab.aim(step, lab.way.phase(step), "after", "hold")
         client = begin(lab)
         waiting = gate.accept()[0]
@@ -254,7 +254,7 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         finally:
             with waiting:
                 waiting.sendall(b"+")
-            client.wait(20)
+            client.wait(20 * SLOWNESS)
 
 
 def begin(lab: Lab) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ import sys
 
 from bench.testbed.image import ImageError, image
 from bench.testbed.kernel_lab import kernels, machine
+from bench.testbed.node import exit_on_sigterm
 
 
 def main() -> int:
@@ -16,6 +17,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="limit for the command")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
+    exit_on_sigterm()
     try:
         image()  # the lab has no network with which to fetch what guests in it need
         return machine.run(kernels.find(options.version), options.command, options.seconds)
