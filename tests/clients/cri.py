@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from bench.testbed.slowness import SLOWNESS
 from tests.clients.clientkit import CGROUP, IMAGE, Machine, await_
 
 CONFIG = """\
@@ -92,7 +93,7 @@ class Containerd:
 
     def _call(self, method: str, request: Mapping[int, Any]) -> dict[int, bytes]:
         call = self._channel.unary_unary(f"/runtime.v1.{method}")
-        return fields(call(message(request), timeout=60))
+        return fields(call(message(request), timeout=60 * SLOWNESS))
 
     def close(self) -> None:
         self._channel.close()

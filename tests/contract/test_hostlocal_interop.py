@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench.testbed.slowness import SLOWNESS
 from cni.errors import VmlinkError
 from cni.ipam.hostlocal import verbs
 from cni.spec.types import AttachmentKey
@@ -38,7 +39,7 @@ def real(verb: str, config: dict[str, Any], pod: str, args: str = "") -> Answer:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         check=False,
-        timeout=20,  # 1.1.1 loops forever on an address that begins with a zero byte
+        timeout=20 * SLOWNESS,  # 1.1.1 loops forever on an address that begins with a zero byte
         env={
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": pod,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
+from bench.testbed.slowness import SLOWNESS
 from cni.daemon.pool_store import read_json
 from cni.kernel import bpf, macvtap
 from cni.kernel.netlink import Netlink
@@ -52,7 +53,7 @@ class Zygote:
         self.process.stdin.flush()
         return Daemon(self)
 
-    def number(self, seconds: float = 20) -> int:
+    def number(self, seconds: float = 20 * SLOWNESS) -> int:
         """The next line that it says. Raises TimeoutExpired."""
         assert self.process.stdout
         if not select.select([self.process.stdout], [], [], seconds)[0]:
@@ -60,7 +61,7 @@ class Zygote:
         return int(self.process.stdout.readline())
 
     def close(self) -> None:
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=20 * SLOWNESS)
         assert self.process.returncode == 0
 
 
@@ -75,7 +76,7 @@ class Daemon:
         os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
-        return self.zygote.number(20 if timeout is None else timeout)
+        return self.zygote.number(20 * SLOWNESS if timeout is None else timeout)
 
 
 class FaultyNode(Node):
@@ -179,7 +180,7 @@ class Lab:
 
     def died(self) -> None:
         assert self.node.daemon
-        assert self.node.daemon.wait(20) == -signal.SIGKILL
+        assert self.node.daemon.wait(20 * SLOWNESS) == -signal.SIGKILL
         self.node.daemon = None
         self.mend()
         wait_for_orphans(EXECUTED)
@@ -236,7 +237,7 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         gate.bind(str(path))
         stack.callback(path.unlink)
         gate.listen()
-        gate.settimeout(20)
+        gate.settimeout(20 * SLOWNESS)
         lab.aim(step, lab.way.phase(step), "after", "hold")
         client = begin(lab)
         waiting = gate.accept()[0]
@@ -255,7 +256,7 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         finally:
             with waiting:
                 waiting.sendall(b"+")
-            client.wait(20)
+            client.wait(20 * SLOWNESS)
 
 
 def begin(lab: Lab) -> subprocess.Popen[bytes]:

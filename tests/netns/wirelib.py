@@ -19,6 +19,7 @@ from scapy.packet import Raw
 from scapy.utils import checksum
 
 from bench.testbed.node import Node
+from bench.testbed.slowness import SLOWNESS
 from cni.kernel.macvtap import open_macvtap
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
@@ -34,7 +35,7 @@ NEEDS_CSUM, GSO_TCPV4 = 1, 1
 _SOL_PACKET, _AUXDATA, _VNET_HDR, _IGNORE_OUTGOING = 263, 8, 15, 23
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 IFF_LOWER_UP = 0x10000
-PATIENCE = 3.0  # seconds
+PATIENCE = 3.0 * SLOWNESS  # seconds
 
 
 class Port:

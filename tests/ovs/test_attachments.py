@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.testbed.node import BIN, CLIENT, Node
+from bench.testbed.switch import Datapath
 from cni.ovs import schema
 from cni.spec.types import AttachmentKey
 from tests.ovs.ovskit import BRIDGE, switch_of
@@ -130,13 +131,17 @@ def test_a_placeholder_tells_what_the_guest_has(node: Node, pod: Path) -> None:
     assert "eth0" not in links(node, pod)
 
 
-def test_a_pod_behind_a_userspace_datapath_finishes_its_checksums(node: Node, pod: Path) -> None:
+def test_a_pod_behind_a_userspace_datapath_finishes_its_checksums(
+    node: Node, pod: Path, datapath: Datapath
+) -> None:
+    """The kernel's datapath, as a bridge, leaves that to whoever sends the frame out."""
+    in_kernel = datapath == "system"
     with attached(node, pod, config(node, "veth")):
         shown = node.run(["ethtool", "-k", "eth0"], pod).stdout
-        assert "tx-checksumming: off" in shown
+        assert f"tx-checksumming: {'on' if in_kernel else 'off'}" in shown
     with attached(node, pod, config(node, "tap")):
         device = json.loads(node.run(node.ctl("device", "c1")).stdout)[0]
-        assert device["offload"] is False
+        assert device["offload"] is in_kernel
 
 
 def test_the_mtu_is_that_of_the_bridge(node: Node, pod: Path) -> None:
@@ -203,9 +208,14 @@ def test_bandwidth_towards_the_pod_is_the_switchs(node: Node, pod: Path) -> None
 
 
 @pytest.mark.parametrize("mode", ["veth", "tap"])
-def test_bandwidth_that_ovs_cannot_give_is_refused(node: Node, pod: Path, mode: str) -> None:
+def test_bandwidth_away_from_the_pod(node: Node, pod: Path, datapath: Datapath, mode: str) -> None:
     """The userspace datapath takes its copy before the kernel polices: no limit would apply."""
     limit = {"egressRate": 8_000_000, "egressBurst": 1_000_000}
+    if datapath == "system":
+        with attached(node, pod, config(node, mode, bandwidth=limit)):
+            shown = node.run(["tc", "filter", "show", "dev", PORTS[mode], "ingress"]).stdout
+            assert "rate 8Mbit" in shown
+        return
     answer = node.call("ADD", config(node, mode, bandwidth=limit), "c1", pod)
     assert answer.code == 105
     assert answer.out["msg"].startswith("bandwidth.egressRate: the userspace datapath cannot")

@@ -17,6 +17,8 @@ from bench.testbed import ovn as ovns
 from bench.testbed import probes
 from bench.testbed.node import BIN, Answer, Node
 from bench.testbed.ovn import BRIDGE, Ovn
+from bench.testbed.slowness import SLOWNESS
+from bench.testbed.switch import Datapath
 from cni.config.settings import Ovs
 from cni.daemon.pool_store import read_json
 from cni.ovs import open_database
@@ -26,7 +28,7 @@ from cni.spec.types import AttachmentKey
 from tests.ovs.ovskit import switch_of
 from tests.ovs.test_attachments import row
 
-SECONDS = 20
+SECONDS = 20 * SLOWNESS
 DEADLINE = 2  # of vmlinkd
 MACS = {f"p{n}.shop": f"02:00:00:00:09:0{n}" for n in range(1, 5)}
 UID = "7c9b2c5e-0001"
@@ -34,10 +36,10 @@ PORT = AttachmentKey("c1", "eth0").tap_link
 
 
 @contextmanager
-def running(*kinds: str) -> Iterator[Ovn]:
+def running(datapath: Datapath, *kinds: str) -> Iterator[Ovn]:
     if reason := ovns.missing():
         pytest.skip(reason)
-    with Ovn(kinds) as made:
+    with Ovn(kinds, datapath) as made:
         ports = {name: f"{mac} 10.9.0.{mac[-1]}" for name, mac in MACS.items()}
         made.add_switch("shop", ports)
         made.nbctl("lsp-set-options", "p4.shop", f"iface-id-ver={UID}")
@@ -49,15 +51,15 @@ def running(*kinds: str) -> Iterator[Ovn]:
 
 
 @pytest.fixture(scope="module")
-def ovn() -> Iterator[Ovn]:
-    with running("ovs", "ovs") as made:
+def ovn(datapath: Datapath) -> Iterator[Ovn]:
+    with running(datapath, "ovs", "ovs") as made:
         yield made
 
 
 @pytest.fixture
-def fragile() -> Iterator[Ovn]:
+def fragile(datapath: Datapath) -> Iterator[Ovn]:
     """OVN for a single test, which may kill and restart the servers."""
-    with running("ovs") as made:
+    with running(datapath, "ovs") as made:
         yield made
 
 

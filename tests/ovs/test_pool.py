@@ -14,6 +14,7 @@ import pytest
 
 from bench.testbed import switch
 from bench.testbed.node import Node
+from bench.testbed.switch import Datapath
 from cni.kernel import tuntap
 from cni.ovs import schema
 from cni.spec.types import POOL, AttachmentKey
@@ -26,8 +27,8 @@ GUEST = bytes.fromhex("020000000777")
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[Pooled]:
-    with switched() as node:
+def started(datapath: Datapath) -> Iterator[Pooled]:
+    with switched(datapath) as node:
         made = Pooled(node)
         made.start()
         yield made
