@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -190,9 +191,38 @@ def test_the_root_qdisc(pod: Pair) -> None:
     assert the_link(netlink, "v0").index == index
 
 
+def test_tx_checksum_offload_is_read_and_turned_off(pod: Pair) -> None:
+    ns, netlink = pod
+    wired(netlink)
+    a, b = ifindex(netlink, "a"), ifindex(netlink, "b")
+    with ns.entered():
+        assert ethtool.tx_checksum(a)
+        ethtool.stop_tx_checksum(a)
+        assert (ethtool.tx_checksum(a), ethtool.tx_checksum(b)) == (False, True)
+        shown = subprocess.run(["ethtool", "-k", "a"], capture_output=True, text=True, check=True)
+        assert "tx-checksumming: off\n" in shown.stdout
+        assert "tx-tcp-segmentation: off" in shown.stdout
+        ethtool.stop_tx_checksum(a)
+
+
 def test_an_offload_that_cannot_be_read_or_set_is_named(pod: Pair) -> None:
     with pod[0].entered():
-        with pytest.raises(NotFound, match="cannot read TX checksum offload of nowhere: "):
-            ethtool.tx_checksum("nowhere")
-        with pytest.raises(NotFound, match="cannot turn TX checksum offload off on nowhere: "):
-            ethtool.stop_tx_checksum("nowhere")
+        with pytest.raises(NotFound, match="cannot read TX checksum offload of link 99: "):
+            ethtool.tx_checksum(99)
+        with pytest.raises(NotFound, match="cannot turn TX checksum offload off on link 99: "):
+            ethtool.stop_tx_checksum(99)
+
+
+def test_an_index_without_the_right_to_bind_a_socket_again(pod: Pair) -> None:
+    """The unit of a former version grants vmlinkd no CAP_NET_RAW."""
+    program = (
+        "from cni.kernel.netlink import Netlink\n"
+        "with Netlink() as netlink:\n"
+        "    print([netlink.index(name) for name in ('lo', 'lo', 'none')])\n"
+    )
+    dropped = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-all"]
+    with pod[0].entered():
+        done = subprocess.run(
+            [*dropped, sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+    assert done.stdout == "[1, 1, None]\n"

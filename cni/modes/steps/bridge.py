@@ -17,8 +17,6 @@ from cni.kernel.netlink import Exists, Netlink, NotFound
 from cni.kernel.rtnl_decode import LinkInfo
 from cni.modes.steps.links import PortMtu, need_link, write_sysctl
 
-_ready_bridges: set[tuple[tuple[int, int], int | None, int]] = set()
-
 
 @dataclass(frozen=True)
 class BridgeIndex(Fact):
@@ -39,17 +37,9 @@ class Bridge(Step):
     vlan: int
 
     def do(self, cx: Context) -> None:
-        netlink = cx.host_netlink
-        index = netlink.index(self.bridge)
-        # An index never comes back as a link of another kind, so one good look is enough.
-        known = (cx.node.host.identity, index, self.vlan)
-        if known not in _ready_bridges:
-            link = netlink.link(self.bridge) or self._make(cx)
-            self._make_ready(netlink, link)
-            index = link.index
-            _ready_bridges.add((cx.node.host.identity, index, self.vlan))
-        assert index is not None
-        cx.facts.put(BridgeIndex(index), PortMtu(netlink.mtu(self.bridge)))
+        link = cx.host_netlink.link(self.bridge) or self._make(cx)
+        self._make_ready(cx.host_netlink, link)
+        cx.facts.put(BridgeIndex(link.index), PortMtu(link.mtu))
 
     def _make_ready(self, netlink: Netlink, link: LinkInfo) -> None:
         if link.kind != "bridge":
