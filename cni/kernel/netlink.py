@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from cni.errors import KernelRefused
-from cni.kernel import rtnl_encode, rtnl_queries, tc_encode
+from cni.kernel import bridge_vlans, rtnl_encode, rtnl_queries, tc_encode
+from cni.kernel.bridge_vlans import VlanRange
 from cni.kernel.link_index import index_by
 from cni.kernel.netlink_message import (
     NLM_F_ACK,
@@ -200,6 +201,11 @@ class Netlink:
     def links(self) -> list[LinkInfo]:
         """All links of the namespace."""
         return self._dump(rtnl_queries.dump_links(), decode_link)
+
+    def vlans(self, index: int) -> list[VlanRange]:
+        """The VLANs of a bridge's port, in their order (Linux 5.6)."""
+        dump = self._dump(bridge_vlans.dump_vlans(index), bridge_vlans.decode_vlans, index)
+        return [each for entries in dump for each in entries]
 
     def filters(self, index: int, *, ingress: bool = True) -> list[FilterInfo]:
         """The filters of a link's clsact qdisc, or of its ingress qdisc; [] without a qdisc."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cni.kernel import ethtool, rtnl_encode, tc_encode
+from cni.kernel import bridge_vlans, ethtool, rtnl_encode, tc_encode
+from cni.kernel.bridge_vlans import VlanRange
 from cni.kernel.netlink import Exists, Netlink, NetlinkError, NotFound, Unsupported
 from cni.kernel.netns import Namespace
 from cni.kernel.rtnl_decode import QdiscInfo
@@ -146,22 +147,21 @@ def test_bridge_vlans(pod: Pair) -> None:
     a = ifindex(netlink, "a")
     if isinstance(first_error(netlink, rtnl_encode.set_vlan_filtering(bridge.index)), Unsupported):
         pytest.skip("this kernel has no CONFIG_BRIDGE_VLAN_FILTERING")
+    ours = VlanRange(42, 42, pvid=True, untagged=True)
     netlink.batch(
         rtnl_encode.set_link(a, master=bridge.index),
-        rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True),
+        bridge_vlans.delete_vlans(a),
         rtnl_encode.bridge_vlan(a, 42, untagged_pvid=True),
         rtnl_encode.bridge_vlan(bridge.index, 42, untagged_pvid=False, on_bridge_itself=True),
     )
     assert the_link(netlink, "br0").vlan_filtering is True
-    again = rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True)
-    assert isinstance(first_error(netlink, again), NotFound)
-    for index in (a, bridge.index):
-        itself = index == bridge.index
-        netlink.batch(
-            rtnl_encode.bridge_vlan(
-                index, 42, untagged_pvid=False, on_bridge_itself=itself, delete=True
-            )
-        )
+    assert netlink.vlans(a) == [ours]
+    netlink.batch(*(rtnl_encode.bridge_vlan(a, vid, untagged_pvid=False) for vid in (7, 8, 4094)))
+    tagged = [VlanRange(*vids, pvid=False, untagged=False) for vids in ((7, 8), (4094, 4094))]
+    assert netlink.vlans(a) == [tagged[0], ours, tagged[1]]
+    for _ in range(2):
+        netlink.batch(bridge_vlans.delete_vlans(a))
+        assert netlink.vlans(a) == []
 
 
 def test_links(pod: Pair) -> None:
