@@ -6,6 +6,7 @@ Sources: Documentation/networking/tuntap.rst, qemu(1) -netdev tap (fds, vhostfds
 from __future__ import annotations
 
 import errno as errnos
+import fcntl
 import os
 
 from cni.kernel import macvtap, tuntap
@@ -30,7 +31,7 @@ def open_queues(device: Device) -> tuple[list[int], list[int]]:
     """
     if device.kind == "vhostuser":
         return [], []
-    fds = _open_tap(device)
+    fds = [_lowest(fd) for fd in _open_tap(device)]
     vhost_fds: list[int] = []
     try:
         for _ in fds if have_vhost() else ():
@@ -45,6 +46,16 @@ def close(fds: list[int]) -> None:
     """Close descriptors that `open_queues` has returned."""
     for fd in fds:
         os.close(fd)
+
+
+def _lowest(fd: int) -> int:
+    """Move a descriptor to the lowest free number from 3 up, unless its own is lower.
+
+    Those of namespaces were open before it, and `cni.vmm.formats.qemu.cold` cannot know of them.
+    """
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(max(fd, moved))
+    return min(fd, moved)
 
 
 def _open_tap(device: Device) -> list[int]:
