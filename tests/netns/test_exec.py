@@ -1,4 +1,4 @@
-"""The descriptors that `vmlinkctl exec` passes on have the numbers that `vmlinkctl device` names."""
+"""`vmlinkctl exec` passes on the descriptors that `vmlinkctl device` names."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ def numbers(arguments: list[str], key: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "attached", [[name] for name in NICS] + [["tc", "tap, two queues", "tc"]], indirect=True, ids=str
+    "attached",
+    [[name] for name in NICS] + [["tc", "tap, two queues", "tc"]],
+    indirect=True,
+    ids=str,
 )
 def test_a_program_gets_the_descriptors_that_were_named(node: Node, attached: int) -> None:
     shown = node.run(node.ctl("device", "--format", "qemu", "c")).stdout.split()
