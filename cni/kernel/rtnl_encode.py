@@ -232,9 +232,8 @@ def bridge_vlan(
     *,
     untagged_pvid: bool,
     on_bridge_itself: bool = False,
-    delete: bool = False,
 ) -> Message:
-    """Let a bridge's port, or the bridge itself, carry the VLAN `vid`, or no longer.
+    """Let a bridge's port, or the bridge itself, carry the VLAN `vid`.
 
     With `untagged_pvid` frames without a tag come into that VLAN and leave it without one.
     """
@@ -242,8 +241,7 @@ def bridge_vlan(
     spec = attr(0, struct.pack("=H", BRIDGE_FLAGS_SELF)) if on_bridge_itself else b""
     spec += attr(2, struct.pack("=HH", flags, vid))
     body = ifinfo(index, family=AF_BRIDGE) + attr(IFLA_AF_SPEC, spec)
-    verb, kind = ("delete", RTM_DELLINK) if delete else ("add", RTM_SETLINK)
-    return Message(kind, NLM_F_REQUEST, body, f"{verb} VLAN {vid} on link {index}")
+    return Message(RTM_SETLINK, NLM_F_REQUEST, body, f"add VLAN {vid} on link {index}")
 
 
 def add_address(index: int, cidr: str, *, on: str = "") -> Message:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
 from bench.testbed.slowness import SLOWNESS
 from cni.daemon.pool_store import read_json
-from cni.kernel import bpf, macvtap
+from cni.kernel import macvtap, redirect
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from tests.netns.attach_ways import (
@@ -198,7 +198,8 @@ def pod_contents(node: Node, pod: Path) -> frozenset[str]:
     out = node.run(["sh", "-c", looks], pod, check=False).stdout
     found = {" ".join(line.split()) for line in out.splitlines()}
     with Namespace.open(str(pod)) as ns, ns.entered(), Netlink() as netlink:
-        if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
+        index = netlink.index("eth0")
+        if index and redirect.target_of("tcx", netlink, index) is not None:
             found.add("tcx on eth0")
     return frozenset(found)
 

@@ -11,13 +11,12 @@ from typing import ClassVar
 from cni.attach.context import Context, PromisedAddresses
 from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
-from cni.errors import BadConfig
-from cni.kernel import rtnl_encode
-from cni.kernel.netlink import Exists, Netlink, NotFound
+from cni.errors import BadConfig, CheckFailed
+from cni.kernel import bridge_vlans, rtnl_encode
+from cni.kernel.bridge_vlans import VlanRange
+from cni.kernel.netlink import Exists, Netlink
 from cni.kernel.rtnl_decode import LinkInfo
 from cni.modes.steps.links import PortMtu, need_link, write_sysctl
-
-_ready_bridges: set[tuple[tuple[int, int], int | None, int]] = set()
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,9 @@ class Bridge(Step):
     vlan: int
 
     def do(self, cx: Context) -> None:
-        netlink = cx.host_netlink
-        index = netlink.index(self.bridge)
-        # An index never comes back as a link of another kind, so one good look is enough.
-        known = (cx.node.host.identity, index, self.vlan)
-        if known not in _ready_bridges:
-            link = netlink.link(self.bridge) or self._make(cx)
-            self._make_ready(netlink, link)
-            index = link.index
-            _ready_bridges.add((cx.node.host.identity, index, self.vlan))
-        assert index is not None
-        cx.facts.put(BridgeIndex(index), PortMtu(netlink.mtu(self.bridge)))
+        link = cx.host_netlink.link(self.bridge) or self._make(cx)
+        self._make_ready(cx.host_netlink, link)
+        cx.facts.put(BridgeIndex(link.index), PortMtu(link.mtu))
 
     def _make_ready(self, netlink: Netlink, link: LinkInfo) -> None:
         if link.kind != "bridge":
@@ -110,14 +101,22 @@ def vlan_interface(bridge: str, vlan: int) -> str:
 
 
 def restrict_to_vlan(netlink: Netlink, index: int, vlan: int) -> None:
-    """Make a bridge port an untagged member of this VLAN and of no other."""
-    with suppress(NotFound):  # the bridge may have no default VLAN
-        netlink.batch(
-            rtnl_encode.bridge_vlan(
-                index, 1, untagged_pvid=True, on_bridge_itself=False, delete=True
-            )
-        )
-    netlink.batch(rtnl_encode.bridge_vlan(index, vlan, untagged_pvid=True, on_bridge_itself=False))
+    """Make a bridge port an untagged member of this VLAN and of no other.
+
+    The bridge has put it into its default VLAN, vlan_default_pvid in ip-link(8).
+    """
+    ours = rtnl_encode.bridge_vlan(index, vlan, untagged_pvid=True)
+    netlink.batch(bridge_vlans.delete_vlans(index), ours)
+
+
+def expect_vlan(netlink: Netlink, port: LinkInfo, vlan: int) -> None:
+    """Raise CheckFailed unless a port is as `restrict_to_vlan` made it; `vlan` 0 is any."""
+    if not vlan:
+        return
+    found = netlink.vlans(port.index)
+    if found != [VlanRange(vlan, vlan, pvid=True, untagged=True)]:
+        listed = ", ".join(map(str, found)) or "none"
+        raise CheckFailed(f"{port.name}: expected VLAN {vlan} alone, untagged; found {listed}")
 
 
 def _add_address(netlink: Netlink, index: int, cidr: str) -> None:

@@ -6,13 +6,16 @@ Source: ovs-vswitchd.conf.db(5).
 from __future__ import annotations
 
 import concurrent.futures
+import time
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from cni.attach.context import Context
 from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
+from cni.cancel import Cancel
 from cni.errors import DeadlineExceeded, SwitchRefused
+from cni.kernel.netlink import Netlink
 from cni.modes.steps.links import Nic
 from cni.modes.steps.ovs_bridge import Datapath
 from cni.modes.steps.vhost_socket import VhostSocket
@@ -23,6 +26,8 @@ from cni.spec.types import AttachmentKey, Bandwidth
 
 _EXPLAIN_SECONDS = 1
 _LOOK_SECONDS = 0.2  # between two looks whether to give up
+_POLICED_SECONDS = 2  # ovs-vswitchd polices a port about 10 ms after it has said that it is made
+_NEXT_LOOK_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -147,12 +152,26 @@ class OvsReady(Step):
                 f"bandwidth.egressRate: the userspace datapath cannot police {self.name}; use mode "
                 "tc or vhostuser, or leave the rate out"
             )
-        index = cx.host_netlink.index(self.name)
-        if index is None or not cx.host_netlink.filters(index):
+        if not becomes_policed(cx.host_netlink, self.name, cx.cancel):
             raise SwitchRefused(
                 f"bandwidth.egressRate: ovs-vswitchd cannot police {self.name}; load the kernel's "
                 "act_police and cls_matchall, or leave the rate out"
             )
+
+
+def becomes_policed(netlink: Netlink, name: str, cancel: Cancel) -> bool:
+    """Return whether a filter is on the port's ingress, for which it waits up to two seconds.
+
+    Raises ClientGone, DeadlineExceeded.
+    """
+    index = netlink.index(name)
+    end = time.monotonic() + _POLICED_SECONDS
+    while index and not netlink.filters(index):
+        if time.monotonic() > end:
+            return False
+        cancel.check()
+        time.sleep(_NEXT_LOOK_SECONDS)
+    return index is not None
 
 
 def _late(name: str) -> str:

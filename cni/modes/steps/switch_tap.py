@@ -11,7 +11,7 @@ from cni.errors import AttachmentExists, BadConfig, CheckFailed
 from cni.kernel import rtnl_encode, tuntap
 from cni.kernel.netlink import Exists
 from cni.kernel.rtnl_decode import TapInfo
-from cni.modes.steps.bridge import BridgeIndex, restrict_to_vlan
+from cni.modes.steps.bridge import BridgeIndex, expect_vlan, restrict_to_vlan
 from cni.modes.steps.links import (
     IN_HOST,
     Nic,
@@ -113,3 +113,4 @@ class SwitchTap(Step):
         bridge = cx.facts.get(BridgeIndex)
         if bridge and link.master != bridge.index:
             raise CheckFailed(f"{self.name}: expected a port of its bridge, found it is none")
+        expect_vlan(cx.host_netlink, link, self.vlan)

@@ -10,7 +10,7 @@ from cni.attach.plan import Kinds
 from cni.errors import AttachmentExists, CheckFailed
 from cni.kernel import rtnl_encode
 from cni.kernel.netlink import Exists
-from cni.modes.steps.bridge import BridgeIndex, restrict_to_vlan
+from cni.modes.steps.bridge import BridgeIndex, expect_vlan, restrict_to_vlan
 from cni.modes.steps.links import (
     IN_HOST,
     Nic,
@@ -87,6 +87,7 @@ class Veth(PodLink):
         bridge = cx.facts.get(BridgeIndex)
         if bridge and host.master != bridge.index:
             raise CheckFailed(f"{host.name}: expected a port of its bridge, found it is none")
+        expect_vlan(cx.host_netlink, host, self.vlan)
         if not host.up:
             raise CheckFailed(f"{host.name}: expected up, found down")
         super().check(cx)
