@@ -50,7 +50,11 @@ class PromisedAddresses(Fact):
 
 
 class Context:
-    """One request on its way through the steps of a plan."""
+    """One request on its way through the steps of a plan.
+
+    `clean` turns false when an undo fails. `recorded` is false at a DEL without a record: it is not
+    known that its ADD was ever begun.
+    """
 
     log = logging.getLogger("vmlink")
 
@@ -77,6 +81,7 @@ class Context:
         self.facts = facts or Facts()
         self.timings = {} if timings is None else timings
         self.clean = True
+        self.recorded = True
 
     @property
     def netns_path(self) -> str:

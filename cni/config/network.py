@@ -88,7 +88,7 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
     Raises UnsupportedField, BadConfig or BadEnvironment (CNI_ARGS), each with the remedy.
     """
     conf = request.conf
-    refuse_unknown(conf, _CNI | _OWN | {*uplinks.UPLINKS} | {*mode_rules.keys(rules)})
+    refuse_unknown(conf, known_keys(rules))
     mode, where = choice(conf, "mode", tuple(rules)), "mode"
     if chosen and chosen.mode != mode:
         mode, where = chosen.mode, chosen.where
@@ -123,6 +123,11 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
         prev=prev,
         dns=obj(conf, "dns"),
     )
+
+
+def known_keys(rules: Rules) -> frozenset[str]:
+    """Return all keys that a configuration may have."""
+    return _CNI | _OWN | {*uplinks.UPLINKS} | {*mode_rules.keys(rules)}
 
 
 def kubeovn(conf: Mapping[str, Any]) -> KubeOvn | None:
