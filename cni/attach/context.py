@@ -19,6 +19,7 @@ from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.ovs.database import Database
+from cni.ovs.ovn import Claims
 from cni.spec.types import AttachmentKey, Result
 
 
@@ -36,6 +37,7 @@ class Node:
     ovs: Database
     dan_dir: Path = Path(DAN_DIR)
     reservations: Reservations = field(default_factory=Reservations)
+    logical_ports: Claims = field(default_factory=Claims)
 
 
 @dataclass(frozen=True)
