@@ -16,13 +16,11 @@ from cni.errors import BadConfig, BadEnvironment, VmlinkError
 from cni.kubeovn import pod_annotations
 from cni.kubeovn.pod_annotations import Assignment, Wanted
 from cni.kubeovn.pods import Pod, PodName, Pods
+from cni.spec.capabilities import POD_ANNOTATIONS
 from cni.spec.types import Lease, Request
 
 log = logging.getLogger("vmlink")
 
-# The capability by which containerd and CRI-O pass a pod's annotations. Neither passes the
-# runtime class.
-POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 _MODE = f"annotation {pod_annotations.MODE}"
 
 

@@ -18,6 +18,7 @@ from cni.errors import (
     UnknownContainer,
     VmlinkError,
 )
+from cni.spec import capabilities
 from cni.spec.result import VERSIONS
 from cni.spec.types import AttachmentKey, Request
 
@@ -122,6 +123,8 @@ def decode(stdin: bytes) -> dict[str, Any]:
         raise CannotDecode(f"stdin: not JSON: {e}") from e
     if not isinstance(conf, dict):
         raise CannotDecode(f"stdin: expected a JSON object, found {type(conf).__name__}")
+    if "runtimeConfig" in conf:
+        conf["runtimeConfig"] = capabilities.spelled(conf["runtimeConfig"])
     return conf
 
 
