@@ -14,11 +14,11 @@ from typing import Any
 from cni.config import mode_rules, nic, uplinks
 from cni.config.mode_rules import ANY_RUNTIME, PLAIN, Rules
 from cni.config.nic import TapConf
-from cni.config.readers import choice, flag, items, number, obj, refuse_unknown, texts
+from cni.config.readers import choice, flag, items, number, obj, refuse_unknown, text, texts
 from cni.config.uplinks import Chained, Uplink
 from cni.errors import BadConfig
 from cni.spec import result as results
-from cni.spec.request import PER_CALL_KEYS
+from cni.spec.request import DEVICE_KEYS, PER_CALL_KEYS
 from cni.spec.types import AttachmentKey, Bandwidth, Lease, Request, Result
 
 REDIRECTS = ("auto", "tcx", "cls_bpf", "mirred")
@@ -90,6 +90,8 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
     """
     conf = request.conf
     refuse_unknown(conf, known_keys(rules))
+    for key in DEVICE_KEYS:  # no mode hands a device of the node's to the pod
+        text(conf, key)
     mode, where = choice(conf, "mode", tuple(rules)), "mode"
     if chosen and chosen.mode != mode:
         mode, where = chosen.mode, chosen.where

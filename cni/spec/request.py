@@ -40,9 +40,11 @@ ARGS = frozenset(
     "IgnoreUnknown MAC IP K8S_POD_NAME K8S_POD_NAMESPACE K8S_POD_INFRA_CONTAINER_ID K8S_POD_UID "
     "TC_REDIRECT_TAP_NAME TC_REDIRECT_TAP_UID TC_REDIRECT_TAP_GID".split()
 )
+# What Multus puts beside the network's own keys when a device plugin chose a device for the pod.
+DEVICE_KEYS = frozenset({"deviceID", "pciBusID"})
 # Keys of the network configuration that the runtime sets anew for each call; all others are the
 # network's own and stay the same from pod to pod.
-PER_CALL_KEYS = frozenset(
+PER_CALL_KEYS = DEVICE_KEYS.union(
     "cniVersion prevResult runtimeConfig args cni.dev/valid-attachments cni.dev/attachments".split()
 )
 
