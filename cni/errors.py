@@ -142,3 +142,8 @@ class BadDevice(VmlinkError):
 
 class VmmRefused(VmlinkError):
     """A VMM refused a NIC or did not answer (code 100)."""
+
+
+def refuses_configuration(error: VmlinkError) -> bool:
+    """Tell whether this is about what was asked for, so that an ADD is refused for it as well."""
+    return error.code in (1, 2, 4, 6, 7)

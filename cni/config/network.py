@@ -14,11 +14,11 @@ from typing import Any
 from cni.config import mode_rules, nic, uplinks
 from cni.config.mode_rules import ANY_RUNTIME, PLAIN, Rules
 from cni.config.nic import TapConf
-from cni.config.readers import choice, flag, items, number, obj, refuse_unknown
+from cni.config.readers import choice, flag, items, number, obj, refuse_unknown, text, texts
 from cni.config.uplinks import Chained, Uplink
 from cni.errors import BadConfig
 from cni.spec import result as results
-from cni.spec.request import PER_CALL_KEYS
+from cni.spec.request import DEVICE_KEYS, PER_CALL_KEYS
 from cni.spec.types import AttachmentKey, Bandwidth, Lease, Request, Result
 
 REDIRECTS = ("auto", "tcx", "cls_bpf", "mirred")
@@ -28,6 +28,7 @@ _CNI = PER_CALL_KEYS | frozenset("name type ipam dns capabilities".split())
 _OWN = frozenset(  # and those that modes and uplinks name
     "mode runtime redirect mtu mac queues bandwidth kubeovn resultStyle".split()
 )
+_RUNTIME_DNS = {"servers": "nameservers", "searches": "search", "options": "options"}
 _PROVIDER = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAX_QUEUES = 256  # MAX_TAP_QUEUES in drivers/net/tun.c
 _MAX_MTU = 65521  # the tap's: 65535 less an Ethernet header
@@ -88,7 +89,9 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
     Raises UnsupportedField, BadConfig or BadEnvironment (CNI_ARGS), each with the remedy.
     """
     conf = request.conf
-    refuse_unknown(conf, _CNI | _OWN | {*uplinks.UPLINKS} | {*mode_rules.keys(rules)})
+    refuse_unknown(conf, known_keys(rules))
+    for key in DEVICE_KEYS:  # no mode hands a device of the node's to the pod
+        text(conf, key)
     mode, where = choice(conf, "mode", tuple(rules)), "mode"
     if chosen and chosen.mode != mode:
         mode, where = chosen.mode, chosen.where
@@ -121,8 +124,13 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
         kubeovn=kubeovn(conf),
         result_style=style,
         prev=prev,
-        dns=obj(conf, "dns"),
+        dns=_dns(conf),
     )
+
+
+def known_keys(rules: Rules) -> frozenset[str]:
+    """Return all keys that a configuration may have."""
+    return _CNI | _OWN | {*uplinks.UPLINKS} | {*mode_rules.keys(rules)}
 
 
 def kubeovn(conf: Mapping[str, Any]) -> KubeOvn | None:
@@ -179,6 +187,15 @@ def _ipam(conf: Mapping[str, Any]) -> str:
     if not kind and obj(conf, "ipam"):
         raise BadConfig("ipam.type: required, the name of an IPAM plugin such as host-local")
     return kind
+
+
+def _dns(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """The runtime's, else the network's. Source: CNI conventions, capability `dns`."""
+    where = "runtimeConfig."
+    data = obj(obj(conf, "runtimeConfig"), "dns", where)
+    asked = {key: texts(data, name, where + "dns.") for name, key in _RUNTIME_DNS.items()}
+    passed = {key: value for key, value in asked.items() if value}
+    return passed or results.load_dns(conf.get("dns"), "dns")
 
 
 def _macvtap_mode(conf: Mapping[str, Any]) -> str:

@@ -116,6 +116,11 @@ def items(data: Mapping[str, Any], key: str, where: str = "") -> list[Any]:
     return [] if value is None else as_list(value, where + key)
 
 
+def texts(data: Mapping[str, Any], key: str, where: str = "") -> list[str]:
+    """Read a list of texts; [] where it is absent or null."""
+    return [as_text(item, f"{where}{key}[{n}]") for n, item in enumerate(items(data, key, where))]
+
+
 def link_name(data: Mapping[str, Any], key: str, where: str = "") -> str:
     """Read the name of a network interface."""
     value = data[key]

@@ -24,7 +24,7 @@ from cni.config.network import NetConf
 from cni.daemon import check
 from cni.daemon.pool import Pools
 from cni.daemon.result_builder import build_device, build_result
-from cni.errors import BadConfig, BadEnvironment, CheckFailed, VmlinkError
+from cni.errors import BadConfig, BadEnvironment, CheckFailed, VmlinkError, refuses_configuration
 from cni.ipam import delegate
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
@@ -154,8 +154,11 @@ class Engine:
 
     def delete(self, call: Call) -> None:
         """Undo the attachment; what is absent counts as undone. Raises the first error."""
+        if call.request.key is None:  # no ADD could have had these names
+            return
         with self._locks.held(call.key, call.cancel):
-            self._revert(*self._undoable(call, self._store.load(call.key)), call)
+            record = self._store.load(call.key)
+            self._revert(*self._undoable(call, record), call, recorded=record is not None)
 
     def _undoable(self, call: Call, record: Record | None) -> tuple[Plan, Record]:
         """Return what is to be undone: the record's plan, if this version knows it.
@@ -206,20 +209,22 @@ class Engine:
 
     def collect(self, call: Call) -> None:
         """Delete the network's attachments that are no longer valid. Raises what went wrong."""
-        conf = self._networks.parse(call.request)
         valid = network.valid_attachments(call.request.conf)
         errors: list[str] = []
         for record in self._store.all():
-            if record.network == conf.network and record.key not in valid:
+            if record.network == call.request.conf["name"] and record.key not in valid:
                 try:
                     self._collect_one(record.key, call)
                 except Exception as e:  # the rest is collected all the same
                     errors.append(f"{record.key}: {e}")
-        if conf.ipam:
+        if call.request.conf.get("ipam"):
             try:
                 delegate.collect(_ipam_call(call.request), valid)
             except VmlinkError as e:
-                errors.append(f"ipam {conf.ipam}: {e.msg}")
+                if refuses_configuration(e):
+                    log.warning("GC passes over IPAM, which an ADD cannot use: %s", e.msg)
+                else:
+                    errors.append(f"ipam: {e.msg}")
         if errors:
             raise VmlinkError("GC: " + "; ".join(errors))
 
@@ -251,10 +256,11 @@ class Engine:
         self._store.finish(record)
         return result
 
-    def _revert(self, steps: Plan, record: Record, call: Call) -> None:
+    def _revert(self, steps: Plan, record: Record, call: Call, recorded: bool = True) -> None:
         """Undo a plan with the request that made it.
 
-        So an address is released with the configuration that it was taken with.
+        So an address is released with the configuration that it was taken with. A record that is
+        not `recorded` was made up for a DEL.
         """
         with ExitStack() as stack:
             pod = call.pod
@@ -262,6 +268,7 @@ class Engine:
                 stack.enter_context(pod)
             undo = Call(_request_of(record), call.cancel, pod, call.notes)
             cx = stack.enter_context(self._context(record, steps, undo))
+            cx.recorded = recorded
             plan.revert(steps, cx, lambda: self._give_back(record, cx))
         self._store.remove(record.key)
 
@@ -308,7 +315,7 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
         steps=steps.to_json(),
         netns_path=call.request.netns_path,
         netns_identity=call.pod.identity if call.pod else (0, 0),
-        stdin=call.request.stdin.decode(),
+        stdin=call.request.stdin.decode("utf-8", "replace"),
         env=call.request.env,
     )
 

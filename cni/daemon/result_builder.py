@@ -18,7 +18,8 @@ def build_result(mode: Mode, conf: NetConf, cx: Context, netns: str) -> Result:
     """Return the mode's links and the addresses, in the style that was asked for."""
     made = mode.interfaces(cx.key, conf, cx.facts, netns)
     if conf.prev:
-        result = replace(conf.prev, interfaces=conf.prev.interfaces + made)
+        interfaces, dns = conf.prev.interfaces + made, dict(conf.dns) or conf.prev.dns
+        result = replace(conf.prev, interfaces=interfaces, dns=dns)
     else:
         addresses = cx.addresses()
         ips = tuple(replace(ip, interface=0) for ip in addresses.ips)

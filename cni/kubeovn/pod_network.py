@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from cni.cancel import Cancel
-from cni.config import network
+from cni.config import leftovers, network
 from cni.config.mode_rules import Rules
 from cni.config.network import Chosen, NetConf
 from cni.config.readers import obj
 from cni.config.uplinks import OvsUplink
-from cni.errors import BadConfig, BadEnvironment
+from cni.errors import BadConfig, BadEnvironment, VmlinkError
 from cni.kubeovn import pod_annotations
 from cni.kubeovn.pod_annotations import Assignment, Wanted
 from cni.kubeovn.pods import Pod, PodName, Pods
+from cni.spec.capabilities import POD_ANNOTATIONS
 from cni.spec.types import Lease, Request
 
-# The capability by which containerd and CRI-O pass a pod's annotations. Neither passes the
-# runtime class.
-POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+log = logging.getLogger("vmlink")
+
 _MODE = f"annotation {pod_annotations.MODE}"
 
 
@@ -67,7 +68,17 @@ class PodNetworks:
         return None
 
     def possible(self, request: Request) -> tuple[NetConf, ...]:
-        """Return the network's own configuration, and those that a pod may have had instead."""
+        """Return the network's own configuration, and those that a pod may have had instead.
+
+        What an ADD would be refused for is logged and left out.
+        """
+        try:
+            return self._possible(request)
+        except VmlinkError as e:
+            log.warning("%s: undone without what cannot be read: %s", request.key, e.msg)
+            return leftovers.possible(request, self.rules)
+
+    def _possible(self, request: Request) -> tuple[NetConf, ...]:
         conf = self.parse(request)
         if not (self._classes or conf.kubeovn or _annotations(request) is not None):
             return (conf,)

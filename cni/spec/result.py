@@ -16,6 +16,7 @@ from cni.spec.types import IP, Interface, Result, Route
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 _INTERFACE_1_1 = {"mtu": "mtu", "socketPath": "socket_path", "pciID": "pci_id"}
+_DNS_LISTS = ("nameservers", "search", "options")
 _ROUTE_1_1 = ("mtu", "advmss", "priority", "table", "scope")
 
 
@@ -41,10 +42,27 @@ def load(data: Mapping[str, Any], where: str = "result") -> Result:
     interfaces = tuple(reader.interface(i, d) for i, d in reader.objects(data, "interfaces"))
     ips = tuple(reader.ip(i, d, len(interfaces)) for i, d in reader.objects(data, "ips"))
     routes = tuple(reader.route(i, d) for i, d in reader.objects(data, "routes"))
-    dns = data.get("dns") or {}
-    if not isinstance(dns, dict):
-        raise BadConfig(f"{where}.dns: expected an object, found {dns!r}")
-    return Result(interfaces, ips, routes, dns)
+    return Result(interfaces, ips, routes, load_dns(data.get("dns"), f"{where}.dns"))
+
+
+def load_dns(data: Any, where: str) -> dict[str, Any]:
+    """Read the `dns` of a result or a configuration, without what is empty.
+
+    Raises BadConfig, which begins with `where` and the key that is wrong.
+    """
+    if data is not None and not isinstance(data, dict):
+        raise BadConfig(f"{where}: expected an object, found {data!r}")
+    dns = {key: value for key, value in (data or {}).items() if value not in (None, "", [])}
+    for key, value in dns.items():
+        if key == "domain" and not isinstance(value, str):
+            raise BadConfig(f"{where}.{key}: expected a text, found {value!r}")
+        if key in _DNS_LISTS and not _is_texts(value):
+            raise BadConfig(f"{where}.{key}: expected a list of texts, found {value!r}")
+    return dns
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _dump_interface(interface: Interface, version: str) -> dict[str, Any]:

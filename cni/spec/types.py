@@ -209,7 +209,8 @@ class Request:
     """One call of a CNI verb, as `cni.spec.request` has validated it.
 
     `conf` is `stdin` decoded, `env` has the CNI_* variables, `args` is CNI_ARGS parsed. GC and
-    STATUS are about no attachment: `key` is None, `netns_path` "".
+    STATUS are about no attachment: `key` is None, `netns_path` "". `flaws` are what an ADD would be
+    refused for, and a DEL passes over.
     """
 
     verb: str
@@ -220,6 +221,7 @@ class Request:
     args: dict[str, str] = field(default_factory=dict)
     key: AttachmentKey | None = None
     netns_path: str = ""
+    flaws: tuple[str, ...] = ()
 
 
 def gateways_by_family(ips: Iterable[IP]) -> dict[int, str]:

@@ -142,6 +142,9 @@ def test_largest_stdin(daemon: FakeDaemon) -> None:
     error = daemon.fails({"CNI_COMMAND": "ADD"}, stdin + b" ")
     assert (error["code"], error["cniVersion"]) == (6, "1.0.0")
     assert str(protocol.STDIN_MAX) in error["msg"]
+    process = daemon.start(DEL, stdin + b" ")
+    assert answer(daemon, protocol.encode_answer(0, b"")).stdin == b""
+    assert finish(process) == (0, b"")
 
 
 def test_largest_environment(daemon: FakeDaemon) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.ovs.port_ops import Add, Bind, Port, Remove
 from cni.spec.types import AttachmentKey
+from tests.contract.cnikit import script
 from tests.ovs.ovskit import switch_of
 from tests.ovs.test_attachments import row
+from tests.waits import until
 
 SECONDS = 20 * SLOWNESS
 DEADLINE = 2  # of vmlinkd
@@ -180,6 +183,38 @@ def test_a_logical_port_is_taken_from_whoever_has_it(ovn: Ovn, node: Node, pod: 
             assert (answer.code, "iface-id p1.shop, found none" in answer.out["msg"]) == (104, True)
             assert ovn.claimed("p1.shop") == ovn.chassis(0)
     switch_of(node).vsctl("del-port", "stray")
+
+
+SLOW = """case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.9.0.1/24"}]}' ;;
+DEL) touch %(dir)s/waits; until [ -e %(dir)s/go ]; do sleep 0.02; done ;;
+esac"""
+
+
+def test_a_late_add_leaves_the_port_to_the_newer_sandbox(
+    ovn: Ovn, node: Node, pod: Path, tmp_path: Path
+) -> None:
+    """The ADD of the pod's first sandbox waits for a DEL, and meanwhile there is a second one."""
+    script(tmp_path / "bin", "slow", SLOW % {"dir": tmp_path})
+    slow = partial(config, "p1.shop", ipam={"type": "slow"})
+    args = "K8S_POD_NAME=p1;K8S_POD_NAMESPACE=shop"
+    send = partial(node.call, CNI_PATH=str(tmp_path / "bin"), CNI_ARGS=args)
+    with ThreadPoolExecutor(2) as calls:
+        delete = calls.submit(send, "DEL", slow(), "c1", pod)
+        until((tmp_path / "waits").exists)
+        late = calls.submit(send, "ADD", slow(), "c1", pod)
+        time.sleep(0.2)
+        with attached(node, "p1.shop", pod, "c2"):
+            (tmp_path / "go").touch()
+            delete.result().expect()
+            answer = late.result()
+            assert answer.code == 101, answer
+            assert "logical port p1.shop belongs to c2/eth0" in answer.out["msg"]
+            assert ids(node, AttachmentKey("c2", "eth0").tap_link)["iface-id"] == "p1.shop"
+            assert ovn.claimed("p1.shop") == ovn.chassis(0)
+            send("DEL", slow(), "c1", pod).expect()
+        with attached(node, "p1.shop", pod):
+            assert ids(node)["iface-id"] == "p1.shop"
 
 
 def test_what_ovn_wrote_about_a_former_port_is_not_believed(

@@ -96,6 +96,15 @@ def test_bound_and_given_back_as_new(pooled: Pooled) -> None:
     }
 
 
+def test_a_device_that_multus_names_is_the_pods_and_not_the_networks(pooled: Pooled) -> None:
+    before = pooled.kits()
+    for address in ("0000:03:02.1", "0000:03:02.2"):
+        device = {"deviceID": address, "pciBusID": address}
+        assert tap_of(pooled.call("ADD", **device))[3:] in before
+        pooled.call("DEL", **device)
+        assert pooled.fill() == before
+
+
 def test_a_limit_towards_the_pod_comes_and_goes(pooled: Pooled) -> None:
     limit = {"ingressRate": 8_000_000, "ingressBurst": 1_000_000}
     tap = tap_of(pooled.call("ADD", runtimeConfig={"bandwidth": limit}))

@@ -56,6 +56,7 @@ def test_defaults() -> None:
             {"uplink": LinuxUplink("br0", gateway=True)},
         ),
         (bridged(mtu=None, tap=None, ipam=None, dns=None, mac=None, queues=None), {}),
+        (bridged(deviceID="0000:03:02.1", pciBusID=None), {}),
         (bridged(capabilities={"mac": True}, runtimeConfig={"other": 1}, args={"x": 1}), {}),
     ],
 )
@@ -117,6 +118,12 @@ def test_bad_args(args: dict[str, str], error: type[VmlinkError]) -> None:
 def test_unknown_keys_are_named_with_their_value(conf: dict[str, Any], key: str) -> None:
     with pytest.raises(UnsupportedField, match=rf"^{key}: unknown key \(value .*\); known are"):
         parse(conf)
+
+
+@pytest.mark.parametrize("key", ["deviceID", "pciBusID"])
+def test_a_device_of_multus_is_a_text(key: str) -> None:
+    with pytest.raises(BadConfig, match=rf"^{key}: expected a text, found 5"):
+        parse(bridged(**{key: 5}))
 
 
 def test_a_network_of_kube_ovn() -> None:

@@ -13,8 +13,9 @@ from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, BadEnvironment, TryAgain
 from cni.kubeovn import open_pods
 from cni.kubeovn.pod_annotations import MODE
-from cni.kubeovn.pod_network import POD_ANNOTATIONS, PodNetworks
+from cni.kubeovn.pod_network import PodNetworks
 from cni.modes import rules
+from cni.spec.capabilities import POD_ANNOTATIONS
 from cni.spec.types import AttachmentKey, Bandwidth, Lease, Request
 from tests.unit.purekit import BASE, POD_MAC, kubeovn_annotations
 

@@ -20,6 +20,7 @@ from cni.errors import BadConfig
 Address = IPv4Address | IPv6Address
 
 DATA_DIR = "/var/lib/cni/networks"
+_RUNTIME = "runtimeConfig."
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
 _PREFIX = re.compile(r"[0-9]{1,3}\Z")
 
@@ -71,7 +72,7 @@ def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
     """
     ipam = section(config)
     runtime = obj(config, "runtimeConfig")
-    sets = _named_sets(runtime, "ipRanges", "runtimeConfig.")
+    sets = _named_sets(runtime, "ipRanges", _RUNTIME)
     if ipam.get("subnet"):
         sets.append([_range(ipam, "ipam")])
     sets += _named_sets(ipam, "ranges", "ipam.")
@@ -91,7 +92,7 @@ def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Addres
     """The addresses that are asked for, each with the key that does; a prefix is ignored."""
     cni = obj(obj(config, "args"), "cni", "args.")
     asked = {"CNI_ARGS IP": args["IP"]} if args.get("IP") else {}
-    for data, where in ((cni, "args.cni."), (obj(config, "runtimeConfig"), "runtimeConfig.")):
+    for data, where in ((cni, "args.cni."), (obj(config, "runtimeConfig"), _RUNTIME)):
         asked |= {where + key: value for key, value in _elements(data, "ips", where).items()}
     return {_without_prefix(value, key): key for key, value in asked.items()}
 
@@ -119,6 +120,8 @@ def _named_sets(data: Mapping[str, Any], key: str, where: str) -> list[list[Rang
 
 
 def _range_set(data: Mapping[str, Any], key: str, where: str) -> list[Range]:
+    if where == _RUNTIME and isinstance(data[key], dict):  # go-cni knows ranges, and no sets
+        return [_range(data[key], where + key)]
     elements = _elements(data, key, where)
     ranges = [_range(obj(elements, name, where), where + name) for name in elements]
     if not ranges:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -60,9 +61,10 @@ class OvsPort(Step):
         return (Nic, VhostSocket) if self.type == VHOSTUSER else (Nic,)
 
     def do(self, cx: Context) -> None:
-        database = cx.node.ovs
-        add = port_ops.Add(database.owner, cx.key, self._port(cx))
-        cx.facts.put(SentPort(database.submit(add)))
+        port = self._port(cx)
+        add = port_ops.Add(cx.node.ovs.owner, cx.key, port)
+        with _logical_port(cx, port):
+            cx.facts.put(SentPort(cx.node.ovs.submit(add)))
 
     def bind(self, cx: Context) -> None:
         cx.facts.put(SentPort(self._rebind(cx, AttachmentKey.of_prepared(cx.key.prepared), cx.key)))
@@ -78,8 +80,9 @@ class OvsPort(Step):
         pending.wait(cx.cancel.remaining(), cx.node.ovs.no_answer())
 
     def _rebind(self, cx: Context, old: AttachmentKey, new: AttachmentKey) -> Pending:
-        database = cx.node.ovs
-        return database.submit(port_ops.Bind(database.owner, old, new, self._port(cx)))
+        port = self._port(cx)
+        with _logical_port(cx, port):
+            return cx.node.ovs.submit(port_ops.Bind(cx.node.ovs.owner, old, new, port))
 
     def _port(self, cx: Context) -> Port:
         nic = cx.facts[Nic]
@@ -102,6 +105,7 @@ class OvsPort(Step):
         return replace(port, mtu=nic.mtu, options=options)
 
     def undo(self, cx: Context) -> None:
+        cx.node.logical_ports.release(cx.key)
         sent = cx.facts.get(SentPort)
         never_sent = sent is not None and sent.pending.abandon()
         if never_sent and not cx.key.prepared:
@@ -114,6 +118,13 @@ class OvsPort(Step):
         database = cx.node.ovs
         looked = database.submit(port_ops.Check(cx.key, self._port(cx)))
         looked.wait(cx.cancel.remaining(), database.no_answer())
+
+
+def _logical_port(cx: Context, port: Port) -> AbstractContextManager[None]:
+    """Keep a late ADD from a logical port that a newer sandbox has. Raises AttachmentExists."""
+    if not port.ovn:
+        return nullcontext()
+    return cx.node.logical_ports.taken(port.iface_id, cx.key, cx.cancel.began)
 
 
 @dataclass(frozen=True)
