@@ -51,16 +51,20 @@ def is_onlink(route: Route, addresses: Iterable[str], routes: Iterable[Route]) -
     return any(gateway in network and network.prefixlen >= bits for network in by_gateway)
 
 
-def best(routes: Iterable[Route]) -> tuple[Route, ...]:
-    """Return the main table's routes, one for each destination.
-
-    It is the one with the lowest `priority`, and the first of equals: the one that a kernel with
-    all of them would take.
-    """
-    chosen: dict[str, Route] = {}
+def in_main_table(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """Return the main table's routes, of those with one destination and priority the first."""
+    chosen: dict[tuple[str, int], Route] = {}
     for route in routes:
         if route.table in MAIN_TABLES:
-            known = chosen.setdefault(route.dst, route)
-            if route.priority < known.priority:
-                chosen[route.dst] = route
+            chosen.setdefault((route.dst, route.priority), route)
+    return tuple(chosen.values())
+
+
+def best(routes: Iterable[Route]) -> tuple[Route, ...]:
+    """Return the main table's route to each destination that a kernel with all of them takes."""
+    chosen: dict[str, Route] = {}
+    for route in in_main_table(routes):
+        known = chosen.setdefault(route.dst, route)
+        if route.priority < known.priority:
+            chosen[route.dst] = route
     return tuple(chosen.values())
