@@ -40,7 +40,7 @@ def build_device(
     ips = [ip for ip in result.ips if ip.interface in (pod, None)]
     neighbours = cx.facts.get(GatewayMacs)
     entries = neighbours.entries if neighbours else ()
-    return vars(promised(device, cx.key.ifname, result, ips, entries))
+    return promised(device, cx.key.ifname, result, ips, entries).to_json()
 
 
 def _tc_redirect_tap(result: Result, made: tuple[Interface, ...], cx: Context) -> Result:

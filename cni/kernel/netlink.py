@@ -32,7 +32,7 @@ from cni.kernel.pyroute2_decode import (
     NeighbourInfo,
     decode_address,
     decode_neighbour,
-    decode_route,
+    decode_routes,
 )
 from cni.kernel.pyroute2_decode import RouteInfo as RouteInfo
 from cni.kernel.rtnl_decode import (
@@ -221,8 +221,8 @@ class Netlink:
     def routes(self, index: int | None = None) -> list[RouteInfo]:
         """The unicast routes of all tables, IPv4 and IPv6; with `index` those that leave by it."""
         both = [rtnl_queries.dump_routes(f, index) for f in (socket.AF_INET, socket.AF_INET6)]
-        routes = [route for dump in both for route in self._dump(dump, decode_route)]
-        return [route for route in routes if route and index in (None, route.oif)]
+        messages = [routes for dump in both for routes in self._dump(dump, decode_routes)]
+        return [route for routes in messages for route in routes if index in (None, route.oif)]
 
     def neighbours(self, index: int) -> list[NeighbourInfo]:
         """The neighbours of a link, IPv4 and IPv6."""

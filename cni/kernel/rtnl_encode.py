@@ -1,4 +1,4 @@
-"""Encoders for the rtnetlink messages about links, addresses, routes and neighbours. Pure.
+"""Encoders for the rtnetlink messages about links, addresses and neighbours. Pure.
 
 Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/neighbour.h.
 tests/unit/test_rtnl_encode.py compares each with pyroute2's encoding. An `index` is an ifindex.
@@ -25,7 +25,7 @@ from cni.kernel.netlink_message import Message as Message
 ADD = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
 
 RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
-RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 20, 24, 28
+RTM_NEWADDR, RTM_NEWNEIGH = 20, 28
 NUD_PERMANENT = 0x80
 
 IFF_UP, IFF_ALLMULTI = 0x1, 0x200
@@ -40,8 +40,7 @@ IFA_F_NODAD = 0x02
 AF_BRIDGE, BRIDGE_FLAGS_SELF = 7, 2
 VLAN_PVID, VLAN_UNTAGGED = 0x2, 0x4
 
-SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
-TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
+SCOPE_UNIVERSE = 0
 
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
@@ -257,61 +256,6 @@ def add_address(index: int, cidr: str, *, on: str = "") -> Message:
     if ip.version == 4 and bits < 31:
         body += attr(4, ip.network.broadcast_address.packed)
     return Message(RTM_NEWADDR, ADD, body, f"add address {cidr} to {on or f'link {index}'}")
-
-
-def _route_attrs(
-    net: ipaddress.IPv4Network | ipaddress.IPv6Network,
-    gateway: str | None,
-    index: int,
-    table: int,
-    priority: int | None,
-    metrics: bytes,
-) -> bytes:
-    parts = [attr(1, net.network_address.packed)] if net.prefixlen else []
-    parts.append(u32(4, index))
-    if gateway:
-        address = ipaddress.ip_address(gateway)
-        if address.version != net.version:
-            raise ValueError(f"route {net} cannot have the gateway {gateway}")
-        parts.append(attr(5, address.packed))
-    if priority:
-        parts.append(u32(6, priority))
-    if metrics:
-        parts.append(attr(8, metrics))
-    if table > 255:
-        parts.append(u32(15, table))
-    return b"".join(parts)
-
-
-def add_route(
-    dst: str,
-    *,
-    index: int,
-    gateway: str | None = None,
-    table: int | None = None,
-    priority: int | None = None,
-    mtu: int | None = None,
-    advmss: int | None = None,
-    scope: int | None = None,
-    on: str = "",
-) -> Message:
-    """Add a unicast route that leaves by the link `index`; `mtu` and `advmss` are in bytes.
-
-    The default route is 0.0.0.0/0 or ::/0; `on` is the link's name for the error's text. Raises
-    ValueError when `dst` has host bits or the gateway is of the other family.
-    """
-    net = ipaddress.ip_network(dst)
-    family = socket.AF_INET if net.version == 4 else socket.AF_INET6
-    where = TABLE_MAIN if table is None else table
-    if scope is None:
-        scope = SCOPE_LINK if net.version == 4 and not gateway else SCOPE_UNIVERSE
-    metrics = (u32(2, mtu) if mtu else b"") + (u32(8, advmss) if advmss else b"")
-    small = where if where <= 255 else 0
-    head = (family, net.prefixlen, 0, 0, small, RTPROT_STATIC, scope, RTN_UNICAST, 0)
-    body = struct.pack("=BBBBBBBBI", *head)
-    body += _route_attrs(net, gateway, index, where, priority, metrics)
-    via = f" via {gateway}" if gateway else ""
-    return Message(RTM_NEWROUTE, ADD, body, f"add route {dst}{via} by {on or f'link {index}'}")
 
 
 def add_neighbour(index: int, ip: str, mac: str, *, on: str = "") -> Message:

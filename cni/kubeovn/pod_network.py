@@ -46,7 +46,8 @@ class PodNetworks:
         conf = network.parse(request, self.rules, self.chosen(pod))
         if wanted is None:
             return conf
-        return _assigned(conf, pod_annotations.parse(pod.annotations, wanted), request)
+        own = section.routes if section else ()
+        return _assigned(conf, pod_annotations.parse(pod.annotations, wanted, own), request)
 
     def parse(self, request: Request) -> NetConf:
         """Return the network's own configuration. Raises what network.parse does."""
@@ -114,7 +115,6 @@ class PodNetworks:
 
 def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetConf:
     assert isinstance(conf.uplink, OvsUplink), "network.parse refuses any other"
-    assert conf.kubeovn
     namespace, pod = _name(request, required=True) or ("", "")
     if conf.mac and conf.mac != assignment.mac:
         raise BadConfig(
@@ -135,13 +135,12 @@ def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetCon
         vlan=conf.uplink.vlan or assignment.vlan,
         external_ids={**conf.uplink.external_ids, **{k: v for k, v in ids.items() if v}},
     )
-    own = pod_annotations.routes_of("kubeovn.routes", list(conf.kubeovn.routes), assignment.ips)
     return replace(
         conf,
         mac=assignment.mac,
         uplink=uplink,
         bandwidth=assignment.bandwidth or conf.bandwidth,
-        lease=Lease(port, assignment.logical_switch, assignment.ips, (*own, *assignment.routes)),
+        lease=Lease(port, assignment.logical_switch, assignment.ips, assignment.routes),
     )
 
 

@@ -176,7 +176,9 @@ def _as_result(link: LinkInfo, addresses: Sequence[str], netlink: Netlink, path:
     return Result(
         interfaces=(Interface(link.name, link.mac, link.mtu, path),),
         ips=tuple(IP(address, interface=0) for address in addresses),
-        routes=tuple(Route(r.dst, r.gw) for r in routes),
+        routes=tuple(
+            Route(r.dst, r.gw, r.mtu, r.advmss, r.priority, r.table, r.scope) for r in routes
+        ),
     )
 
 

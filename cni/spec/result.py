@@ -26,7 +26,7 @@ def dump(result: Result, version: str) -> dict[str, Any]:
         "cniVersion": version,
         "interfaces": [_dump_interface(i, version) for i in result.interfaces],
         "ips": [_dump_ip(ip, version) for ip in result.ips],
-        "routes": [_dump_route(r, version) for r in result.routes],
+        "routes": [dump_route(r, version) for r in result.routes],
         "dns": result.dns,
     }
 
@@ -89,7 +89,8 @@ def _dump_ip(ip: IP, version: str) -> dict[str, Any]:
     return out
 
 
-def _dump_route(route: Route, version: str) -> dict[str, Any]:
+def dump_route(route: Route, version: str = VERSIONS[-1]) -> dict[str, Any]:
+    """Write one route as `dump` does."""
     out: dict[str, Any] = {"dst": route.dst}
     if route.gw:
         out["gw"] = route.gw

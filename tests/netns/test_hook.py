@@ -43,7 +43,8 @@ def test_a_foreign_veth_becomes_ready_for_a_vm(
     assert hook(node, stage, state).returncode == 0
     device = json.loads(node.run(node.ctl("device", "sandbox")).stdout)[0]
     assert device["addresses"][0].startswith("10.4.0.")
-    assert ["0.0.0.0/0", "10.4.0.1"] in device["routes"]
+    (default,) = (r for r in device["routes"] if r["dst"] == "0.0.0.0/0")
+    assert (default["gw"], default["table"]) == ("10.4.0.1", 254)
     links = json.loads(node.run(["ip", "-json", "link"], sandbox).stdout)
     assert device["tap"] in [link["ifname"] for link in links]
 

@@ -190,6 +190,17 @@ def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholde
     assert list(dans(node).iterdir()) == []
 
 
+def test_the_dan_file_has_no_default_route_of_another_table(node: Node, pod: Path) -> None:
+    """DAN knows no table, and the agent in the guest would replace the default route."""
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0", "gw": "10.9.0.66", "table": 100}]
+    routes += [{"dst": "::/0", "gw": "fd00:99::1"}, {"dst": "::/0", "gw": "fd00:9::66"}]
+    ipam = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), "routes": routes}
+    with attached(node, pod, mode="tap", ipam=ipam):
+        (entry,) = read(node)["devices"]
+        found = [(r["dest"], r["gateway"], r["flags"]) for r in entry["network_info"]["routes"]]
+        assert found == [("", "10.9.0.1", 0), ("", "fd00:99::1", 4)]
+
+
 def opens(node: Node, tap: str, queues: int) -> None:
     """Assert that the tap opens by name in the host's namespace, with exactly Kata's flags."""
     several = IFF_MULTI_QUEUE if queues > 1 else 0

@@ -16,6 +16,7 @@ from cni.kernel import bridge_vlans, ethtool, rtnl_encode, tc_encode
 from cni.kernel.bridge_vlans import VlanRange
 from cni.kernel.netlink import Exists, Netlink, NetlinkError, NotFound, Unsupported
 from cni.kernel.netns import Namespace
+from cni.kernel.route_encode import add_route
 from cni.kernel.rtnl_decode import QdiscInfo
 from tests.netns.nslib import Pair, first_error, ifindex, namespaces, the_link
 
@@ -55,10 +56,10 @@ def test_addresses_routes_neighbours(pod: Pair) -> None:
         rtnl_encode.add_address(a, "10.1.2.3/24"),
         rtnl_encode.add_address(a, "fd00::3/64"),
         rtnl_encode.add_address(b, "10.7.7.7/32"),
-        rtnl_encode.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
-        rtnl_encode.add_route("::/0", gateway="fd00::1", index=a, priority=7),
-        rtnl_encode.add_route("10.50.0.0/16", gateway="10.1.2.9", index=a, table=1000),
-        rtnl_encode.add_route("10.60.0.0/16", index=b),
+        add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
+        add_route("::/0", gateway="fd00::1", index=a, priority=7),
+        add_route("10.50.0.0/16", gateway="10.1.2.9", index=a, table=1000),
+        add_route("10.60.0.0/16", index=b),
         rtnl_encode.add_neighbour(a, "10.1.2.1", MAC),
         rtnl_encode.add_neighbour(a, "10.1.2.1", MAC2),
         rtnl_encode.add_neighbour(b, "10.1.2.1", MAC),
@@ -84,8 +85,8 @@ def test_metrics_of_a_route(pod: Pair) -> None:
     a = ifindex(netlink, "a")
     netlink.batch(
         rtnl_encode.add_address(a, "10.1.2.3/24"),
-        rtnl_encode.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
-        rtnl_encode.add_route("10.6.0.0/16", index=a, priority=7, scope=200),
+        add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
+        add_route("10.6.0.0/16", index=a, priority=7, scope=200),
     )
     default = shown(ns, "0.0.0.0/0")
     assert default["metrics"] == [{"mtu": 1300, "advmss": 1260}]

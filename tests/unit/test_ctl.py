@@ -42,7 +42,7 @@ DEVICE: dict[str, Any] = {
     "mtu": 1400,
     "queues": 1,
     "addresses": ["10.0.0.2/24"],
-    "routes": [["0.0.0.0/0", "10.0.0.1"]],
+    "routes": [{"dst": "0.0.0.0/0", "gw": "10.0.0.1"}],
     "ifname": "eth1",
     "neighbours": [],
     "nameservers": [],

@@ -105,8 +105,20 @@ def test_the_device_tells_a_guest_all_it_needs(style: str) -> None:
         "mtu": 1400,
         "queues": 1,
         "addresses": ("10.0.0.2/24", "fd00::2/64", "10.1.0.2/24"),
-        "routes": (("0.0.0.0/0", "10.0.0.1"), ("::/0", "fd00::1"), ("10.9.0.0/16", "10.0.0.9")),
+        "routes": [
+            {"dst": "0.0.0.0/0", "gw": "10.0.0.1"},
+            {"dst": "::/0", "gw": "fd00::1"},
+            {"dst": "10.9.0.0/16", "gw": "10.0.0.9"},
+        ],
     }
+
+
+def test_the_domain_is_searched_where_there_is_no_search_list() -> None:
+    for dns, search in (
+        ({"domain": "example.org"}, ("example.org",)),
+        ({"domain": "example.org", "search": ["a.org", "b.org"]}, ("a.org", "b.org")),
+    ):
+        assert told({**LINUX, "dns": dns})[1]["search"] == search
 
 
 def test_the_device_has_the_addresses_of_its_own_interface_only() -> None:

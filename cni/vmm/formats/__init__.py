@@ -21,7 +21,7 @@ def _each(one: Callable[[Device], object]) -> Format:
 
 
 def _json(devices: Sequence[Device], vhost: bool) -> str:
-    return json.dumps([vars(d) for d in devices], indent=2)
+    return json.dumps([d.to_json() for d in devices], indent=2)
 
 
 def _libvirt(devices: Sequence[Device], vhost: bool) -> str:
