@@ -183,6 +183,9 @@ def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholde
         (link,) = shown(node, node.path, "link", "show", entry["device"]["tap_name"])
         assert (link["mtu"], link["inet6_addr_gen_mode"]) == (1400, "none")
         assert addressed(node, pod) == ({"eth0": set(promised)} if placeholder else {})
+        if placeholder:
+            (link,) = shown(node, pod, "link", "show", "eth0")
+            assert "NOARP" not in link["flags"]
         (dans(node) / "box.json").write_text(json.dumps({**file, "devices": []}))
         failed = node.call("CHECK", check, "box", pod)
         assert (failed.code, "expected the entry of eth0" in failed.out["msg"]) == (104, True)

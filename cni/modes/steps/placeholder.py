@@ -38,7 +38,10 @@ class Placeholder(PodLink):
     def _make(self, cx: Context) -> NetlinkError | None:
         nic, error = cx.facts[Nic], None
         for kind in _KINDS:
-            link = rtnl_encode.new_dummy(self.ifname, nic.mac, nic.mtu, cx.key.group, kind)
+            # Kata in Go gives its guest the flags of this link: IFF_NOARP would make it mute.
+            link = rtnl_encode.new_dummy(
+                self.ifname, nic.mac, nic.mtu, cx.key.group, kind, arp=True
+            )
             (error,) = cx.pod_netlink.attempt(link)
             if not isinstance(error, Unsupported):
                 break
