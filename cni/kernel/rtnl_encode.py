@@ -185,11 +185,9 @@ def new_dummy(
     kind: Literal["dummy", "ifb"] = "dummy",
     arp: bool = False,
 ) -> Message:
-    """Add a link that has no other end; `mtu` is in bytes.
-
-    The kernel makes it with IFF_NOARP, which `arp` takes away.
-    """
-    body = ifinfo(0, 0, IFF_NOARP if arp else 0) + _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
+    """Add a link that has no other end; `mtu` is in bytes, and `arp` takes IFF_NOARP away."""
+    body = ifinfo(change=IFF_NOARP if arp else 0)
+    body += _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
     return Message(RTM_NEWLINK, ADD, body, f"add {kind} {name}")
 
 
