@@ -97,6 +97,5 @@ def _entries(path: Path) -> list[Entry]:
 
 
 def _write(path: Path, netns: str, entries: list[Entry]) -> None:
-    entries = sorted(entries, key=lambda e: str(e.get("name")))
     data = json.dumps(kata.dan(netns, entries)).encode() + b"\n"
     files.write_and_rename(str(path.with_suffix(".tmp")), str(path), data, os.O_TRUNC, 0o666)

@@ -109,7 +109,7 @@ def test_the_entry_of_vhost_user(cx: Context) -> None:
 def test_entries_of_others_stay(cx: Context) -> None:
     put(cx, OTHER)
     ENTRY.do(cx)
-    assert [d["name"] for d in devices(cx)] == ["eth0", "eth9"]
+    assert [d["name"] for d in devices(cx)] == ["eth9", "eth0"]
     ENTRY.check(cx)
     ENTRY.undo(cx)
     assert devices(cx) == [OTHER]
