@@ -14,7 +14,7 @@ import yaml
 from cni.errors import BadDevice
 from cni.vmm.device import Device
 
-_DEFAULT_V4 = "0.0.0.0/0"
+_DEFAULT_V4, _DEFAULT_V6 = "0.0.0.0/0", "::/0"
 
 
 def cloud_init(devices: Sequence[Device]) -> str:
@@ -33,8 +33,14 @@ def _ethernet(device: Device) -> dict[str, Any]:
         "mtu": device.mtu,
         "addresses": list(device.addresses),
     }
-    if device.routes:
-        config["routes"] = [_route(device, *route) for route in device.routes]
+    routes = [_route(device, *route) for route in device.routes]
+    default = next((r for r in routes if r["to"] == _DEFAULT_V6 and "on-link" not in r), None)
+    if default:
+        # Without netplan, cloud-init of Debian 12 (22.4) makes ::/64 of a route to ::/0.
+        config["gateway6"] = default["via"]
+        routes.remove(default)
+    if routes:
+        config["routes"] = routes
     resolver = {"addresses": list(device.nameservers), "search": list(device.search)}
     if filled := {key: value for key, value in resolver.items() if value}:
         config["nameservers"] = filled
@@ -47,7 +53,9 @@ def _route(device: Device, dst: str, gateway: str) -> dict[str, Any]:
             f"{device.id}: cloud-init's routes need a gateway, and {dst} has none; give it one"
         )
     networks = [ipaddress.ip_interface(cidr).network for cidr in device.addresses]
-    near = any(ipaddress.ip_address(gateway) in network for network in networks)
+    address = ipaddress.ip_address(gateway)
+    linklocal = address.version == 6 and address.is_link_local
+    near = linklocal or any(address in network for network in networks)
     return {"to": dst, "via": gateway} | ({} if near else {"on-link": True})
 
 
