@@ -18,7 +18,9 @@ class Veth(Mode):
 
     name = "veth"
     rules = ModeRules(
-        uplinks=("linux", "ovs"), runtimes=dict.fromkeys(("any", "kata", "kata-go"), "veth")
+        uplinks=("linux", "ovs"),
+        runtimes=dict.fromkeys(("any", "kata", "kata-go"), "veth"),
+        hears=True,
     )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
