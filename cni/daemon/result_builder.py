@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from cni.attach.context import Context
+from cni.config.mode_rules import PLAIN
 from cni.config.network import NetConf
 from cni.modes.base import Mode
 from cni.modes.steps.kata import GatewayMacs
@@ -17,6 +19,8 @@ from cni.vmm.device import promised
 def build_result(mode: Mode, conf: NetConf, cx: Context, netns: str) -> Result:
     """Return the mode's links and the addresses, in the style that was asked for."""
     made = mode.interfaces(cx.key, conf, cx.facts, netns)
+    if conf.result_style == PLAIN:
+        made = _with_one_sandbox(made, cx.key.ifname)
     if conf.prev:
         interfaces, dns = conf.prev.interfaces + made, dict(conf.dns) or conf.prev.dns
         result = replace(conf.prev, interfaces=interfaces, dns=dns)
@@ -27,6 +31,14 @@ def build_result(mode: Mode, conf: NetConf, cx: Context, netns: str) -> Result:
     if conf.result_style == "tc-redirect-tap":
         return _tc_redirect_tap(result, made, cx)
     return result
+
+
+def _with_one_sandbox(made: Iterable[Interface], ifname: str) -> tuple[Interface, ...]:
+    """Return the links with a sandbox for the pod's interface alone.
+
+    Multus lists every interface that has one as one of the pod's, and the tap is none.
+    """
+    return tuple(i if i.name == ifname else replace(i, sandbox="") for i in made)
 
 
 def build_device(

@@ -28,7 +28,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
 RTM_NEWADDR, RTM_NEWNEIGH = 20, 28
 NUD_PERMANENT = 0x80
 
-IFF_UP, IFF_ALLMULTI = 0x1, 0x200
+IFF_UP, IFF_NOARP, IFF_ALLMULTI = 0x1, 0x80, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_GROUP = 18, 26, 27
 IFLA_NET_NS_FD, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 28, 31, 32
@@ -182,9 +182,11 @@ def new_dummy(
     mtu: int | None = None,
     group: int = 0,
     kind: Literal["dummy", "ifb"] = "dummy",
+    arp: bool = False,
 ) -> Message:
-    """Add a link that has no other end; `mtu` is in bytes."""
-    body = _up(False) + _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
+    """Add a link that has no other end; `mtu` is in bytes, and `arp` takes IFF_NOARP away."""
+    body = ifinfo(change=IFF_NOARP if arp else 0)
+    body += _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
     return Message(RTM_NEWLINK, ADD, body, f"add {kind} {name}")
 
 

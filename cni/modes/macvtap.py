@@ -83,7 +83,8 @@ def _on_nic(key: AttachmentKey, conf: NetConf, nic: str) -> Plan:
     mac = conf.mac or ("" if mode == "passthru" else key.mac())
     link = MacvtapLink(key.ifname, nic, False, mode, mac, conf.mtu, *access)
     limits, configure = _limits(conf, link.name), Configure(key.ifname, silenced=True)
-    return Plan((), (*address_steps(conf), link, limits, configure))
+    kata = ports.scanned_by_kata(conf)
+    return Plan((), (*address_steps(conf), link, limits, configure, *kata))
 
 
 def _limits(conf: NetConf, link: str) -> Step:

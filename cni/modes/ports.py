@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, replace
 from cni.attach.context import Node
 from cni.attach.plan import Step
 from cni.cancel import Cancel
+from cni.config.mode_rules import ANY_RUNTIME
 from cni.config.network import NetConf
 from cni.config.uplinks import LinuxUplink, OvsUplink
 from cni.errors import BadConfig, NotReady, TryAgain
@@ -15,7 +16,7 @@ from cni.kernel import redirect
 from cni.modes.base import Mode
 from cni.modes.steps import token_bucket
 from cni.modes.steps.bridge import Bridge, Gateway, vlan_interface
-from cni.modes.steps.kata import GatewayNeighbour
+from cni.modes.steps.kata import GatewayNeighbour, OneWayIntoKata
 from cni.modes.steps.limits import LinkLimits, rates_of
 from cni.modes.steps.ovs_bridge import IgnoreHostStack, OvsBridge, no_dpdk
 from cni.modes.steps.ovs_port import OvsPort, OvsReady
@@ -96,6 +97,11 @@ def gateway_neighbours(conf: NetConf, ifname: str) -> tuple[Step, ...]:
     if conf.runtime == "any" or not isinstance(uplink, LinuxUplink) or not uplink.gateway:
         return ()
     return (GatewayNeighbour(vlan_interface(uplink.bridge, uplink.vlan), ifname),)
+
+
+def scanned_by_kata(conf: NetConf) -> tuple[Step, ...]:
+    """Return the step for an interface that Kata is to find in the pod's namespace."""
+    return () if conf.runtime == ANY_RUNTIME else (OneWayIntoKata(False),)
 
 
 def require_limits(conf: NetConf, by_kernel: bool) -> None:

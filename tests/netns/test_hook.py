@@ -109,6 +109,24 @@ def test_what_vmlink_has_made_itself_is_described_and_left_alone(
     node.call("DEL", conf, "another-id", pod).expect()
 
 
+def test_the_nics_are_described_as_they_were_attached(
+    node: Node, pod: Path, tmp_path: Path
+) -> None:
+    conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": "own", "type": "vmlink"}
+    conf |= {"linux": {"bridge": "br0"}}
+    names = ["eth1", "net10", "net9", "eth0", "net1"]
+    for ifname in names:
+        node.call("ADD", conf, "another-id", pod, ifname).expect()
+    state = bundle(tmp_path, pod)
+    assert hook(node, "createRuntime", state).returncode == 0
+    assert [device["ifname"] for device in description(node)["devices"]] == names
+    devices = json.loads(node.run(node.ctl("device", "another-id")).stdout)
+    assert [device["ifname"] for device in devices] == names
+    assert hook(node, "poststop", state).returncode == 0
+    for ifname in names:
+        node.call("DEL", conf, "another-id", pod, ifname).expect()
+
+
 @pytest.mark.parametrize("kind", ["io.kubernetes.cri.container-type", "host network"])
 def test_containers_without_a_network_of_their_own_are_passed_over(
     node: Node, sandbox: Path, tmp_path: Path, kind: str

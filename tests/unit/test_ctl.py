@@ -106,6 +106,22 @@ def test_list(call: Call) -> None:
     assert {tuple(line[:2]): line[2:] for line in lines} == ROWS
 
 
+def test_nics_are_told_as_attached_and_then_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records of the format before do not tell when."""
+    names = {"net10": 0, "net9": 0, "eth2": 3, "eth1": 4, "eth0": 2}
+    store = Store(tmp_path / "state")
+    store.create()
+    for ifname, begun in names.items():
+        device = {**DEVICE, "ifname": ifname}
+        store.begin(replace(TC, ifname=ifname, begun=begun, device=device))
+    expected = ["net9", "net10", "eth0", "eth2", "eth1"]
+    for verb in (["list", "--json"], ["show", "c1", "--json"], ["device", "c1"]):
+        assert ctl.main(["--run-dir", str(tmp_path), *verb]) == 0
+        assert [row["ifname"] for row in json.loads(capsys.readouterr().out)] == expected, verb
+
+
 def test_columns_are_aligned(call: Call) -> None:
     lines = call("list").out.splitlines()
     last = lines[0].index("STATE")

@@ -161,6 +161,13 @@ def test_the_kernel_takes_the_default_route_of_the_main_table() -> None:
     assert told == "ip=10.0.0.2::10.0.0.8:255.255.255.0::eth0:off"
     told = guest.kernel_ip([replace(TC, routes=TYPED[1:2], nameservers=())])
     assert told == "ip=10.0.0.2:::255.255.255.0::eth0:off"
+@pytest.mark.parametrize("gateway", ["fd00::1", "fe80::1"])
+def test_the_default_route_of_ipv6_is_gateway6(gateway: str) -> None:
+    """What tests/clients/test_cloud_init.py renders; a route to ::/0 would become one to ::/64."""
+    routes = (Route("::/0", gateway), Route("fd01::/48", "fd00::9"))
+    told = yaml.safe_load(guest.cloud_init([replace(TC, routes=routes)]))["ethernets"]["eth0"]
+    assert told["gateway6"] == gateway
+    assert told["routes"] == [{"to": "fd01::/48", "via": "fd00::9"}]
 
 
 def test_libvirt_is_told_in_xml_whatever_the_path() -> None:
@@ -169,6 +176,18 @@ def test_libvirt_is_told_in_xml_whatever_the_path() -> None:
     source = found.find("source")
     assert source is not None
     assert source.attrib == {"type": "unix", "path": path, "mode": "server"}
+
+
+def test_libvirt_gets_a_document_for_each_nic() -> None:
+    told = FORMATS["libvirt"]([MODES["tap"], MODES["vhostuser"]], True).splitlines()
+    kinds = [ElementTree.fromstring(line).attrib["type"] for line in told]
+    assert kinds == ["ethernet", "vhostuser"]
+
+
+def test_libvirt_has_no_link_to_give_the_mtu_of_vhost_user() -> None:
+    """It refuses to start: Cannot set interface MTU on '': No such device."""
+    assert ElementTree.fromstring(libvirt.interface(MODES["vhostuser"])).find("mtu") is None
+    assert ElementTree.fromstring(libvirt.interface(MODES["tap"])).find("mtu") is not None
 
 
 def test_cloud_hypervisor_counts_single_queues() -> None:

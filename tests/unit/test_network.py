@@ -143,6 +143,26 @@ def test_a_mode_that_is_chosen_passes_over_what_is_for_others() -> None:
     assert parse(conf, chosen=same) == parse(conf)
 
 
+@pytest.mark.parametrize(
+    ("mode", "uplink"),
+    [
+        ("tc", {"linux": {"bridge": "br0"}}),
+        ("tap", {"linux": {"bridge": "br0"}}),
+        ("macvtap", {"master": "eth1"}),
+        ("vhostuser", {"ovs": {"bridge": "br0"}}),
+    ],
+)
+@pytest.mark.parametrize("verb", ["ADD", "STATUS"])
+def test_dhcp_is_the_guests_to_ask(mode: str, uplink: dict[str, Any], verb: str) -> None:
+    with pytest.raises(BadConfig, match=f"ipam.type: dhcp .* in mode {mode} .* drop ipam"):
+        parse({**uplink, "mode": mode, "ipam": {"type": "dhcp"}}, verb=verb)
+
+
+@pytest.mark.parametrize("keys", [{"mode": "veth"}, {"runtime": "kata"}])
+def test_a_plain_container_asks_by_the_plugin_dhcp(keys: dict[str, Any]) -> None:
+    assert parse({"linux": {"bridge": "br0"}, "ipam": {"type": "dhcp"}, **keys}).ipam == "dhcp"
+
+
 def test_a_mode_that_is_chosen_is_named_by_who_chose() -> None:
     with pytest.raises(BadConfig, match=r"^annotation x: veth does not go with the uplink chained"):
         parse(chained(), chosen=CHOSEN)

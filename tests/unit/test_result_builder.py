@@ -26,6 +26,7 @@ GIVEN = Result(
 )
 POD = Interface("eth0", MAC, 1400, NETNS)
 TAP = Interface(KEY.tap_link, TAP_MAC, 1400, NETNS)
+PLAIN_TAP = replace(TAP, sandbox="")  # Multus would list it as an interface of the pod's
 HOST = Interface(KEY.host_link, KEY.port_mac, 1400)
 PSEUDO = Interface(KEY.tap_link, MAC, 0, KEY.container_id)
 
@@ -49,12 +50,22 @@ def chained(prev: Result = PREV, **conf: Any) -> dict[str, Any]:
     return {"prevResult": results.dump(prev, "1.1.0"), **conf}
 
 
-@pytest.mark.parametrize(("mode", "interfaces"), [("tc", (POD, TAP, HOST)), ("veth", (POD, HOST))])
+@pytest.mark.parametrize(
+    ("mode", "interfaces"), [("tc", (POD, HOST, PLAIN_TAP)), ("veth", (POD, HOST))]
+)
 def test_plain(mode: str, interfaces: tuple[Interface, ...]) -> None:
     made, _ = told({**LINUX, "mode": mode})
     assert made.interfaces == interfaces
     assert made.ips == tuple(replace(ip, interface=0) for ip in GIVEN.ips)
     assert (made.routes, made.dns) == (GIVEN.routes, GIVEN.dns)
+
+
+@pytest.mark.parametrize("mode", ["tc", "veth", "chained"])
+def test_multus_finds_the_pods_interface_alone(mode: str) -> None:
+    """Multus takes every interface with a sandbox for one of the pod's."""
+    prev = replace(PREV, interfaces=PREV.interfaces[:2], ips=PREV.ips[:1])
+    made, _ = told(chained(prev) if mode == "chained" else {**LINUX, "mode": mode})
+    assert [i.name for i in made.interfaces if i.sandbox] == ["eth0"]
 
 
 def test_dns_of_the_configuration_wins() -> None:
@@ -63,12 +74,12 @@ def test_dns_of_the_configuration_wins() -> None:
 
 def test_chained_adds_to_what_others_made() -> None:
     made, _ = told(chained())
-    assert made == replace(PREV, interfaces=(*PREV.interfaces, TAP))
+    assert made == replace(PREV, interfaces=(*PREV.interfaces, PLAIN_TAP))
 
 
 def test_a_tap_by_its_own_name() -> None:
     made, device = told({**LINUX, "tap": {"name": "tap0"}, "queues": 3})
-    assert made.interfaces[1].name == device["tap"] == "tap0"
+    assert made.interfaces[2].name == device["tap"] == "tap0"
     assert device["queues"] == 3
 
 

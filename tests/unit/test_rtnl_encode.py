@@ -168,6 +168,10 @@ LINKS = {
             [("IFLA_IFNAME", "d0"), ("IFLA_ADDRESS", MAC), ("IFLA_MTU", 1280), info("dummy", None)],
         ),
     ),
+    "dummy that asks by ARP": (
+        rtnl_encode.new_dummy("d0", arp=True),
+        link(NEWLINK, CREATE_EXCL, [("IFLA_IFNAME", "d0"), info("dummy", None)], change=0x80),
+    ),
     "macvtap": (
         rtnl_encode.new_macvtap("eth0", index=140000, link=3, mode="passthru"),
         macvtap([("IFLA_IFNAME", "eth0"), ("IFLA_LINK", 3)], "passthru"),

@@ -96,6 +96,16 @@ def expect_up(link: LinkInfo, mtu: int) -> None:
         raise CheckFailed(f"{link.name}: expected up with MTU {mtu}, found {state} with {link.mtu}")
 
 
+def expect_nic(link: LinkInfo, nic: Nic) -> None:
+    """Raise CheckFailed unless the pod's interface still has the guest's MAC and MTU."""
+    if (link.mac, link.mtu) != (nic.mac, nic.mtu):
+        raise CheckFailed(
+            f"{link.name}: expected MAC {nic.mac} and MTU {nic.mtu}, which the guest has, found "
+            f"{link.mac} and {link.mtu}; let vmlink's keys mac and mtu, or a plugin before it, "
+            "change them"
+        )
+
+
 def no_link_local(index: int, mtu: int) -> list[rtnl_encode.Message]:
     """Return the message that keeps a link from making itself an IPv6 link-local address.
 

@@ -18,6 +18,7 @@ from cni.modes.steps.links import (
     Nic,
     PodLink,
     expect_link,
+    expect_nic,
     expect_up,
     no_link_local,
 )
@@ -161,6 +162,7 @@ class MacvtapLink(PodLink):
         index = device.ifindex
         if (link.index, link.group) != (index, cx.key.group):
             raise CheckFailed(f"{self.name}: expected the link that ADD made, found another")
+        expect_nic(link, cx.facts[Nic])
         expect_up(link, cx.facts[Nic].mtu)
         if not redirect.ignores(cx.pod_netlink, index):
             raise CheckFailed(

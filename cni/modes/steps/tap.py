@@ -16,6 +16,7 @@ from cni.modes.steps.links import (
     PodLink,
     TapMac,
     expect_link,
+    expect_nic,
     expect_up,
     has_addrgenmode,
     remove_pod_link,
@@ -66,4 +67,6 @@ class Tap(PodLink):
         remove_pod_link(cx, cx.key.tap_link)
 
     def check(self, cx: Context) -> None:
-        expect_up(expect_link(cx.pod_netlink, self.name, IN_POD), cx.facts[Nic].mtu)
+        nic = cx.facts[Nic]
+        expect_nic(expect_link(cx.pod_netlink, cx.key.ifname, IN_POD), nic)
+        expect_up(expect_link(cx.pod_netlink, self.name, IN_POD), nic.mtu)

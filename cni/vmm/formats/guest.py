@@ -16,7 +16,7 @@ from cni.spec.routing import best, in_main_table
 from cni.spec.types import Route
 from cni.vmm.device import Device
 
-_DEFAULT_V4 = "0.0.0.0/0"
+_DEFAULT_V4, _DEFAULT_V6 = "0.0.0.0/0", "::/0"
 
 
 def cloud_init(devices: Sequence[Device]) -> str:
@@ -35,8 +35,14 @@ def _ethernet(device: Device) -> dict[str, Any]:
         "mtu": device.mtu,
         "addresses": list(device.addresses),
     }
-    if routes := in_main_table(device.routes):
-        config["routes"] = [_route(device, route) for route in routes]
+    routes = [_route(device, route) for route in in_main_table(device.routes)]
+    default = next((r for r in routes if r["to"] == _DEFAULT_V6 and r.keys() == {"to", "via"}), None)
+    if default:
+        # Without netplan, cloud-init of Debian 12 (22.4) makes ::/64 of a route to ::/0.
+        config["gateway6"] = default["via"]
+        routes.remove(default)
+    if routes:
+        config["routes"] = routes
     resolver = {"addresses": list(device.nameservers), "search": list(device.search)}
     if filled := {key: value for key, value in resolver.items() if value}:
         config["nameservers"] = filled

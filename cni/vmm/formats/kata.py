@@ -18,9 +18,13 @@ from cni.vmm.device import Device
 _DEFAULTS = ("0.0.0.0/0", "::/0")
 
 
-def dan(netns: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The file of a sandbox; the runtime opens its devices in the namespace `netns`, if not ""."""
-    return {"netns": netns or None, "devices": list(entries)}
+def dan(entries: Sequence[dict[str, Any]], netns: str | None = None) -> dict[str, Any]:
+    """The file of a sandbox; the runtime opens its devices in the namespace `netns`.
+
+    None is the runtime's own, where taps are: in the pod's, a VM from a template would look for
+    them in vain.
+    """
+    return {"netns": netns, "devices": list(entries)}
 
 
 def entry(device: Device) -> dict[str, Any]:
