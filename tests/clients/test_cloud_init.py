@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.spec.types import Route
 from cni.vmm.device import Device
 from cni.vmm.formats import FORMATS
 
@@ -20,7 +21,11 @@ DEVICE = Device(
     1,
     ifname="eth0",
     addresses=("10.0.0.2/24", "fd00::2/64"),
-    routes=(("0.0.0.0/0", "10.0.0.1"), ("::/0", "fd00::1"), ("fd01::/48", "fd00::9")),
+    routes=(
+        Route("0.0.0.0/0", "10.0.0.1"),
+        Route("::/0", "fd00::1"),
+        Route("fd01::/48", "fd00::9"),
+    ),
     nameservers=("10.0.0.53",),
     search=("example.org",),
 )

@@ -161,6 +161,8 @@ def test_the_kernel_takes_the_default_route_of_the_main_table() -> None:
     assert told == "ip=10.0.0.2::10.0.0.8:255.255.255.0::eth0:off"
     told = guest.kernel_ip([replace(TC, routes=TYPED[1:2], nameservers=())])
     assert told == "ip=10.0.0.2:::255.255.255.0::eth0:off"
+
+
 @pytest.mark.parametrize("gateway", ["fd00::1", "fe80::1"])
 def test_the_default_route_of_ipv6_is_gateway6(gateway: str) -> None:
     """What tests/clients/test_cloud_init.py renders; a route to ::/0 would become one to ::/64."""

@@ -36,7 +36,7 @@ def _ethernet(device: Device) -> dict[str, Any]:
         "addresses": list(device.addresses),
     }
     routes = [_route(device, route) for route in in_main_table(device.routes)]
-    default = next((r for r in routes if r["to"] == _DEFAULT_V6 and r.keys() == {"to", "via"}), None)
+    default = next((r for r in routes if r == {"to": _DEFAULT_V6, "via": r.get("via")}), None)
     if default:
         # Without netplan, cloud-init of Debian 12 (22.4) makes ::/64 of a route to ::/0.
         config["gateway6"] = default["via"]
