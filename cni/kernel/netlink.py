@@ -45,6 +45,7 @@ from cni.kernel.rtnl_decode import (
 
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
+SIOCGIFFLAGS = 0x8913
 SIOCGIFINDEX = 0x8933
 SIOCGIFMTU = 0x8921
 LARGEST = 1 << 16  # bytes for one recv(2); the kernel sends at most 32 KiB of a dump at once
@@ -197,6 +198,10 @@ class Netlink:
     def mtu(self, name: str) -> int:
         """The MTU of a link in bytes. Raises NotFound."""
         return self._ioctl(SIOCGIFMTU, name)
+
+    def is_up(self, name: str) -> bool:
+        """Whether a link is set up, with a carrier or without. Raises NotFound."""
+        return bool(self._ioctl(SIOCGIFFLAGS, name) & rtnl_encode.IFF_UP)
 
     def links(self) -> list[LinkInfo]:
         """All links of the namespace."""
