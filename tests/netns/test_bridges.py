@@ -12,7 +12,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptSrcLLAddr, IPv6
 from scapy.layers.l2 import Ether
 
-from bench.testbed.node import Node
+from bench.testbed.node import BIN, Node
 from cni.kernel.netns import Namespace
 from tests.netns.attach_ways import vlan_missing
 from tests.netns.wirelib import Port
@@ -144,6 +144,18 @@ def test_status_tells_that_the_kernel_filters_no_vlans(node: Node) -> None:
         assert answer.out["msg"].startswith("linux.vlan: cannot add bridge")
     else:
         answer.expect()
+
+
+def test_status_tells_which_capability_vmlinkd_lacks() -> None:
+    with Node() as node:
+        without = ("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
+        node.start((*without, str(BIN / "vmlinkd")))
+        pod = node.pod()
+        answer = node.call("STATUS", network(node))
+        assert answer.code == 50
+        assert "vmlinkd has no CAP_NET_ADMIN; give" in answer.out["msg"]
+        assert node.call("ADD", network(node), "one", pod).code == 102
+        node.call("DEL", network(node), "one", pod).expect()
 
 
 def uplink(node: Node) -> Path:

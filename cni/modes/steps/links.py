@@ -110,16 +110,19 @@ def refuse_advertisements(name: str) -> None:
     """Let the calling thread's namespace take no router advertisement that comes in on a link.
 
     A guest's would give it addresses and a default route. Netlink cannot set this. A link without
-    IPv6 has nothing to set.
+    IPv6 has nothing to set. Raises VmlinkError.
     """
+    path = f"/proc/sys/net/ipv6/conf/{name}/accept_ra"
     try:
-        fd = os.open(f"/proc/sys/net/ipv6/conf/{name}/accept_ra", os.O_WRONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return
-    try:
-        os.write(fd, b"0")
-    finally:
-        os.close(fd)
+    except OSError as e:
+        raise VmlinkError(f"cannot set {path} to 0: {e.strerror}") from e
 
 
 def has_addrgenmode(mtu: int) -> bool:
