@@ -158,6 +158,25 @@ def test_status_tells_which_capability_vmlinkd_lacks() -> None:
         node.call("DEL", network(node), "one", pod).expect()
 
 
+@pytest.mark.parametrize("mode", ["tc", "tap", "veth"])
+def test_the_node_reaches_an_address_that_comes_back_with_another_mac(
+    node: Node, pod: Path, mode: str
+) -> None:
+    given = {"10.9.0.50": "10.9.0.50/24", "fd00:9::50": "fd00:9::50/64"}
+    conf = network(node, mode=mode, args={"cni": {"ips": list(given)}})
+    with attached(node, pod, network(node), "other"):
+        for ip in given:
+            there = ["dev", BRIDGE, "lladdr", "02:00:00:00:0e:03", "nud", "reachable"]
+            node.run(["ip", "neighbour", "add", ip, *there])
+        with attached(node, pod, conf, "one") as check:
+            mac = check["prevResult"]["interfaces"][0]["mac"]
+            known = json.loads(node.run(["ip", "-json", "neighbour"]).stdout)
+            assert {n["dst"]: n["lladdr"] for n in known if n["dst"] in given} == dict.fromkeys(
+                given, mac
+            )
+            assert len([n for n in known if n["dev"] == BRIDGE and "." in n["dst"]]) == 1
+
+
 def uplink(node: Node) -> Path:
     """Give the node a NIC; return the namespace in which its router is, with the link `wire`."""
     where = node.pod()

@@ -21,6 +21,7 @@ from cni.kernel.scratch import in_scratch_namespace
 from cni.modes.steps import forwarding
 from cni.modes.steps.links import (
     IN_HOST,
+    Nic,
     PortMtu,
     expect_link,
     need_index,
@@ -109,7 +110,7 @@ class Bridge(Step):
 class Gateway(Step):
     """The gateway's address on the bridge, or on its VLAN interface, and forwarding."""
 
-    needs: ClassVar[Kinds] = (BridgeIndex, PromisedAddresses)
+    needs: ClassVar[Kinds] = (BridgeIndex, Nic, PromisedAddresses)
     provides: ClassVar[Kinds] = (GatewayAddresses,)
     bridge: str
     vlan: int
@@ -126,6 +127,16 @@ class Gateway(Step):
         for cidr in cidrs:
             _add_address(cx.host_netlink, index, cidr)
             forwarding.enable(cx.host_netlink, v6=":" in cidr)
+        self._correct_neighbours(cx, index)
+
+    def _correct_neighbours(self, cx: Context, index: int) -> None:
+        """Let the node reach an address at once that another MAC had before."""
+        ips = (ip.address.partition("/")[0] for ip in cx.addresses().ips)
+        mac = cx.facts[Nic].mac
+        updates = [rtnl_encode.update_neighbour(index, ip, mac) for ip in ips]
+        for error in cx.host_netlink.attempt(*updates):
+            if error and not isinstance(error, NotFound):
+                raise error
 
     def _vlan_interface(self, netlink: Netlink, bridge: int) -> int:
         name = vlan_interface(self.bridge, self.vlan)
