@@ -106,6 +106,12 @@ class NotReady(VmlinkError):
     code = 50
 
 
+class CutOff(NotReady):
+    """An ADD cannot succeed, and pods that are attached have no or little traffic (code 51)."""
+
+    code = 51
+
+
 class AttachmentExists(VmlinkError):
     """The attachment, its address or its interface's name is there already (code 101)."""
 

@@ -27,6 +27,7 @@ from cni.daemon.pool import Pools
 from cni.daemon.result_builder import build_device, build_result
 from cni.errors import BadConfig, BadEnvironment, CheckFailed, VmlinkError, refuses_configuration
 from cni.ipam import delegate
+from cni.kernel import capabilities
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.kubeovn.pod_network import PodNetworks
@@ -238,6 +239,7 @@ class Engine:
     def status(self, call: Call) -> None:
         """Answer STATUS. Raises NotReady when an ADD cannot succeed here now."""
         conf = self._parse(call)
+        capabilities.require()
         self._modes[conf.mode].ready(conf, self._node)
         self._networks.ready(conf)
         if conf.ipam:

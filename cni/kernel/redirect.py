@@ -50,6 +50,8 @@ def choose(engine: str = "auto") -> str:
         if not _missing(name):
             return name
     reasons = "; ".join(f"{name}: {_missing(name)}" for name in names)
+    for known in (_missing, _filters_missing):  # a module may be loaded meanwhile
+        known.cache_clear()
     raise NotReady(f"no redirect engine works on this kernel ({reasons})")
 
 

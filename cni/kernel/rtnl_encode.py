@@ -26,7 +26,7 @@ ADD = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
 
 RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
 RTM_NEWADDR, RTM_NEWNEIGH = 20, 28
-NUD_PERMANENT = 0x80
+NUD_STALE, NUD_PERMANENT = 0x04, 0x80
 
 IFF_UP, IFF_NOARP, IFF_ALLMULTI = 0x1, 0x80, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
@@ -271,6 +271,19 @@ def add_neighbour(index: int, ip: str, mac: str, *, on: str = "") -> Message:
     body += attr(1, address.packed) + attr(2, mac_bytes(mac))
     what = f"add neighbour {ip} to {on or f'link {index}'}"
     return Message(RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body, what)
+
+
+def update_neighbour(index: int, ip: str, mac: str) -> Message:
+    """Correct the MAC of a neighbour that the kernel knows; ENOENT for one that it does not.
+
+    The next packet to it is sent at once, and the entry verified then (NUD_STALE).
+    """
+    address = ipaddress.ip_address(ip)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    body = struct.pack("=BxHiHBB", family, 0, index, NUD_STALE, 0, 0)
+    body += attr(1, address.packed) + attr(2, mac_bytes(mac))
+    what = f"update neighbour {ip} on link {index}"
+    return Message(RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_REPLACE, body, what)
 
 
 def del_link(

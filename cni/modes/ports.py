@@ -14,7 +14,7 @@ from cni.config.uplinks import LinuxUplink, OvsUplink
 from cni.errors import BadConfig, NotReady, TryAgain
 from cni.kernel import redirect
 from cni.modes.base import Mode
-from cni.modes.steps import token_bucket
+from cni.modes.steps import bridge, token_bucket
 from cni.modes.steps.bridge import Bridge, Gateway, vlan_interface
 from cni.modes.steps.kata import GatewayNeighbour, OneWayIntoKata
 from cni.modes.steps.limits import LinkLimits, rates_of
@@ -54,7 +54,7 @@ def port_steps(
         return _ovs_steps(uplink, conf, name, kind, limits or Bandwidth())
     assert isinstance(uplink, LinuxUplink), "the mode's rules name its uplinks"
     gateway = (Gateway(uplink.bridge, uplink.vlan),) if uplink.gateway else ()
-    return PortSteps((Bridge(uplink.bridge, uplink.vlan),), addresses=gateway)
+    return PortSteps((Bridge(uplink.bridge, uplink.vlan, conf.mtu),), addresses=gateway)
 
 
 def _ovs_steps(
@@ -111,8 +111,10 @@ def require_limits(conf: NetConf, by_kernel: bool) -> None:
 
 
 def require_switch(conf: NetConf, node: Node, *, dpdk: bool = False) -> None:
-    """Raise NotReady when the uplink is Open vSwitch and cannot take a port now."""
+    """Raise NotReady when the uplink is a bridge or switch that cannot take a port now."""
     uplink = conf.uplink
+    if isinstance(uplink, LinuxUplink):
+        bridge.require(uplink)
     if not isinstance(uplink, OvsUplink):
         return
     try:
@@ -121,15 +123,15 @@ def require_switch(conf: NetConf, node: Node, *, dpdk: bool = False) -> None:
         raise NotReady(e.msg) from e
     if not view.connected:
         raise NotReady(node.ovs.no_answer())
-    bridges, bridge = view.bridges or {}, uplink.bridge
-    if bridge not in bridges:
-        raise NotReady(port_ops.missing_bridge(bridge, bridges))
+    bridges, name = view.bridges or {}, uplink.bridge
+    if name not in bridges:
+        raise NotReady(port_ops.missing_bridge(name, bridges))
     if dpdk:
-        if reason := no_dpdk(view, bridge):
+        if reason := no_dpdk(view, name):
             raise NotReady(reason)
-    elif bridges[bridge] == "netdev" and (reason := redirect.supported()["cls_bpf"]):
+    elif bridges[name] == "netdev" and (reason := redirect.supported()["cls_bpf"]):
         raise NotReady(f"frames cannot be kept from the node's stack by cls_bpf: {reason}")
-    if uplink.ovn and (reason := ovn.refusal(view, bridge)):
+    if uplink.ovn and (reason := ovn.refusal(view, name)):
         raise NotReady(reason)
 
 

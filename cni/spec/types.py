@@ -224,6 +224,12 @@ class Request:
     flaws: tuple[str, ...] = ()
 
 
+def mac_of(*identity: str) -> str:
+    """The locally administered unicast MAC address that belongs to an identity."""
+    text = "\0".join(identity).encode("utf-8", "surrogateescape")
+    return "02:" + hashlib.blake2s(text).digest()[:5].hex(":")
+
+
 def gateways_by_family(ips: Iterable[IP]) -> dict[int, str]:
     """The first gateway of each family, by its IP version: a route without one goes there.
 

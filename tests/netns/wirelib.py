@@ -124,7 +124,7 @@ class Attachment:
 
     @property
     def tap(self) -> str:
-        return self._named("vlt")
+        return self.named("vlt")
 
     @property
     def macvtap(self) -> str:
@@ -139,9 +139,10 @@ class Attachment:
 
     @property
     def host_link(self) -> str:
-        return self._named("vlh")
+        return self.named("vlh")
 
-    def _named(self, prefix: str) -> str:
+    def named(self, prefix: str) -> str:
+        """The link of the result whose name begins so."""
         names: list[str] = [interface["name"] for interface in self.result["interfaces"]]
         return next(name for name in names if name.startswith(prefix))
 

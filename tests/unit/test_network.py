@@ -11,7 +11,8 @@ from cni.config.network import Chosen, KubeOvn, NetConf
 from cni.config.nic import TapConf
 from cni.config.uplinks import Chained, LinuxUplink
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
-from cni.spec.types import AttachmentKey, Interface, Result
+from cni.modes import rules
+from cni.spec.types import AttachmentKey, Interface, Request, Result
 from tests.unit.purekit import IPAM, PREV, parse
 
 MACS = [f"02:00:00:00:00:0{n}" for n in range(5)]
@@ -27,6 +28,31 @@ def chained(**conf: Any) -> dict[str, Any]:
 
 def kube(**conf: Any) -> dict[str, Any]:
     return {"ovs": {"bridge": "br-int"}, "kubeovn": {"provider": "ovn"}, **conf}
+
+
+POD = {"K8S_POD_NAMESPACE": "shop", "K8S_POD_NAME": "db-0"}
+
+
+def of_pod(container: str, ifname: str = "eth0", **change: str) -> str:
+    conf = {"name": "net", "type": "vmlink", **bridged(mac="pod")}
+    key = AttachmentKey(container, ifname)
+    call = Request("ADD", "1.1.0", conf, b"", {}, {**POD, **change}, key, "/n")
+    return config.parse(call, rules()).mac
+
+
+def test_a_pod_keeps_its_mac_under_a_new_container_id() -> None:
+    kept = of_pod("c1")
+    assert kept == of_pod("c2")
+    assert kept.startswith("02:")
+    others = {of_pod("c1", "eth1"), of_pod("c1", K8S_POD_NAME="db-1")}
+    assert len({kept, *others}) == 3
+
+
+def test_a_mac_of_the_pod_needs_the_pods_name() -> None:
+    with pytest.raises(BadConfig, match="mac: pod needs K8S_POD_NAMESPACE and K8S_POD_NAME"):
+        parse(bridged(mac="pod"))
+    assert parse(bridged(mac="pod"), verb="DEL").mac == ""
+    assert parse(bridged(mac="pod", runtimeConfig={"mac": MACS[1]})).mac == MACS[1]
 
 
 def test_defaults() -> None:

@@ -113,6 +113,16 @@ ROUTES = {
         add_route("::/0", gateway="fd00::1", index=3, onlink=True),
         route(V6, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "fd00::1")], flags=4),
     ),
+    "neighbour that is known": (
+        rtnl_encode.update_neighbour(3, "fd00::1", MAC),
+        pyroute(
+            ndmsg,
+            28,
+            0x101,
+            {"family": V6, "ifindex": 3, "state": 4},
+            [("NDA_DST", "fd00::1"), ("NDA_LLADDR", MAC)],
+        ),
+    ),
     "neighbour": (
         rtnl_encode.add_neighbour(3, "10.0.0.1", MAC),
         pyroute(

@@ -12,7 +12,14 @@ from cni.kernel import rtnl_encode
 from cni.kernel.netlink import Exists
 from cni.kernel.netlink_message import Message
 from cni.kernel.route_encode import add_route
-from cni.modes.steps.links import MIN_MTU_V6, Nic, need_index, no_link_local, write_sysctl
+from cni.modes.steps.links import (
+    MIN_MTU_V6,
+    Nic,
+    need_index,
+    no_link_local,
+    refuse_advertisements,
+    write_sysctl,
+)
 from cni.spec.routing import is_onlink, resolved
 from cni.spec.types import Result
 
@@ -21,7 +28,8 @@ from cni.spec.types import Result
 class Configure(Step):
     """The interface is set up and gets its addresses and routes.
 
-    With `silenced` it is the guest's: its namespace claims no link-local address.
+    With `silenced` it is the guest's: its namespace claims no link-local address. One with neither
+    `silenced` nor addresses may get its own from a router, and CNI promises it none.
     """
 
     needs: ClassVar[Kinds] = (Nic,)
@@ -31,9 +39,11 @@ class Configure(Step):
     def do(self, cx: Context) -> None:
         index, mtu = need_index(cx.pod_netlink, self.ifname), cx.facts[Nic].mtu
         addresses = cx.addresses()
-        if any(":" in ip.address for ip in addresses.ips):
+        if self.silenced or addresses.ips:
             with cx.in_pod():
-                _enable_ipv6(self.ifname, mtu)
+                if any(":" in ip.address for ip in addresses.ips):
+                    _enable_ipv6(self.ifname, mtu)
+                refuse_advertisements(self.ifname)
         links = (
             *(no_link_local(index, mtu) if self.silenced else ()),
             rtnl_encode.set_link(index, up=True),

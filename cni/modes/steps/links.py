@@ -116,6 +116,25 @@ def no_link_local(index: int, mtu: int) -> list[rtnl_encode.Message]:
     return [rtnl_encode.set_link(index, addrgenmode_none=True)]
 
 
+def refuse_advertisements(name: str) -> None:
+    """Let the calling thread's namespace take no router advertisement that comes in on a link.
+
+    A guest's would give it addresses and a default route. Netlink cannot set this. A link without
+    IPv6 has nothing to set. Raises VmlinkError.
+    """
+    path = f"/proc/sys/net/ipv6/conf/{name}/accept_ra"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"0")
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise VmlinkError(f"cannot set {path} to 0: {e.strerror}") from e
+
+
 def has_addrgenmode(mtu: int) -> bool:
     """Return whether a link with this MTU (bytes) has an IPv6 address generation mode here."""
     return mtu >= MIN_MTU_V6 and _has_ipv6()
@@ -142,6 +161,18 @@ def remove_host_link(cx: Context, name: str) -> None:
     """Delete a link of ours in the host's namespace; a missing one is no error."""
     if index := cx.host_netlink.index(name):
         cx.node.deleter.delete(cx.node.host, None, [index], cx.cancel.remaining())
+
+
+def read_sysctl(name: str) -> str:
+    """Return a value below /proc/sys/net, "" where there is none. Raises VmlinkError."""
+    path = "/proc/sys/net/" + name
+    try:
+        with open(path) as f:
+            return f.read().strip()
+    except FileNotFoundError:
+        return ""
+    except OSError as e:
+        raise VmlinkError(f"cannot read {path}: {e.strerror}") from e
 
 
 def write_sysctl(name: str, value: str) -> None:

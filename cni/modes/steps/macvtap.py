@@ -21,6 +21,7 @@ from cni.modes.steps.links import (
     expect_nic,
     expect_up,
     no_link_local,
+    refuse_advertisements,
 )
 
 
@@ -140,6 +141,8 @@ class MacvtapLink(PodLink):
         """Have the node in /dev; return False if another namespace's macvtap has the ifindex."""
         with cx.in_pod():
             number = macvtap.device_number(self.name, index)
+            if self.chained:  # of the pod's own interface Configure does it
+                refuse_advertisements(self.name)
         try:
             made = macvtap.claim(index, number, self.owner, self.group)
         except Exists:

@@ -21,6 +21,7 @@ from cni.modes.steps.links import (
     expect_up,
     has_addrgenmode,
     need_index,
+    refuse_advertisements,
     remove_host_link,
 )
 from cni.spec.types import AttachmentKey
@@ -53,6 +54,7 @@ class SwitchTap(Step):
             )
         except Exists as e:
             raise AttachmentExists(f"interface {derived} exists already; DEL comes first") from e
+        refuse_advertisements(derived)
         cx.facts.put(Nic(self.mac, mtu), TapMac(cx.key.port_mac))
         self._name(cx, index, derived, mtu)
         if self.vlan:

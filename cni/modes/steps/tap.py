@@ -19,6 +19,7 @@ from cni.modes.steps.links import (
     expect_nic,
     expect_up,
     has_addrgenmode,
+    refuse_advertisements,
     remove_pod_link,
 )
 
@@ -46,6 +47,7 @@ class Tap(PodLink):
         owner = tuntap.effective_owner(self.owner, self.group)
         with cx.in_pod():
             index = tuntap.create_tap(derived, queues=self.queues, owner=owner, group=self.group)
+            refuse_advertisements(derived)
         cx.facts.put(TapMac(mac))
         named = rtnl_encode.set_link(
             index,

@@ -19,6 +19,7 @@ from cni.modes.steps.links import (
     expect_link,
     need_index,
     no_link_local,
+    refuse_advertisements,
     remove_host_link,
 )
 
@@ -64,6 +65,7 @@ class Veth(PodLink):
         index = need_index(cx.host_netlink, cx.key.host_link)
         if self.vlan:
             restrict_to_vlan(cx.host_netlink, index, self.vlan)
+        refuse_advertisements(cx.key.host_link)
         up = rtnl_encode.set_link(index, up=True)
         cx.host_netlink.batch(*no_link_local(index, mtu), up)
 
