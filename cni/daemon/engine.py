@@ -17,7 +17,7 @@ from typing import Any, cast
 from cni.attach import plan
 from cni.attach.context import Context, Node
 from cni.attach.locks import KeyLocks
-from cni.attach.plan import Plan
+from cni.attach.plan import Plan, Step
 from cni.attach.records import Record, Store
 from cni.cancel import Cancel
 from cni.config import network
@@ -107,10 +107,12 @@ class Engine:
 
     def _resume(self, record: Record) -> None:
         """Take again what only the memory of the former process held."""
-        call = Call(_request_of(record), Cancel(_RECOVERY_SECONDS))
-        if steps := record.plan():
+        steps = record.plan()
+        holding = [s for s in steps.steps if type(s).resume is not Step.resume] if steps else []
+        if steps and holding:
+            call = Call(_request_of(record), Cancel(_RECOVERY_SECONDS))
             with self._context(record, steps, call) as cx:
-                for step in steps.steps:
+                for step in holding:
                     step.resume(cx)
 
     def attached(self, key: AttachmentKey) -> bool:

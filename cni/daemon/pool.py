@@ -64,13 +64,13 @@ class Pools:
 
     def seen(self, conf: Mapping[str, Any]) -> None:
         """Take the network's configuration, as a request has it."""
-        for (network_name, _), shelf in list(self._shelves.items()):
+        for (network_name, _), shelf in self._shelves.items():
             if network_name == conf["name"] and shelf.learn(conf):
                 self._worker.wake()
 
     def known(self, key: AttachmentKey) -> bool:
         """Return whether this is a prepared port of ours."""
-        return any(shelf.files.has(key.prepared) for shelf in list(self._shelves.values()))
+        return any(shelf.files.has(key.prepared) for shelf in self._shelves.values())
 
     def lost(self, port_id: str) -> None:
         """Have removed what is behind rows that neither a file nor a record names."""

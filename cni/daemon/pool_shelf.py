@@ -24,7 +24,8 @@ class Shelf:
     def __init__(self, files: PoolFiles, size: PoolSize | None) -> None:
         self.files = files
         self.size = size
-        self.error = ""  # the thread's alone
+        self.error = ""  # of the pool's thread, as is `closed`
+        self.closed = False
         self._lock = threading.Lock()
         self._conf: dict[str, Any] = {}
         self._ready: deque[PreparedPort] = deque()
@@ -152,6 +153,11 @@ class Shelf:
         """Return whether there is nothing in the pool."""
         with self._lock:
             return not (self._ready or self._former or self._doomed)
+
+    def close(self) -> None:
+        """Remove the directory of a pool that is empty and no longer wanted. Raises OSError."""
+        self.files.remove()
+        self.closed = True
 
     def write(self) -> None:
         """Write the numbers for vmlinkctl and the next process. Raises IOFailure."""
