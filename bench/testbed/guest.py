@@ -144,7 +144,7 @@ class Guest:
             started = time.monotonic()
             guest = cls(_start(argv, log), scratch, log)
             try:
-                guest._connect(listener, started + timeout)
+                guest.connect(listener, started + timeout)
             except BaseException:
                 guest.close()
                 raise
@@ -248,7 +248,12 @@ class Guest:
             time.sleep(0.05)
         raise GuestError(f"{nic}: addresses still tentative after {DAD_SECONDS:.0f} s")
 
-    def _connect(self, listener: socket.socket, deadline: float) -> None:
+    def connect(self, listener: socket.socket, deadline: float) -> None:
+        """Wait until the guest takes commands, which reach it from `listener` by its second port.
+
+        `deadline` is in seconds of the monotonic clock. `boot` does this; what else has started
+        the guest, such as libvirt, is waited for here. Raises GuestError.
+        """
         self._wait(listener, deadline, "did not start")
         self._channel, _ = listener.accept()
         # The firmware and the driver's probing may have written to the channel before.

@@ -103,7 +103,7 @@ class Libvirtd:
                 self.virsh("start", name)
                 pid = int(self._machine.path(f"/run/libvirt/qemu/{name}.pid").read_text())
                 with Guest(_Adopted(pid), scratch, scratch / "console") as guest:
-                    guest._connect(listener, time.monotonic() + _BOOT_SECONDS)
+                    guest.connect(listener, time.monotonic() + _BOOT_SECONDS)
                     yield guest
             finally:
                 self.virsh("destroy", name, check=False)

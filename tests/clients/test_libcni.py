@@ -112,3 +112,18 @@ def test_what_tuning_changes_before_vmlink_is_the_guests(
     (device,) = json.loads(node.run(node.ctl("device", "c1")).stdout)
     assert device[key] == TUNED[key]
     network.delete("c1", pod)
+
+
+@pytest.mark.parametrize("key", TUNED)
+@pytest.mark.parametrize("mode", ["tc", "macvtap"])
+def test_check_tells_of_a_tuning_behind_a_chained_vmlink(
+    node: Node, pod: Path, tmp_path: Path, mode: str, key: str
+) -> None:
+    ptp = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24")}
+    tuning = {"type": "tuning", key: TUNED[key]}
+    vmlink = {"type": "vmlink", "mode": mode}
+    network = Network(node, tmp_path, "tuned", "1.0.0", ptp, vmlink, tuning)
+    network.add("c1", pod)
+    with pytest.raises(AssertionError, match="which the guest has, found"):
+        network.check("c1", pod)
+    network.delete("c1", pod)

@@ -326,3 +326,17 @@ def test_status_and_what_cannot_be(ovn: Ovn, node: Node, pod: Path) -> None:
         pass  # until vmlinkd has noticed the change
     assert (answer.code, "no external_ids:ovn-remote" in answer.out["msg"]) == (50, True)
     switch_of(node).vsctl("set", "Open_vSwitch", ".", f'external_ids:ovn-remote="{ovn.sb}"')
+
+
+def test_of_two_sandboxes_at_once_one_keeps_the_port(node: Node, pod: Path) -> None:
+    boxes = ("c1", "c2")
+    for _ in range(5):
+        with ThreadPoolExecutor(2) as calls:
+            answers = list(calls.map(lambda box: call(node, "ADD", "p1.shop", pod, box), boxes))
+        taps = {box: AttachmentKey(box, "eth0").tap_link for box in boxes}
+        made = [box for box, answer in zip(boxes, answers, strict=True) if not answer.code]
+        assert made, answers
+        holders = [box for box in made if ids(node, taps[box]).get("iface-id") == "p1.shop"]
+        assert len(holders) == 1
+        for box in boxes:
+            call(node, "DEL", "p1.shop", pod, box).expect()
