@@ -81,6 +81,11 @@ class NetConf:
     prev: Result | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def chained(self) -> bool:
+        """Whether the pod's interface is another plugin's."""
+        return isinstance(self.uplink, Chained)
+
 
 def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetConf:
     """Read a network's configuration under the rules of the modes.

@@ -205,7 +205,7 @@ class Engine:
     def _compare(self, conf: NetConf, record: Record, cx: Context) -> None:
         assert conf.prev is not None
         if self._modes[conf.mode].in_pod(conf):
-            check.check_namespace(conf.prev, cx.key.ifname, cx.pod_netlink)
+            check.check_namespace(conf.prev, cx.key.ifname, cx.pod_netlink, conf.chained)
         else:
             check.check_result(conf.prev, cx.key.ifname, record.result)
 

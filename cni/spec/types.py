@@ -167,15 +167,28 @@ class Result:
     routes: tuple[Route, ...] = ()
     dns: dict[str, Any] = field(default_factory=dict)
 
-    def position_of(self, ifname: str) -> int:
-        """The index into `interfaces` of the pod's interface `ifname`. Raises BadConfig."""
+    def position_of(self, ifname: str) -> int | None:
+        """The index into `interfaces` of the pod's interface `ifname`.
+
+        None where no interface has a sandbox, as in results of Calico and of AWS, and in those of
+        0.3.1 without any: they are about CNI_IFNAME in CNI_NETNS. Raises BadConfig when only others
+        have one.
+        """
         for n, interface in enumerate(self.interfaces):
             if interface.name == ifname and interface.sandbox:
                 return n
+        if not any(interface.sandbox for interface in self.interfaces):
+            return None
         raise BadConfig(
             f"prevResult: has no interface {ifname} with a sandbox; put vmlink behind the plugin "
             "that makes it"
         )
+
+    def ips_of(self, position: int | None) -> tuple[IP, ...]:
+        """The addresses of the interface that `position_of` has found."""
+        if position is None:
+            return self.ips
+        return tuple(ip for ip in self.ips if ip.interface in (position, None))
 
 
 @dataclass(frozen=True)

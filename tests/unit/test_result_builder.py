@@ -146,12 +146,24 @@ def test_a_plain_container_has_no_device() -> None:
 
 
 @pytest.mark.parametrize("style", ["plain", "tc-redirect-tap"])
-@pytest.mark.parametrize(
-    "interfaces", [(), (Interface("eth0", MAC),), (Interface("eth1", sandbox=NETNS),)]
-)
-def test_a_prev_result_without_the_pods_interface_is_refused(
-    style: str, interfaces: tuple[Interface, ...]
-) -> None:
-    prev = Result(interfaces)
+def test_a_prev_result_of_another_interface_is_refused(style: str) -> None:
+    prev = Result((Interface("eth1", sandbox=NETNS),))
     with pytest.raises(BadConfig, match="prevResult: has no interface eth0"):
         told(chained(prev, resultStyle=style))
+
+
+@pytest.mark.parametrize("interfaces", [(), (OTHER,)], ids=["0.3.1", "Calico"])
+@pytest.mark.parametrize("index", [None, 0])
+def test_a_prev_result_without_a_sandbox(
+    interfaces: tuple[Interface, ...], index: int | None
+) -> None:
+    prev = Result(interfaces, (IP("10.0.0.2/24", interface=index), IP("fd00::2/64")))
+    here = len(interfaces)
+    own = tuple(replace(ip, interface=here) for ip in prev.ips)
+    made, device = told(chained(prev))
+    assert made == Result((*interfaces, POD, TAP), own)
+    assert (device["mac"], device["addresses"]) == (MAC, ("10.0.0.2/24", "fd00::2/64"))
+    made, device = told(chained(prev, resultStyle="tc-redirect-tap"))
+    assert made.interfaces == (*interfaces, POD, TAP, PSEUDO)
+    assert made.ips == (*own, *(replace(ip, interface=here + 2) for ip in prev.ips))
+    assert device["addresses"] == ("10.0.0.2/24", "fd00::2/64")

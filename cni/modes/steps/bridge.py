@@ -32,6 +32,7 @@ from cni.modes.steps.links import (
 
 _MTU = 1500  # of a bridge in a network that has none
 
+
 @dataclass(frozen=True)
 class BridgeIndex(Fact):
     """The ifindex of the Linux bridge."""
