@@ -153,7 +153,7 @@ def test_bridge_vlans(pod: Pair) -> None:
     )
     assert the_link(netlink, "br0").vlan_filtering is True
     again = rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True)
-    assert first_error(netlink, again) is None
+    assert isinstance(first_error(netlink, again), NotFound)
     for index in (a, bridge.index):
         itself = index == bridge.index
         netlink.batch(
