@@ -13,6 +13,7 @@ import pytest
 from bench.testbed import switch
 from bench.testbed.slowness import SLOWNESS
 from cni.attach.plan import Step
+from cni.kernel import redirect
 from cni.modes import MODES
 from tests.netns.attach_ways import EXECUTED, KEY, WAYS, Way, vlan_missing
 from tests.netns.faultlab import Lab, Zygote, held, opened, prepared
@@ -25,6 +26,8 @@ def way(request: pytest.FixtureRequest) -> Way:
     assert isinstance(way, Way)
     if "vlan" in way.conf.get("linux", {}) and vlan_missing():
         pytest.skip(f"VLANs do not work on bridges here: {vlan_missing()}")
+    if reason := redirect.supported().get(way.conf["redirect"], ""):
+        pytest.skip(reason)
     if way.switch and (reason := switch.missing(dpdk=way.switch == "dpdk")):
         pytest.skip(reason)
     return way
