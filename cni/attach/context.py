@@ -15,6 +15,7 @@ from cni.cancel import Cancel
 from cni.config.settings import DAN_DIR
 from cni.ipam import delegate
 from cni.ipam.reservations import Reservations
+from cni.kernel.announcer import Announcer
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
@@ -38,6 +39,7 @@ class Node:
     dan_dir: Path = Path(DAN_DIR)
     reservations: Reservations = field(default_factory=Reservations)
     logical_ports: Claims = field(default_factory=Claims)
+    announcer: Announcer = field(default_factory=Announcer)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class NetConf:
     """What a mode needs to know of a network.
 
     `mtu` 0 takes the uplink's; `queues` counts pairs; `ipam` is the type of the IPAM plugin;
+    `fixed_address`: the pod has asked for the address that it gets, perhaps one that it had before;
     `lease` is what kube-ovn chose for the pod, which the configuration alone does not tell.
     """
 
@@ -75,6 +76,7 @@ class NetConf:
     bandwidth: Bandwidth | None = None
     device_info: str = ""
     ipam: str = ""
+    fixed_address: bool = False
     kubeovn: KubeOvn | None = None
     lease: Lease | None = None
     result_style: str = PLAIN
@@ -126,6 +128,7 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
         bandwidth=nic.bandwidth(conf),
         device_info=nic.device_info(conf),
         ipam=ipam,
+        fixed_address=nic.has_fixed_address(request),
         kubeovn=kubeovn(conf),
         result_style=style,
         prev=prev,

@@ -54,6 +54,20 @@ def mac(request: Request) -> str:
     return ""
 
 
+def has_fixed_address(request: Request) -> bool:
+    """Return whether the pod has asked for its address, or the network has given it one.
+
+    Source: CNI conventions, `ips`; the IPAM plugin static.
+    """
+    conf = request.conf
+    asked = (
+        obj(conf, "runtimeConfig").get("ips"),
+        obj(obj(conf, "args"), "cni", "args.").get("ips"),
+        request.args.get("IP"),
+    )
+    return any(asked) or obj(conf, "ipam").get("type") == "static"
+
+
 def _mac_of_pod(request: Request) -> str:
     names = [request.args.get(f"K8S_POD_{what}", "") for what in ("NAMESPACE", "NAME")]
     if request.key and all(names):

@@ -23,6 +23,7 @@ from cni.modes import ports
 from cni.modes.base import Mode
 from cni.modes.pod_veth import pod_interface
 from cni.modes.steps.addresses import address_steps
+from cni.modes.steps.announcement import announcements
 from cni.modes.steps.chained import ChainedInterface
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.limits import LinkLimits, rates_of
@@ -83,8 +84,8 @@ def _on_nic(key: AttachmentKey, conf: NetConf, nic: str) -> Plan:
     mac = conf.mac or ("" if mode == "passthru" else key.mac())
     link = MacvtapLink(key.ifname, nic, False, mode, mac, conf.mtu, *access)
     limits, configure = _limits(conf, link.name), Configure(key.ifname, silenced=True)
-    kata = ports.scanned_by_kata(conf)
-    return Plan((), (*address_steps(conf), link, limits, configure, *kata))
+    last = (*ports.scanned_by_kata(conf), *announcements(conf, key.ifname))
+    return Plan((), (*address_steps(conf), link, limits, configure, *last))
 
 
 def _limits(conf: NetConf, link: str) -> Step:

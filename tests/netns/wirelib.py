@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
+from scapy.layers.inet6 import ICMPv6ND_NA
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
 
@@ -53,6 +54,12 @@ class Port:
         self.socket.send(frame)
 
     def receive(self, seconds: float = PATIENCE) -> bytes | None:
+        """The next frame but announcements of addresses, None if none comes in time."""
+        while (frame := self.receive_any(seconds)) and announces(frame):
+            pass
+        return frame
+
+    def receive_any(self, seconds: float = PATIENCE) -> bytes | None:
         """The next frame, None if none comes in time."""
         self.socket.settimeout(seconds)
         try:
@@ -70,6 +77,14 @@ class Port:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def announces(frame: bytes) -> bool:
+    """Whether it is a gratuitous ARP or an unsolicited neighbour advertisement."""
+    packet = Ether(frame)
+    if ARP in packet:
+        return bool(packet[ARP].psrc == packet[ARP].pdst)
+    return ICMPv6ND_NA in packet and packet[ICMPv6ND_NA].S == 0
 
 
 class Guest:

@@ -55,6 +55,21 @@ def test_a_mac_of_the_pod_needs_the_pods_name() -> None:
     assert parse(bridged(mac="pod", runtimeConfig={"mac": MACS[1]})).mac == MACS[1]
 
 
+@pytest.mark.parametrize(
+    ("keys", "args", "fixed"),
+    [
+        ({}, {}, False),
+        ({"ipam": IPAM}, {}, False),
+        ({"ipam": IPAM, "runtimeConfig": {"ips": ["10.0.0.9"]}}, {}, True),
+        ({"ipam": IPAM, "args": {"cni": {"ips": ["10.0.0.9"]}}}, {}, True),
+        ({"ipam": IPAM}, {"IP": "10.0.0.9"}, True),
+        ({"ipam": {"type": "static"}}, {}, True),
+    ],
+)
+def test_who_has_a_fixed_address(keys: dict[str, Any], args: dict[str, str], fixed: bool) -> None:
+    assert parse(bridged(**keys), args).fixed_address == fixed
+
+
 def test_defaults() -> None:
     assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"))
     prev = Result((Interface("eth0", sandbox="/n"),))

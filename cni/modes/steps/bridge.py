@@ -168,24 +168,27 @@ def require(uplink: LinuxUplink) -> None:
             return
         if reason := _no_bridge(link):
             raise NotReady(reason)
-        if not link.up:
-            raise CutOff(f"linux.bridge: {link.name} is down; ip link set {link.name} up")
-        if uplink.gateway:
-            _require_gateway(netlink, link, vlan_interface(link.name, uplink.vlan))
+        # One without ports may have been there before its first pod, whose ADD completes it.
+        if any(each.master == link.index for each in netlink.links()):
+            _require_connected(netlink, link, uplink)
 
 
-def _require_gateway(netlink: Netlink, bridge: LinkInfo, name: str) -> None:
+def _require_connected(netlink: Netlink, bridge: LinkInfo, uplink: LinuxUplink) -> None:
+    if not bridge.up:
+        raise CutOff(f"linux.bridge: {bridge.name} is down; ip link set {bridge.name} up")
+    if not uplink.gateway:
+        return
+    name = vlan_interface(bridge.name, uplink.vlan)
     gateway = netlink.link(name)
-    lost = gateway and not gateway.up
-    if gateway and not lost:
-        addresses = netlink.addresses(gateway.index)
-        lost = not any(not ip_interface(cidr).is_link_local for cidr in addresses)
-    # A bridge without ports may have been there before its first pod.
-    if lost and any(link.master == bridge.index for link in netlink.links()):
+    if gateway and not (gateway.up and _has_global_address(netlink, gateway)):
         raise CutOff(
             f"linux.gateway: {name} is down or has lost the gateway's address; set it up and give "
             "it back, or delete the pods on it"
         )
+
+
+def _has_global_address(netlink: Netlink, link: LinkInfo) -> bool:
+    return any(not ip_interface(cidr).is_link_local for cidr in netlink.addresses(link.index))
 
 
 def _no_bridge(link: LinkInfo) -> str:
