@@ -221,7 +221,7 @@ class Engine:
                     errors.append(f"{record.key}: {e}")
         if call.request.conf.get("ipam"):
             try:
-                delegate.collect(_ipam_call(call.request), valid)
+                delegate.collect(delegate.Call.of(call.request), valid)
             except VmlinkError as e:
                 if refuses_configuration(e):
                     log.warning("GC passes over IPAM, which an ADD cannot use: %s", e.msg)
@@ -243,7 +243,7 @@ class Engine:
         self._modes[conf.mode].ready(conf, self._node)
         self._networks.ready(conf)
         if conf.ipam:
-            delegate.status(_ipam_call(call.request))
+            delegate.status(delegate.Call.of(call.request))
 
     def _parse(self, call: Call) -> NetConf:
         conf = self._networks.parse(call.request)
@@ -287,7 +287,7 @@ class Engine:
             host_netlink=self._netlink(),
             pod=call.pod,
             cancel=call.cancel,
-            ipam_call=_ipam_call(call.request),
+            ipam_call=delegate.Call.of(call.request),
             pod_links=steps.pod_links(),
             facts=record.known_facts(),
             timings=call.notes.setdefault("steps", {}),
@@ -327,17 +327,6 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
 def _request_of(record: Record) -> Request:
     """Return the DEL that belongs to the record's ADD."""
     return cni_request.parse({**record.env, "CNI_COMMAND": "DEL"}, record.stdin.encode())
-
-
-def _ipam_call(request: Request) -> delegate.Call:
-    return delegate.Call(
-        network=request.conf["name"],
-        config=request.conf,
-        env=request.env,
-        stdin=request.stdin,
-        key=request.key,
-        args=request.args,
-    )
 
 
 def _reopen(record: Record) -> Namespace | None:

@@ -23,7 +23,7 @@ from typing import Any
 from cni.errors import BadConfig, DeadlineExceeded, IpamFailed, NotReady, VmlinkError
 from cni.ipam.hostlocal import verbs
 from cni.spec import result
-from cni.spec.types import AttachmentKey, Result
+from cni.spec.types import AttachmentKey, Request, Result
 
 HOST_LOCAL = "host-local"
 SECONDS = 30.0  # how long an executed plugin may take, unless the caller says otherwise
@@ -45,6 +45,12 @@ class Call:
     stdin: bytes = b""
     key: AttachmentKey | None = None
     args: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: Request) -> Call:
+        """Return what IPAM needs of the request."""
+        conf = request.conf
+        return cls(conf["name"], conf, request.env, request.stdin, request.key, request.args)
 
     @property
     def type(self) -> str:

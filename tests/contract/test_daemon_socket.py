@@ -28,10 +28,10 @@ def test_socket_is_for_its_owner(mortal: Node) -> None:
     assert stat.S_IMODE(mortal.run_dir.stat().st_mode) == 0o700
 
 
-STRANGER = """
+STRANGER = f"""
 import socket, sys
 with socket.socket(socket.AF_UNIX) as s:
-    s.settimeout(20 * SLOWNESS)
+    s.settimeout({20 * SLOWNESS})
     s.connect(sys.argv[1])
     try:
         s.sendall(bytes.fromhex(sys.argv[2]))

@@ -161,7 +161,7 @@ def test_a_prev_result_without_a_sandbox(
     here = len(interfaces)
     own = tuple(replace(ip, interface=here) for ip in prev.ips)
     made, device = told(chained(prev))
-    assert made == Result((*interfaces, POD, TAP), own)
+    assert made == Result((*interfaces, POD, replace(TAP, sandbox="")), own)
     assert (device["mac"], device["addresses"]) == (MAC, ("10.0.0.2/24", "fd00::2/64"))
     made, device = told(chained(prev, resultStyle="tc-redirect-tap"))
     assert made.interfaces == (*interfaces, POD, TAP, PSEUDO)
