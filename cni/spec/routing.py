@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from cni.spec.types import IP, Route, family_of, gateways_by_family
 
 MAIN_TABLES = (None, 0, 254)  # RT_TABLE_UNSPEC and RT_TABLE_MAIN in linux/rtnetlink.h
 SCOPE_LINK = 253  # RT_SCOPE_LINK
+_DEFAULTS = ("0.0.0.0/0", "::/0")
+_Network = IPv4Network | IPv6Network
 
 
 def resolved(routes: Iterable[Route], ips: Iterable[IP]) -> tuple[Route, ...]:
@@ -32,23 +35,29 @@ def _with_gateway(route: Route, gateways: dict[int, str]) -> Route:
     return replace(route, gw=gateways.get(family_of(route.dst), ""))
 
 
-def is_onlink(route: Route, addresses: Iterable[str], routes: Iterable[Route]) -> bool:
-    """Return whether the gateway is on the link although no subnet of the addresses says so.
+def onlink(routes: Iterable[Route], addresses: Iterable[str]) -> frozenset[Route]:
+    """Return the routes whose gateway is on the link although no subnet of the addresses says so.
 
     `addresses` are CIDRs, `routes` all those of the interface: one to the gateway's own subnet by a
     gateway hides that subnet.
     """
-    if not route.gw:
-        return False
-    gateway = ip_address(route.gw)
+    routed = [route for route in routes if route.gw]
+    subnets = [ip_network(address, strict=False) for address in addresses] if routed else []
+    hiding = [ip_network(r.dst, strict=False) for r in routed if r.dst not in _DEFAULTS]
+    return frozenset(route for route in routed if _is_onlink(route.gw, subnets, hiding))
+
+
+_address = lru_cache(64)(ip_address)  # a node's pods have few gateways
+
+
+def _is_onlink(gw: str, subnets: Iterable[_Network], hiding: Iterable[_Network]) -> bool:
+    gateway = _address(gw)
     if gateway.version == 6 and gateway.is_link_local:
         return False
-    subnets = (ip_interface(address).network for address in addresses)
     bits = max((subnet.prefixlen for subnet in subnets if gateway in subnet), default=None)
     if bits is None:
         return True
-    by_gateway = (ip_network(each.dst, strict=False) for each in routes if each.gw)
-    return any(gateway in network and network.prefixlen >= bits for network in by_gateway)
+    return any(network.prefixlen >= bits and gateway in network for network in hiding)
 
 
 def in_main_table(routes: Iterable[Route]) -> tuple[Route, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cni.spec import result as results
-from cni.spec.routing import is_onlink, resolved
+from cni.spec.routing import onlink, resolved
 from cni.spec.types import IP, Result, Route
 
 
@@ -57,7 +57,7 @@ class Device:
 
     def is_onlink(self, route: Route) -> bool:
         """Return whether the guest must be told that the route's gateway is on the link."""
-        return is_onlink(route, self.addresses, self.routes)
+        return route in onlink(self.routes, self.addresses)
 
 
 def promised(

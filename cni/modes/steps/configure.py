@@ -20,7 +20,7 @@ from cni.modes.steps.links import (
     refuse_advertisements,
     write_sysctl,
 )
-from cni.spec.routing import is_onlink, resolved
+from cni.spec.routing import onlink, resolved
 from cni.spec.types import Result
 
 
@@ -57,8 +57,8 @@ class Configure(Step):
 
 def _routes(index: int, addresses: Result) -> list[Message]:
     """Return the routes: before the kernel's own, and each behind those that it stands behind."""
-    subnets = [ip.address for ip in addresses.ips]
     routes = resolved(addresses.routes, addresses.ips)
+    on_link = onlink(routes, (ip.address for ip in addresses.ips))
     messages, seen = [], set()
     for route in routes:
         rank = (route.dst, route.table, route.priority)
@@ -71,7 +71,7 @@ def _routes(index: int, addresses: Result) -> list[Message]:
             mtu=route.mtu or None,
             advmss=route.advmss or None,
             scope=route.scope,
-            onlink=is_onlink(route, subnets, routes),
+            onlink=route in on_link,
             place="last" if rank in seen else "first",
         )
         messages.append(message)
