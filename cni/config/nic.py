@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni.config.mode_rules import KATAS_LINKS, ModeRules
-from cni.config.readers import is_unicast_mac, link_name, number, obj, refuse_unknown
+from cni.config.readers import as_path, is_unicast_mac, link_name, number, obj, refuse_unknown
 from cni.errors import BadConfig, BadEnvironment
 from cni.spec.types import Bandwidth, Request, mac_of
 
@@ -155,8 +155,5 @@ def device_info(conf: Mapping[str, Any]) -> str:
 
     Source: Network Plumbing Working Group, "Device Information Specification" 1.1.0.
     """
-    path = obj(conf, "runtimeConfig").get("CNIDeviceInfoFile") or ""
-    if not isinstance(path, str) or (path and not path.startswith("/")) or "\0" in path:
-        where = "runtimeConfig.CNIDeviceInfoFile"
-        raise BadConfig(f"{where}: expected an absolute path, found {path!r}")
-    return path
+    path = obj(conf, "runtimeConfig").get("CNIDeviceInfoFile")
+    return as_path(path, "runtimeConfig.CNIDeviceInfoFile") if path else ""

@@ -88,7 +88,7 @@ def begin_add(call: Call) -> Callable[[float], Result]:
     def wait(seconds: float) -> Result:
         if not outcome:
             try:
-                outcome.append(_result(child, child.finish(seconds)))
+                outcome.append(read_result(child.kind, child.finish(seconds)))
             except VmlinkError as e:
                 outcome.append(e)
             finally:
@@ -239,7 +239,8 @@ class _Child:
     def _failure(self, code: int, out: bytes) -> IpamFailed:
         error = _json(out)
         number, msg = error.get("code"), error.get("msg")
-        if isinstance(number, int) and number > 0 and isinstance(msg, str) and number is not True:
+        is_code = isinstance(number, int) and number is not True and 0 < number < 2**32
+        if is_code and isinstance(msg, str):
             details = error.get("details")
             source = f"from the IPAM plugin {self.kind}, {self.verb}"
             return IpamFailed(msg, f"{details}; {source}" if details else source, code=number)
@@ -263,16 +264,17 @@ def _json(data: bytes) -> dict[str, Any]:
     return decoded if isinstance(decoded, dict) else {}
 
 
-def _result(child: _Child, out: bytes) -> Result:
+def read_result(kind: str, out: bytes) -> Result:
+    """Read what the plugin `kind` has printed at an ADD. Raises IpamFailed."""
     data = _json(out)
     version = data.get("cniVersion")
     if version not in result.VERSIONS:
         raise IpamFailed(
-            f"ipam.type: {child.kind} ADD printed no result of CNI {', '.join(result.VERSIONS)}",
+            f"ipam.type: {kind} ADD printed no result of CNI {', '.join(result.VERSIONS)}",
             out[:200].decode("utf-8", "replace"),
         )
     try:
-        loaded = result.load(data, f"result of {child.kind}")
+        loaded = result.load(data, f"result of {kind}")
     except VmlinkError as e:
         raise IpamFailed(e.msg) from e
     ips = tuple(replace(ip, interface=None) for ip in loaded.ips)

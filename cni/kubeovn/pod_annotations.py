@@ -126,6 +126,8 @@ def routes_of(where: str, items: Any, ips: tuple[IP, ...]) -> tuple[Route, ...]:
     Without gw the gateway is the one in `ips` of the same family. Raises BadConfig, which begins
     with `where`.
     """
+    if items is None:  # Go's empty list
+        return ()
     if not isinstance(items, list):
         raise BadConfig(f'{where}: expected a list of {{"dst", "gw"}}, found {items!r}')
     return tuple(_route(f"{where}[{n}]", item, ips) for n, item in enumerate(items))
@@ -198,7 +200,7 @@ def _ips(reader: _Reader) -> tuple[IP, ...]:
 
 def _addresses(reader: _Reader, field: str) -> list[Any]:
     try:
-        return [ip_address(item) for item in reader.items(field)]
+        return [_bare(item) for item in reader.items(field)]
     except ValueError:
         raise reader.error(field, "IP addresses, joined by a comma; correct it") from None
 
@@ -230,16 +232,29 @@ def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
     if not isinstance(item, dict) or set(item) - {"dst", "gw"}:
         raise wrong
     try:
-        gateway = item.get("gw") and ip_address(item["gw"])
+        gateway = _bare(item["gw"]) if item.get("gw") else None
         version = gateway.version if gateway else None
-        network = ip_network(item.get("dst") or _DEFAULTS[version or 4])
-    except (ValueError, TypeError):
+        network = _subnet(item.get("dst") or _DEFAULTS[version or 4])
+    except ValueError:
         raise wrong from None
     fitting = (ip.gateway for ip in ips if ip.gateway and _version(ip.gateway) == network.version)
     gw = str(gateway) if gateway else next(fitting, "")
     if not gw or version not in (None, network.version):
         raise wrong
     return Route(str(network), gw)
+
+
+def _bare(text: Any) -> Any:
+    """An address without a zone. Raises ValueError, also for what is no text."""
+    if not isinstance(text, str) or "%" in text:
+        raise ValueError
+    return ip_address(text)
+
+
+def _subnet(text: Any) -> Any:
+    """A subnet; bits beyond the prefix do not count, as for kube-ovn. Raises ValueError."""
+    _bare(text.partition("/")[0] if isinstance(text, str) else text)
+    return ip_network(text, strict=False)
 
 
 def _version(address: str) -> int:

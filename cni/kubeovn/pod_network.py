@@ -10,14 +10,14 @@ from cni.cancel import Cancel
 from cni.config import leftovers, network
 from cni.config.mode_rules import Rules
 from cni.config.network import Chosen, NetConf
-from cni.config.readers import obj
+from cni.config.readers import as_text, obj
 from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, BadEnvironment, VmlinkError
 from cni.kubeovn import pod_annotations
 from cni.kubeovn.pod_annotations import Assignment, Wanted
 from cni.kubeovn.pods import Pod, PodName, Pods
 from cni.spec.capabilities import POD_ANNOTATIONS
-from cni.spec.types import Lease, Request
+from cni.spec.types import Lease, Request, is_plain
 
 log = logging.getLogger("vmlink")
 
@@ -133,7 +133,10 @@ def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetCon
     uplink = replace(
         conf.uplink,
         vlan=conf.uplink.vlan or assignment.vlan,
-        external_ids={**conf.uplink.external_ids, **{k: v for k, v in ids.items() if v}},
+        external_ids={
+            **conf.uplink.external_ids,
+            **{k: v for k, v in ids.items() if v and is_plain(v)},
+        },
     )
     return replace(
         conf,
@@ -151,10 +154,7 @@ def _annotations(request: Request) -> Mapping[str, str] | None:
         return None
     passed = obj(runtime, POD_ANNOTATIONS, "runtimeConfig.")
     for key, value in passed.items():
-        if not isinstance(value, str):
-            raise BadConfig(
-                f"runtimeConfig.{POD_ANNOTATIONS}.{key}: expected a text, found {value!r}"
-            )
+        as_text(value, f"runtimeConfig.{POD_ANNOTATIONS}.{key}")
     return passed
 
 

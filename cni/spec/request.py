@@ -20,7 +20,7 @@ from cni.errors import (
 )
 from cni.spec import capabilities
 from cni.spec.result import VERSIONS
-from cni.spec.types import AttachmentKey, Request
+from cni.spec.types import AttachmentKey, Request, is_plain
 
 T = TypeVar("T")
 
@@ -100,7 +100,9 @@ def _delete(env: Mapping[str, str], stdin: bytes) -> Request:
     conf: dict[str, Any] = tried(lambda: decode(stdin), {})
     version = tried(lambda: _version(conf, "DEL"), VERSIONS[-1])
     text = env.get("CNI_ARGS", "")
-    args = tried(lambda: _args(text), {k: v for k, _, v in _pairs(text) if k in ARGS})
+    args = tried(
+        lambda: _args(text), {k: v for k, _, v in _pairs(text) if k in ARGS and is_plain(v)}
+    )
     name = tried(lambda: check_network_name(conf.get("name"), "name"), "")
     return Request(
         verb="DEL",
@@ -220,6 +222,8 @@ def _args(text: str) -> dict[str, str]:
     for key, equals, value in _pairs(text):
         if not equals or not key:
             raise BadEnvironment(f"CNI_ARGS: {key + equals + value!r} is not KEY=value")
+        if not is_plain(value):
+            raise BadEnvironment(f"CNI_ARGS {key}: {value!r} is not UTF-8; correct it")
         out[key] = value
     unknown = [k for k in out if k not in ARGS]
     if unknown and out.get("IgnoreUnknown", "").lower() not in ("1", "t", "true"):

@@ -243,6 +243,20 @@ def mac_of(*identity: str) -> str:
     return "02:" + hashlib.blake2s(text).digest()[:5].hex(":")
 
 
+def is_plain(value: Any) -> bool:
+    """Tell whether this is a text without NUL that UTF-8 can encode.
+
+    JSON has escapes for lone surrogates and NUL, which no file name and no database takes.
+    """
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def gateways_by_family(ips: Iterable[IP]) -> dict[int, str]:
     """The first gateway of each family, by its IP version: a route without one goes there.
 

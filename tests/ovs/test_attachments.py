@@ -54,6 +54,19 @@ def links(node: Node, where: Path | None = None) -> dict[str, Any]:
     return {link["ifname"]: link for link in shown}
 
 
+@pytest.mark.parametrize("ids", [{"a": "\ud800"}, {"a": "b\0"}, {"\udcff": "b"}])
+def test_ids_that_no_database_takes(node: Node, pod: Path, ids: dict[str, str]) -> None:
+    """One such text would have the connection to Open vSwitch break again and again."""
+    bad = config(node, "tap", ovs={"bridge": BRIDGE, "external_ids": ids})
+    answer = node.call("ADD", bad, "c2", pod)
+    assert (answer.code, "ovs.external_ids." in answer.out["msg"]) == (7, True), answer
+    args = "K8S_POD_NAME=\udcff;K8S_POD_NAMESPACE=shop"
+    answer = node.call("ADD", config(node, "tap"), "c2", pod, CNI_ARGS=args)
+    assert (answer.code, "CNI_ARGS K8S_POD_NAME" in answer.out["msg"]) == (4, True), answer
+    with attached(node, pod, config(node, "tap"), CNI_ARGS=KUBELET):
+        pass
+
+
 @pytest.mark.parametrize("mode", PORTS)
 def test_the_rows_of_a_port(node: Node, pod: Path, mode: str) -> None:
     ovs = {"bridge": BRIDGE, "vlan": 7, "trunk": [{"minID": 20, "maxID": 22}]}

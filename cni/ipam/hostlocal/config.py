@@ -16,6 +16,7 @@ from typing import Any
 
 from cni.config.readers import items, obj
 from cni.errors import BadConfig
+from cni.spec.types import is_plain
 
 Address = IPv4Address | IPv6Address
 
@@ -163,6 +164,8 @@ def _range(data: Mapping[str, Any], key: str) -> Range:
         raise BadConfig(f"{key}.rangeStart: it is after the rangeEnd; exchange or correct them")
     gateway = data.get("gateway")
     chosen = _address(gateway, f"{key}.gateway") if gateway else type(subnet)(low + 1)
+    if chosen.version != subnet.version:
+        raise BadConfig(f"{key}.gateway: {chosen} is of another IP version than {text}; correct it")
     return Range(key, subnet.version, first, last, prefix, chosen)
 
 
@@ -170,7 +173,7 @@ def _range_from_file(path: str) -> Range:
     key = "ipam.rangeFromFile"
     try:
         return _range(obj({key: json.loads(_read_file(path, key))}, key), key)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadConfig(f"{key}: {path} is not JSON: {e}") from e
 
 
@@ -208,6 +211,6 @@ def _read_file(path: str, key: str) -> str:
 
 def _text(data: Mapping[str, Any], name: str, key: str) -> str:
     value = data.get(name) or ""
-    if not isinstance(value, str) or "\0" in value:
+    if not is_plain(value):
         raise BadConfig(f"{key}.{name}: expected a string, found {value!r}")
-    return value
+    return str(value)
