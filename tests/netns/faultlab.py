@@ -105,6 +105,9 @@ class Lab:
         self.empty: frozenset[str] = frozenset()
         self.pod = node.pod()
         if "prevResult" in way.conf:
+            # Else a link-local address changes its look a second after eth0 comes up.
+            dad = "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"
+            node.run(["sh", "-c", dad], self.pod)
             link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
             node.run(link, self.pod)
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
