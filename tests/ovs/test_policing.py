@@ -81,7 +81,7 @@ def test_the_kernel_datapath_polices_each_port(node: Node, mode: str) -> None:
         pod = node.pod()
         try:
             with attached(node, pod, config(node, mode, bandwidth=RATE)):
-                # ovs-vswitchd takes the filter off and adds it anew when the link gets its carrier.
+                # When the link changes, ovs-vswitchd takes the filter off and adds it anew.
                 until(partial(policed, node, PORTS[mode]))
         finally:
             node.lab.drop(pod)
