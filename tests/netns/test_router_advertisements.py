@@ -20,6 +20,7 @@ from scapy.layers.l2 import Ether
 
 from bench.testbed import switch
 from bench.testbed.node import Node
+from tests.netns.attach_ways import vlan_missing
 from tests.netns.wirelib import POD_MAC, Attachment, bridged, chained, mastered, switched
 
 PREFIX = "2001:db8:bad::"
@@ -141,6 +142,14 @@ def test_every_link_refuses_them(node: Node, name: str) -> None:
             link = "eth0" if prefix == "eth0" else attached.named(prefix)
             place = attached.pod if where == "pod" else node.path
             assert accepts(node, place, link) == 0, link
+
+
+def test_the_vlan_interface_of_a_gateway_refuses_them(node: Node, pod: Path) -> None:
+    if reason := vlan_missing():
+        pytest.skip(reason)
+    linux = {"bridge": "brnew", "gateway": True, "vlan": 7}
+    with on_a_new_bridge(node, pod, linux=linux, ipam=node.ipam("10.9.0.0/24")):
+        assert accepts(node, node.path, "brnew.7") == 0
 
 
 def test_the_tap_behind_a_foreign_interface_refuses_them(node: Node) -> None:
