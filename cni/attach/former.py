@@ -46,7 +46,7 @@ def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
     if "format" in data:
         return dict(data)
     record = {key: value for key, value in data.items() if key not in ("plan", "kit")}
-    record["format"] = 1
+    record |= {"format": 1, "begun": 0}
     record["steps"] = {half: [_step(s) for s in data["plan"][half]] for half in ("prepare", "bind")}
     record["facts"] = facts(data.get("facts", {})) | _gateway(record)
     record["port"] = port(data["kit"]) if data.get("kit") else {}

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Record:
     stdin: str
     env: dict[str, str]
     format: int = FORMAT
-    begun: int = 0
+    begun: int = field(default_factory=time.monotonic_ns)
     intent: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -320,7 +319,6 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
         netns_identity=call.pod.identity if call.pod else (0, 0),
         stdin=call.request.stdin.decode("utf-8", "replace"),
         env=call.request.env,
-        begun=time.monotonic_ns(),
     )
 
 
