@@ -158,7 +158,7 @@ def test_concurrently_no_address_is_given_twice(tmp_path: Path) -> None:
     "ranges",
     [
         [[{"subnet": "10.1.0.0/24", "gateway": "192.168.1.1"}]],
-        [[{"subnet": "10.1.0.0/24", "gateway": "fd00::1", "rangeStart": "10.1.0.0"}]],
+        [[{"subnet": "10.1.0.0/24", "gateway": "10.1.0.9", "rangeStart": "10.1.0.0"}]],
         [[{"subnet": "10.1.0.0/24", "gateway": "", "rangeStart": "", "rangeEnd": None}]],
         [[{"subnet": "::ffff:10.1.0.0/120"}]],
         [[{"subnet": "10.1.0.0/24", "rangeStart": "::ffff:10.1.0.9"}]],

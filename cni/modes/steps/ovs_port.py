@@ -76,6 +76,7 @@ class OvsPort(Step):
         pending.wait(0, _late(self.name))
 
     def renew(self, cx: Context, former: AttachmentKey) -> None:
+        cx.node.logical_ports.release(former)
         pending = self._rebind(cx, former, cx.key)
         pending.wait(cx.cancel.remaining(), cx.node.ovs.no_answer())
 
