@@ -26,8 +26,19 @@ ip link set lo up
 stty -F /dev/hvc0 raw -echo
 echo "kernel lab: Linux $(uname -r), up $(cut -d' ' -f1 /proc/uptime) s" >/dev/hvc0
 trap : CHLD
-setsid bash /run/lab/command </dev/null >/dev/hvc0 2>&1
-echo $? >/run/lab/status
+out=/dev/hvc0 copier=
+if [ "$TERM" = dumb ]; then # no terminal outside: the command must not see one either
+    out=/run/output PYTHONUNBUFFERED=1
+    export PYTHONUNBUFFERED
+    mkfifo "$out"
+    cat "$out" >/dev/hvc0 &
+    copier=$!
+fi
+setsid bash /run/lab/command </dev/null >"$out" 2>&1
+status=$?
+# What the command leaves running may hold the pipe.
+[ -z "$copier" ] || timeout 10 tail --pid="$copier" -f /dev/null
+echo "$status" >/run/lab/status
 dmesg | grep -E 'WARNING|BUG|Oops|Call Trace|RIP|rcu.*stall' >/run/lab/complaints
 sync
 echo o >/proc/sysrq-trigger

@@ -45,7 +45,7 @@ def run(kernel: Kernel, command: Sequence[str], seconds: float) -> int:
         _boot(_arguments(kernel, share), seconds)
         status, complaints = share / "status", share / "complaints"
         if not status.exists() or not status.read_text().strip():
-            console = (share / "console").read_text(errors="replace")[-2000:]
+            console = (share / "console").read_text(errors="replace")[-4000:]
             raise KernelError(f"the VM ended without a status; its console ends:\n{console}")
         if complaints.exists() and (text := complaints.read_text()):
             print(f"kernel lab: the kernel complained:\n{text}", file=sys.stderr)
