@@ -20,7 +20,7 @@ from cni.daemon.result_builder import build_device, build_result
 from cni.errors import VmlinkError
 from cni.ipam import delegate
 from cni.ipam.hostlocal import config as hostlocal
-from cni.kernel import rtnl_encode
+from cni.kernel import route_encode, rtnl_encode
 from cni.kernel.netns import descriptor
 from cni.kubeovn.pod_network import PodNetworks
 from cni.kubeovn.pods import Pod, Pods
@@ -285,7 +285,7 @@ def encode(plan: Plan, conf: NetConf, given: Result) -> None:
         rtnl_encode.add_address(3, ip.address)
     for route in given.routes:
         fields = {k: v for k, v in vars(route).items() if k not in ("dst", "gw")}
-        rtnl_encode.add_route(route.dst, index=3, gateway=route.gw or None, **fields)
+        route_encode.add_route(route.dst, index=3, gateway=route.gw or None, **fields)
     for limit in limits(rates_of(conf.bandwidth)):
         with refusals():
             limit.tbf(3, 1 << 16, 1400)
