@@ -9,11 +9,15 @@ from cni.errors import ClientGone, DeadlineExceeded
 
 
 class Cancel:
-    """A deadline `seconds` from now, and `gone`, which tells whether the caller has hung up."""
+    """A deadline `seconds` from now, and `gone`, which tells whether the caller has hung up.
+
+    `began` is now, when the request came, in seconds of CLOCK_MONOTONIC.
+    """
 
     def __init__(self, seconds: float, gone: Callable[[], bool] = lambda: False) -> None:
+        self.began = time.monotonic()
         self._limit = seconds
-        self._deadline = time.monotonic() + seconds
+        self._deadline = self.began + seconds
         self._gone = gone
 
     def check(self) -> None:

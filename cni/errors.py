@@ -106,6 +106,12 @@ class NotReady(VmlinkError):
     code = 50
 
 
+class CutOff(NotReady):
+    """An ADD cannot succeed, and pods that are attached have no or little traffic (code 51)."""
+
+    code = 51
+
+
 class AttachmentExists(VmlinkError):
     """The attachment, its address or its interface's name is there already (code 101)."""
 
@@ -142,3 +148,8 @@ class BadDevice(VmlinkError):
 
 class VmmRefused(VmlinkError):
     """A VMM refused a NIC or did not answer (code 100)."""
+
+
+def refuses_configuration(error: VmlinkError) -> bool:
+    """Tell whether this is about what was asked for, so that an ADD is refused for it as well."""
+    return error.code in (1, 2, 4, 6, 7)

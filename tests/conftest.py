@@ -6,13 +6,14 @@ import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from bench.testbed import snapshot
+from bench.testbed import snapshot, switch
 from bench.testbed.node import Node, exit_on_sigterm
 from bench.testbed.snapshot import Snapshot
+from bench.testbed.switch import Datapath
 from cni.kernel.netns import libc
 
 CLONE_NEWNS = 0x20000
@@ -117,6 +118,15 @@ def node() -> Iterator[Node]:
         made.start()
         made.run(["ip", "link", "add", "br0", "address", "02:00:00:00:00:b0", "type", "bridge"])
         yield made
+
+
+@pytest.fixture(scope="module", params=get_args(Datapath))
+def datapath(request: pytest.FixtureRequest) -> Datapath:
+    """The datapath of Open vSwitch: both where the kernel has one as well."""
+    kind: Datapath = request.param
+    if reason := switch.missing(datapath=kind):
+        pytest.skip(reason)
+    return kind
 
 
 @pytest.fixture

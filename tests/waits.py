@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.testbed import snapshot
+from bench.testbed.slowness import SLOWNESS
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOWNESS
     while not condition():
         assert time.monotonic() < end, f"the condition is still false after {seconds} s"
         time.sleep(0.002)

@@ -95,7 +95,7 @@ class VmlinkGuest(Datapath):
 
     def open(self, node: Node, container: str, stack: ExitStack) -> Endpoints:
         made = attach_guest(self._kind, node, container, stack, NAMED_VCPUS)
-        gateway = next(gw for _, gw in made.device["routes"] if gw and ":" not in gw)
+        gateway = next(r["gw"] for r in made.device["routes"] if ":" not in r["dst"])
         near, addresses = NamespaceHost(made.peer), made.device["addresses"]
         ends = _guest_endpoints(near, made.guest, addresses, gateway, stack)
         return replace(ends, sender_pays=not self._kind.switch)

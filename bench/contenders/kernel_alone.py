@@ -15,6 +15,7 @@ from cni.kernel import redirect, rtnl_encode, tuntap
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
+from cni.kernel.route_encode import add_route
 from cni.modes.steps.links import no_link_local
 
 BRIDGE, HOST_LINK, POD_LINK, TAP, GROUP, MTU = "floor0", "floorveth", "eth0", "floortap", 4711, 1500
@@ -107,7 +108,7 @@ class KernelAlone:
             index = netlink.index(POD_LINK) or 0
         messages = [*no_link_local(index, MTU), rtnl_encode.set_link(index, up=True)]
         messages.append(rtnl_encode.add_address(index, _ADDRESS))
-        messages.append(rtnl_encode.add_route(_ROUTE, gateway=_GATEWAY, index=index))
+        messages.append(add_route(_ROUTE, gateway=_GATEWAY, index=index))
         with watch.running():
             netlink.batch(*messages)
 

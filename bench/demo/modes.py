@@ -74,7 +74,8 @@ def _fill(kind: AttachmentType, row: Row, node: Node, seconds: float) -> None:
         guest, device, where = attached.guest, attached.device, str(attached.peer)
         row.add_ms = round(attached.add_ms, 2)
         nic = guest.nics()[0]
-        guest.configure(nic.name, device["addresses"], [gw for _, gw in device["routes"] if gw])
+        gateways = [r["gw"] for r in device["routes"] if "gw" in r]
+        guest.configure(nic.name, device["addresses"], gateways)
         ip = device["addresses"][0].partition("/")[0]
         row.guest = {"ip": ip, "mac": nic.mac, "mtu": nic.mtu}
         row.ping_ms = round(ping(where, ip), 3)

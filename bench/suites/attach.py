@@ -113,7 +113,7 @@ class LinuxScenario(Scenario):
 
 
 class OvsScenario(Scenario):
-    """Open vSwitch with its userspace datapath and few ports."""
+    """Open vSwitch with few ports: with the kernel's datapath where there is one."""
 
     switch = "ovs"
 

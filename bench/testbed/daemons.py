@@ -15,9 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Self
 
+from bench.testbed.slowness import SLOWNESS
 from cni.kernel.netns import Namespace
 
-SECONDS = 20  # limit for a daemon to start, and for a command
+SECONDS = 20 * SLOWNESS  # limit for a daemon to start, and for a command
 
 
 class SwitchError(Exception):

@@ -28,11 +28,12 @@ from typing import NamedTuple, Self
 
 from bench.testbed import qemu
 from bench.testbed.image import CACHE, image, locked, replace
+from bench.testbed.slowness import SLOWNESS
 
-BOOT_SECONDS = 60.0
-PROBE_SECONDS = 8.0
-ANSWER_GRACE = 10.0  # seconds beyond a command's limit until its answer must be there
-DAD_SECONDS = 15.0
+BOOT_SECONDS = 60.0 * SLOWNESS
+PROBE_SECONDS = 8.0 * SLOWNESS
+ANSWER_GRACE = 10.0 * SLOWNESS  # seconds beyond a command's limit until its answer must be there
+DAD_SECONDS = 15.0 * SLOWNESS
 TENTATIVE, DAD_FAILED = 0x40, 0x08  # IFA_F_* of linux/if_addr.h
 
 
@@ -143,7 +144,7 @@ class Guest:
             started = time.monotonic()
             guest = cls(_start(argv, log), scratch, log)
             try:
-                guest._connect(listener, started + timeout)
+                guest.connect(listener, started + timeout)
             except BaseException:
                 guest.close()
                 raise
@@ -176,11 +177,11 @@ class Guest:
     def run(self, command: str, timeout: float = 10.0) -> str:
         """Run a shell command in the guest; returns its stdout and stderr together.
 
-        Raises GuestError when its status is not 0, after `timeout` seconds (rounded up), and
-        when the guest does not answer.
+        Raises GuestError when its status is not 0, after `timeout` seconds (times
+        SLOWNESS, rounded up), and when the guest does not answer.
         """
         number = next(self._ids)
-        limit = math.ceil(timeout)
+        limit = math.ceil(timeout * SLOWNESS)
         line = command.replace("\\", "\\\\").replace("\n", "\\n")
         deadline = time.monotonic() + limit + ANSWER_GRACE
         self._socket().sendall(f"{number} {limit} {line}\n".encode())
@@ -247,7 +248,12 @@ class Guest:
             time.sleep(0.05)
         raise GuestError(f"{nic}: addresses still tentative after {DAD_SECONDS:.0f} s")
 
-    def _connect(self, listener: socket.socket, deadline: float) -> None:
+    def connect(self, listener: socket.socket, deadline: float) -> None:
+        """Wait until the guest takes commands, which reach it from `listener` by its second port.
+
+        `deadline` is in seconds of the monotonic clock. `boot` does this; what else has started
+        the guest, such as libvirt, is waited for here. Raises GuestError.
+        """
         self._wait(listener, deadline, "did not start")
         self._channel, _ = listener.accept()
         # The firmware and the driver's probing may have written to the channel before.

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from bench.testbed.slowness import SLOWNESS
+
 _TOKEN = "tests"
 Pod = dict[str, Any]
 
@@ -179,7 +181,7 @@ class FakeApiServer:
             return sum("watch=1" in line for line in self.requests) >= count
 
         with self.changed:
-            if not self.changed.wait_for(requested, seconds):
+            if not self.changed.wait_for(requested, seconds * SLOWNESS):
                 raise AssertionError(f"fewer than {count} watches in {self.requests}")
 
     def pod_list(self, node: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
+from bench.testbed.slowness import SLOWNESS
 from bench.testbed.switch import Datapath, Switch
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import CLONE_NEWNET, Namespace, libc
@@ -30,6 +31,7 @@ from cni.kernel.netns import CLONE_NEWNET, Namespace, libc
 BIN = Path(sys.executable).parent
 CLIENT = BIN / "vmlink"
 PLUGINS = Path("/usr/lib/cni")  # Debian's containernetworking-plugins
+START_SECONDS, STOP_SECONDS, RUN_SECONDS = 20 * SLOWNESS, 30 * SLOWNESS, 60 * SLOWNESS
 _MS_BIND = 4096
 _MNT_DETACH = 2
 
@@ -115,10 +117,10 @@ class Node:
     """A node: its namespace at `path`, its vmlinkd with `run_dir`.
 
     `switch` is its Open vSwitch, which vmlinkd uses too: "" for none, "ovs", or "dpdk". `datapath`
-    is the type of that switch's bridges.
+    is the type of that switch's bridges, by default `switch.best_datapath`.
     """
 
-    def __init__(self, switch: str = "", datapath: Datapath = "netdev") -> None:
+    def __init__(self, switch: str = "", datapath: Datapath | None = None) -> None:
         self.lab = Lab()
         self.path = self.lab.namespace("node")
         self.namespace = Namespace.open(str(self.path))
@@ -146,7 +148,7 @@ class Node:
     def start(self, command: Sequence[str] = (str(BIN / "vmlinkd"),), **env: str) -> None:
         """Start vmlinkd and wait until it is ready (sd_notify(3)).
 
-        Raises AssertionError, with vmlinkd's log, when it is not in 20 s.
+        Raises AssertionError, with vmlinkd's log, when it is not in START_SECONDS.
         """
         options = ["--run-dir", str(self.run_dir)]
         options += ["--ovs-db", self.switch.db] if self.switch else []
@@ -158,7 +160,7 @@ class Node:
             self.namespace.entered(),
         ):
             ready.bind(str(notify))
-            ready.settimeout(20)
+            ready.settimeout(START_SECONDS)
             env = {**os.environ, "NOTIFY_SOCKET": str(notify), **env}
             self.daemon = self.spawn([*command, *options], log, env)
             try:
@@ -173,15 +175,15 @@ class Node:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End vmlinkd by a signal and return its exit status.
 
-        Raises AssertionError, with the stacks of its threads, when it does not end in 30 s.
+        Raises AssertionError, with the stacks of its threads, when it does not end in STOP_SECONDS.
         """
         assert self.daemon is not None
         self.daemon.send_signal(number)
         try:
-            status = self.daemon.wait(30)
+            status = self.daemon.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as e:
             self.daemon.send_signal(signal.SIGABRT)  # faulthandler logs the stacks
-            self.daemon.wait(30)
+            self.daemon.wait(STOP_SECONDS)
             self.daemon = None
             raise AssertionError(f"vmlinkd does not end:\n{self.log.read_text()}") from e
         self.daemon = None
@@ -197,10 +199,12 @@ class Node:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the node's namespace, or in the one at `where`.
 
-        Raises CalledProcessError (with `check`), TimeoutExpired after 60 s.
+        Raises CalledProcessError (with `check`), TimeoutExpired after RUN_SECONDS.
         """
         with Namespace.open(str(where or self.path)) as namespace, namespace.entered():
-            return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60)
+            return subprocess.run(
+                command, check=check, capture_output=True, text=True, timeout=RUN_SECONDS
+            )
 
     def call(
         self,

@@ -41,16 +41,15 @@ class Ovn(Daemons):
     """The northbound and the southbound database, ovn-northd, and the nodes.
 
     `switches` are the nodes' switches as `Node` takes them: two at most, since one veth joins them.
-    `datapath` is the type of all bridges.
+    `datapath` is the type of all bridges, by default the best for each node.
     """
 
     def __init__(
-        self, switches: Sequence[str] = ("ovs", "ovs"), datapath: Datapath = "netdev"
+        self, switches: Sequence[str] = ("ovs", "ovs"), datapath: Datapath | None = None
     ) -> None:
         self.nodes = [Node(kind, datapath) for kind in switches]
         super().__init__(self.nodes[0].namespace, "vmlink-ovn-")
         self.nb, self.sb = f"unix:{self.dir}/nb.sock", f"unix:{self.dir}/sb.sock"
-        self._datapath = datapath
         self._servers: dict[str, subprocess.Popen[bytes]] = {}
         self.controllers: dict[int, subprocess.Popen[bytes]] = {}
         for node in self.nodes:
@@ -151,14 +150,14 @@ class Ovn(Daemons):
 
     def _configure(self, number: int, node: Node) -> None:
         """Tell ovn-controller who it is (ovn-controller(8), section "Configuration")."""
+        assert node.switch
         keys = {
             "system-id": self.chassis(number),
             "ovn-remote": self.sb,
             "ovn-encap-type": "geneve",
             "ovn-encap-ip": _UNDERLAY.format(number + 1),
-            "ovn-bridge-datapath-type": self._datapath,
+            "ovn-bridge-datapath-type": node.switch.datapath,
         }
-        assert node.switch
         settings = [f'external_ids:{key}="{value}"' for key, value in keys.items()]
         node.switch.vsctl("set", "Open_vSwitch", ".", *settings)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from bench.testbed.node import BIN, Node
+from bench.testbed.slowness import SLOWNESS
 from cni.daemon.pool_store import read_json
 
-FILL_SECONDS = 20
+FILL_SECONDS = 20 * SLOWNESS
 
 
 def start(node: Node, network: str, size: int) -> None:

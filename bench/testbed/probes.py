@@ -12,6 +12,7 @@ import subprocess
 from typing import Any
 
 from bench.testbed.guest import Guest, GuestError, enter_namespace
+from bench.testbed.slowness import SLOWNESS
 
 _ports = itertools.count(5201)
 
@@ -91,7 +92,7 @@ def _run(argv: list[str], where: str | Guest, timeout: float) -> str:
             [*enter_namespace(where), *argv],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * SLOWNESS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.testbed.slowness import SLOWNESS
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import libc
 
 Snapshot = frozenset[str]
 _PR_SET_CHILD_SUBREAPER = 36
-_MACVTAP_SECONDS = 30.0  # how long the kernel may take to remove device nodes
+_MACVTAP_SECONDS = 30.0 * SLOWNESS  # how long the kernel may take to remove device nodes
 
 
 class Process(NamedTuple):

@@ -54,18 +54,23 @@ def _has_kernel_datapath() -> bool:
     return asked.returncode == 0
 
 
+def best_datapath(dpdk: bool = False) -> Datapath:
+    """The kernel's datapath where there is one, as most users have it; DPDK has its own."""
+    return "netdev" if dpdk or missing(datapath="system") else "system"
+
+
 class Switch(Daemons):
     """ovsdb-server and ovs-vswitchd.
 
-    `datapath` is the type of the bridges, `db` the address of the database, `log` the log of
-    ovs-vswitchd, `ovsdb` and `vswitchd` the processes while they run.
+    `datapath` is the type of the bridges, by default `best_datapath`, `db` the address of the
+    database, `log` the log of ovs-vswitchd, `ovsdb` and `vswitchd` the processes while they run.
     """
 
     def __init__(
-        self, namespace: Namespace, dpdk: bool = False, datapath: Datapath = "netdev"
+        self, namespace: Namespace, dpdk: bool = False, datapath: Datapath | None = None
     ) -> None:
         super().__init__(namespace, "vmlink-ovs-")
-        self.datapath = datapath
+        self.datapath = datapath or best_datapath(dpdk)
         self.db = f"unix:{self.dir}/db.sock"
         self.log = self.dir / "vswitchd.log"
         self.vswitchd: subprocess.Popen[bytes] | None = None

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from bench.testbed.guest import GuestError
 from bench.testbed.image import image
+from bench.testbed.slowness import SLOWNESS
 from cni.kernel.netns import Namespace
 
 PAYLOAD = 32  # bytes, the least that traffic.c sends: 74 with the headers
@@ -34,7 +35,7 @@ class Host(Protocol):
     """Where commands run: `bench.testbed.guest.Guest`, or a NamespaceHost."""
 
     def run(self, command: str, timeout: float = ...) -> str:
-        """What a command prints, within `timeout` seconds. Raises GuestError."""
+        """What a command prints, within `timeout` seconds times SLOWNESS. Raises GuestError."""
         ...
 
     def spawn(self, command: str) -> int:
@@ -55,10 +56,10 @@ class NamespaceHost:
         self._spawned: dict[int, subprocess.Popen[str]] = {}
 
     def run(self, command: str, timeout: float = 10.0) -> str:
-        """What a command prints, within `timeout` seconds. Raises GuestError."""
+        """What a command prints, within `timeout` seconds times SLOWNESS. Raises GuestError."""
         with self._start(command, subprocess.PIPE) as process:
             try:
-                output = process.communicate(timeout=timeout)[0]
+                output = process.communicate(timeout=timeout * SLOWNESS)[0]
             except BaseException as error:
                 process.kill()
                 if isinstance(error, subprocess.TimeoutExpired):

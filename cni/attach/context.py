@@ -15,10 +15,12 @@ from cni.cancel import Cancel
 from cni.config.settings import DAN_DIR
 from cni.ipam import delegate
 from cni.ipam.reservations import Reservations
+from cni.kernel.announcer import Announcer
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.ovs.database import Database
+from cni.ovs.ovn import Claims
 from cni.spec.types import AttachmentKey, Result
 
 
@@ -36,6 +38,8 @@ class Node:
     ovs: Database
     dan_dir: Path = Path(DAN_DIR)
     reservations: Reservations = field(default_factory=Reservations)
+    logical_ports: Claims = field(default_factory=Claims)
+    announcer: Announcer = field(default_factory=Announcer)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,11 @@ class PromisedAddresses(Fact):
 
 
 class Context:
-    """One request on its way through the steps of a plan."""
+    """One request on its way through the steps of a plan.
+
+    `clean` turns false when an undo fails. `recorded` is false at a DEL without a record: it is not
+    known that its ADD was ever begun.
+    """
 
     log = logging.getLogger("vmlink")
 
@@ -77,6 +85,7 @@ class Context:
         self.facts = facts or Facts()
         self.timings = {} if timings is None else timings
         self.clean = True
+        self.recorded = True
 
     @property
     def netns_path(self) -> str:

@@ -46,11 +46,20 @@ def upgraded(data: Mapping[str, Any]) -> dict[str, Any]:
     if "format" in data:
         return dict(data)
     record = {key: value for key, value in data.items() if key not in ("plan", "kit")}
-    record["format"] = 1
+    record |= {"format": 1, "begun": 0}
     record["steps"] = {half: [_step(s) for s in data["plan"][half]] for half in ("prepare", "bind")}
-    record["facts"] = facts(data.get("facts", {}))
+    record["facts"] = facts(data.get("facts", {})) | _gateway(record)
     record["port"] = port(data["kit"]) if data.get("kit") else {}
     return record
+
+
+def _gateway(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the gateway's addresses, which format 1 did not keep, from the CNI result."""
+    if all(step["step"] != "Gateway" for half in record["steps"].values() for step in half):
+        return {}
+    ips = [ip for ip in record.get("result", {}).get("ips", ()) if ip.get("gateway")]
+    cidrs = [f"{ip['gateway']}/{ip['address'].partition('/')[2]}" for ip in ips]
+    return {"GatewayAddresses": {"cidrs": cidrs}} if cidrs else {}
 
 
 def port(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -36,7 +38,8 @@ class Record:
 
     `intent` is true until the ADD has succeeded. `stdin` and `env` are the ADD's own: an IPAM
     plugin needs them to release its addresses. `steps` and `facts` are JSON; `plan` and
-    `known_facts` read them. `port` is the pool's, as it was taken.
+    `known_facts` read them. `port` is the pool's, as it was taken. `begun` is when, in ns of the
+    monotonic clock; 0 in records of format 1.
     """
 
     container_id: str
@@ -50,6 +53,7 @@ class Record:
     stdin: str
     env: dict[str, str]
     format: int = FORMAT
+    begun: int = field(default_factory=time.monotonic_ns)
     intent: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
@@ -60,6 +64,11 @@ class Record:
     def key(self) -> AttachmentKey:
         """The key of the attachment, with the prepared port that it has."""
         return AttachmentKey(self.container_id, self.ifname, self.port.get("id", ""))
+
+    @property
+    def order(self) -> tuple[int, list[str | int]]:
+        """The place among a container's NICs: as attached, and eth10 after eth9."""
+        return self.begun, natural(self.ifname)
 
     def plan(self) -> Plan | None:
         """Return the plan; None for one that this version of vmlink does not know."""
@@ -72,6 +81,12 @@ class Record:
         except _FOREIGN as e:
             log.warning("the record of %s has facts of another version: %r", self.key, e)
             return Facts()
+
+
+def natural(name: str) -> list[str | int]:
+    """Return what a name is sorted by, so that eth10 comes after eth9."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)]
 
 
 def read_plan(steps: dict[str, Any], where: str) -> Plan | None:

@@ -28,6 +28,7 @@ class ModeRules:
     and need no address. `keys` are the keys of the configuration that belong to this mode and not
     to all, with a dot for one in a section. `poolable`: ports can be prepared before a pod comes.
     `guards` are the uplinks on which what the guest sends is guarded.
+    `hears`: the pod's namespace gets what is sent to the interface, and not a guest alone.
     """
 
     uplinks: tuple[str, ...]
@@ -37,6 +38,7 @@ class ModeRules:
     result_styles: tuple[str, ...] = (PLAIN,)
     poolable: bool = False
     guards: tuple[str, ...] = ()
+    hears: bool = False
 
 
 Rules = Mapping[str, ModeRules]  # by the names of the modes; the first is the default
@@ -115,6 +117,11 @@ def refuse_combination(
                 raise BadConfig(f"{key}: belongs to a network with an uplink, and this is chained")
     if isinstance(uplink, LinuxUplink) and uplink.gateway and not conf.get("ipam"):
         raise BadConfig("linux.gateway: needs ipam, whose gateway the bridge becomes")
+    if (conf.get("ipam") or {}).get("type") == "dhcp" and not rules[mode].hears:
+        raise BadConfig(
+            f"ipam.type: dhcp asks in the pod's namespace, and in mode {mode} the guest alone "
+            "would get the answer; drop ipam, so that the guest asks the DHCP server itself"
+        )
     if conf.get("kubeovn"):
         _refuse_beside_kubeovn(uplink, conf)
 

@@ -15,11 +15,11 @@ from cni.config import guard, mode_rules, nic, uplinks
 from cni.config.guard import GuardConf
 from cni.config.mode_rules import ANY_RUNTIME, PLAIN, Rules
 from cni.config.nic import TapConf
-from cni.config.readers import choice, flag, items, number, obj, refuse_unknown
+from cni.config.readers import choice, flag, items, number, obj, refuse_unknown, text, texts
 from cni.config.uplinks import Chained, Uplink
 from cni.errors import BadConfig
 from cni.spec import result as results
-from cni.spec.request import PER_CALL_KEYS
+from cni.spec.request import DEVICE_KEYS, PER_CALL_KEYS
 from cni.spec.types import AttachmentKey, Bandwidth, Lease, Request, Result
 
 REDIRECTS = ("auto", "tcx", "cls_bpf", "mirred")
@@ -29,6 +29,7 @@ _CNI = PER_CALL_KEYS | frozenset("name type ipam dns capabilities".split())
 _OWN = frozenset(  # and those that modes and uplinks name
     "mode runtime redirect mtu mac queues bandwidth kubeovn resultStyle guard".split()
 )
+_RUNTIME_DNS = {"servers": "nameservers", "searches": "search", "options": "options"}
 _PROVIDER = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _MAX_QUEUES = 256  # MAX_TAP_QUEUES in drivers/net/tun.c
 _MAX_MTU = 65521  # the tap's: 65535 less an Ethernet header
@@ -58,6 +59,7 @@ class NetConf:
     """What a mode needs to know of a network.
 
     `mtu` 0 takes the uplink's; `queues` counts pairs; `ipam` is the type of the IPAM plugin;
+    `fixed_address`: the pod has asked for the address that it gets, perhaps one that it had before;
     `lease` is what kube-ovn chose for the pod, which the configuration alone does not tell; `guard`
     is None where the guest may send what it likes.
     """
@@ -76,12 +78,18 @@ class NetConf:
     bandwidth: Bandwidth | None = None
     device_info: str = ""
     ipam: str = ""
+    fixed_address: bool = False
     kubeovn: KubeOvn | None = None
     lease: Lease | None = None
     result_style: str = PLAIN
     prev: Result | None = None
     dns: Mapping[str, Any] = field(default_factory=dict)
     guard: GuardConf | None = None
+
+    @property
+    def chained(self) -> bool:
+        """Whether the pod's interface is another plugin's."""
+        return isinstance(self.uplink, Chained)
 
 
 def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetConf:
@@ -91,7 +99,9 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
     Raises UnsupportedField, BadConfig or BadEnvironment (CNI_ARGS), each with the remedy.
     """
     conf = request.conf
-    refuse_unknown(conf, _CNI | _OWN | {*uplinks.UPLINKS} | {*mode_rules.keys(rules)})
+    refuse_unknown(conf, known_keys(rules))
+    for key in DEVICE_KEYS:  # no mode hands a device of the node's to the pod
+        text(conf, key)
     mode, where = choice(conf, "mode", tuple(rules)), "mode"
     if chosen and chosen.mode != mode:
         mode, where = chosen.mode, chosen.where
@@ -121,12 +131,18 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
         bandwidth=nic.bandwidth(conf),
         device_info=nic.device_info(conf),
         ipam=ipam,
+        fixed_address=nic.has_fixed_address(request),
         kubeovn=kubeovn(conf),
         result_style=style,
         prev=prev,
-        dns=obj(conf, "dns"),
+        dns=_dns(conf),
         guard=guard.parse(conf, mode, uplink.kind, rules[mode]),
     )
+
+
+def known_keys(rules: Rules) -> frozenset[str]:
+    """Return all keys that a configuration may have."""
+    return _CNI | _OWN | {*uplinks.UPLINKS} | {*mode_rules.keys(rules)}
 
 
 def kubeovn(conf: Mapping[str, Any]) -> KubeOvn | None:
@@ -183,6 +199,15 @@ def _ipam(conf: Mapping[str, Any]) -> str:
     if not kind and obj(conf, "ipam"):
         raise BadConfig("ipam.type: required, the name of an IPAM plugin such as host-local")
     return kind
+
+
+def _dns(conf: Mapping[str, Any]) -> dict[str, Any]:
+    """The runtime's, else the network's. Source: CNI conventions, capability `dns`."""
+    where = "runtimeConfig."
+    data = obj(obj(conf, "runtimeConfig"), "dns", where)
+    asked = {key: texts(data, name, where + "dns.") for name, key in _RUNTIME_DNS.items()}
+    passed = {key: value for key, value in asked.items() if value}
+    return passed or results.load_dns(conf.get("dns"), "dns")
 
 
 def _macvtap_mode(conf: Mapping[str, Any]) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni.config.mode_rules import KATAS_LINKS, ModeRules
-from cni.config.readers import is_unicast_mac, link_name, number, obj, refuse_unknown
+from cni.config.readers import as_path, is_unicast_mac, link_name, number, obj, refuse_unknown
 from cni.errors import BadConfig, BadEnvironment
-from cni.spec.types import Bandwidth, Request
+from cni.spec.types import Bandwidth, Request, mac_of
 
+_OF_POD = "pod"
 _MAX_ID = 2**32 - 2  # the last uid is the kernel's "no such user"
 _MAX_BITS = 2**53  # what every JSON parser on the way keeps exactly
 # Runtimes give 2**31-1 or 2**32-1 bits to a pod whose annotations have a rate alone. Taken by the
@@ -34,7 +35,9 @@ class TapConf:
 def mac(request: Request) -> str:
     """Return the MAC that was asked for, in lower case; "" for none. Raises BadConfig.
 
-    Source: CNI conventions: runtimeConfig, then args.cni, then CNI_ARGS, then the configuration.
+    The configuration's may be "pod": one that derives from the pod's name, its network and its
+    interface, so that a pod which comes back has it again. Source: CNI conventions: runtimeConfig,
+    then args.cni, then CNI_ARGS, then the configuration.
     """
     conf = request.conf
     places = (
@@ -44,8 +47,36 @@ def mac(request: Request) -> str:
         ("mac", conf.get("mac")),
     )
     for where, value in places:
+        if (where, value) == ("mac", _OF_POD):
+            return _mac_of_pod(request)
         if value not in (None, ""):
             return _checked_mac(where, value)
+    return ""
+
+
+def has_fixed_address(request: Request) -> bool:
+    """Return whether the pod has asked for its address, or the network has given it one.
+
+    Source: CNI conventions, `ips`; the IPAM plugin static.
+    """
+    conf = request.conf
+    asked = (
+        obj(conf, "runtimeConfig").get("ips"),
+        obj(obj(conf, "args"), "cni", "args.").get("ips"),
+        request.args.get("IP"),
+    )
+    return any(asked) or obj(conf, "ipam").get("type") == "static"
+
+
+def _mac_of_pod(request: Request) -> str:
+    names = [request.args.get(f"K8S_POD_{what}", "") for what in ("NAMESPACE", "NAME")]
+    if request.key and all(names):
+        return mac_of(request.conf["name"], *names, request.key.ifname)
+    if request.verb == "ADD":
+        raise BadConfig(
+            f"mac: {_OF_POD} needs K8S_POD_NAMESPACE and K8S_POD_NAME in CNI_ARGS; drop it, or "
+            "give a MAC"
+        )
     return ""
 
 
@@ -124,8 +155,5 @@ def device_info(conf: Mapping[str, Any]) -> str:
 
     Source: Network Plumbing Working Group, "Device Information Specification" 1.1.0.
     """
-    path = obj(conf, "runtimeConfig").get("CNIDeviceInfoFile") or ""
-    if not isinstance(path, str) or (path and not path.startswith("/")) or "\0" in path:
-        where = "runtimeConfig.CNIDeviceInfoFile"
-        raise BadConfig(f"{where}: expected an absolute path, found {path!r}")
-    return path
+    path = obj(conf, "runtimeConfig").get("CNIDeviceInfoFile")
+    return as_path(path, "runtimeConfig.CNIDeviceInfoFile") if path else ""

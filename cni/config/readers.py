@@ -13,6 +13,7 @@ from typing import Any
 
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField
 from cni.spec.request import check_ifname
+from cni.spec.types import is_plain
 
 MAX_VLAN = 4094
 SUN_PATH = 107  # bytes of a unix socket's path, unix(7): 108 with the zero at its end
@@ -43,10 +44,10 @@ def as_list(value: Any, where: str) -> list[Any]:
 
 
 def as_text(value: Any, where: str) -> str:
-    """Return a text, which may be empty."""
-    if not isinstance(value, str):
+    """Return a text, which may be empty, and which files and databases can keep."""
+    if not is_plain(value):
         raise BadConfig(f"{where}: expected a text, found {value!r}")
-    return value
+    return str(value)
 
 
 def as_number(value: Any, where: str, low: int, high: int) -> int:
@@ -65,9 +66,9 @@ def as_choice(value: Any, where: str, allowed: Collection[str]) -> str:
 
 def as_path(value: Any, where: str) -> str:
     """Return an absolute path."""
-    if not isinstance(value, str) or not value.startswith("/"):
+    if not is_plain(value) or not value.startswith("/"):
         raise BadConfig(f"{where}: expected an absolute path, found {value!r}")
-    return value
+    return str(value)
 
 
 def as_socket_path(value: Any, where: str) -> str:
@@ -114,6 +115,11 @@ def items(data: Mapping[str, Any], key: str, where: str = "") -> list[Any]:
     """Read a list; [] where it is absent or null."""
     value = data.get(key)
     return [] if value is None else as_list(value, where + key)
+
+
+def texts(data: Mapping[str, Any], key: str, where: str = "") -> list[str]:
+    """Read a list of texts; [] where it is absent or null."""
+    return [as_text(item, f"{where}{key}[{n}]") for n, item in enumerate(items(data, key, where))]
 
 
 def link_name(data: Mapping[str, Any], key: str, where: str = "") -> str:

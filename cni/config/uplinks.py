@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from cni.config.readers import MAX_VLAN, flag, items, link_name, number, obj, refuse_unknown
 from cni.errors import BadConfig
+from cni.spec.types import is_plain
 
 OWN_IDS = "vmlink-"  # what external_ids of ours begin with
 
@@ -147,7 +148,7 @@ def _port_name(args: Mapping[str, str], ovn: bool) -> dict[str, str]:
 
 def _external_ids(data: Mapping[str, Any]) -> dict[str, str]:
     for key, value in data.items():
-        if not isinstance(value, str) or not value:
+        if not is_plain(key) or not is_plain(value) or not value:
             raise BadConfig(f"ovs.external_ids.{key}: expected a text, found {value!r}")
         if key.startswith("ovn-installed"):
             raise BadConfig(f"ovs.external_ids.{key}: is ovn-controller's answer; drop it")

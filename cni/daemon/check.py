@@ -13,16 +13,17 @@ from cni.spec import result as results
 from cni.spec.types import Result, Route
 
 
-def check_namespace(expected: Result, ifname: str, netlink: Netlink) -> None:
+def check_namespace(expected: Result, ifname: str, netlink: Netlink, chained: bool) -> None:
     """Compare the pod's namespace, whose `netlink` it is. Raises CheckFailed.
 
-    What others added is no difference: plugins later in the chain may have their reasons.
+    What others added is no difference: plugins later in the chain may have their reasons. Where
+    vmlink is `chained`, the plugin before it may have left the interface out of its result.
     """
-    position = _position(expected, ifname)
+    position = _position(expected, ifname, chained)
     link = netlink.link(ifname)
     if link is None:
         raise CheckFailed(f"{ifname}: expected in the pod's namespace, found nothing")
-    _check_link(expected.interfaces[position].mac, link)
+    _check_link(_mac(expected, position), link)
     present = {ip_interface(a) for a in netlink.addresses(link.index)}
     _check_addresses(expected, position, ifname, present)
     if expected.routes:
@@ -33,32 +34,42 @@ def check_namespace(expected: Result, ifname: str, netlink: Netlink) -> None:
 
 def check_result(expected: Result, ifname: str, of_add: Mapping[str, Any]) -> None:
     """Compare ADD's result, where the interface is the guest's alone. Raises CheckFailed."""
-    position = _position(expected, ifname)
+    position = _position(expected, ifname, chained=False)
     result = results.load(of_add)
     ours = next(i for i in result.interfaces if i.name == ifname)
-    mac = expected.interfaces[position].mac.lower()
-    if mac != ours.mac:
+    mac = _mac(expected, position)
+    if mac not in ("", ours.mac):
         raise CheckFailed(f"{ifname}: expected MAC {mac}, found {ours.mac}")
     present = {ip_interface(ip.address) for ip in result.ips}
     _check_addresses(expected, position, ifname, present)
 
 
-def _position(expected: Result, ifname: str) -> int:
+def _position(expected: Result, ifname: str, chained: bool) -> int | None:
     try:
-        return expected.position_of(ifname)
+        position = expected.position_of(ifname)
     except BadConfig as e:
         raise CheckFailed(e.msg) from e
+    if position is None and not chained:
+        raise CheckFailed(f"prevResult: expected interface {ifname} with a sandbox, found none")
+    return position
 
 
-def _check_addresses(expected: Result, position: int, ifname: str, present: Iterable[Any]) -> None:
-    for ip in expected.ips:
-        if ip.interface in (position, None) and ip_interface(ip.address) not in present:
+def _mac(expected: Result, position: int | None) -> str:
+    """The MAC in lower case; "" where the result has none, since it is optional."""
+    return "" if position is None else expected.interfaces[position].mac.lower()
+
+
+def _check_addresses(
+    expected: Result, position: int | None, ifname: str, present: Iterable[Any]
+) -> None:
+    for ip in expected.ips_of(position):
+        if ip_interface(ip.address) not in present:
             shown = ", ".join(map(str, present)) or "none"
             raise CheckFailed(f"{ifname}: expected address {ip.address}, found {shown}")
 
 
 def _check_link(mac: str, link: LinkInfo) -> None:
-    if mac and mac.lower() != link.mac:
+    if mac not in ("", link.mac):
         raise CheckFailed(f"{link.name}: expected MAC {mac}, found {link.mac}")
     if not link.up:
         raise CheckFailed(f"{link.name}: expected up, found down")

@@ -24,8 +24,9 @@ from cni.config.network import NetConf
 from cni.daemon import check
 from cni.daemon.pool import Pools
 from cni.daemon.result_builder import build_device, build_result
-from cni.errors import BadConfig, BadEnvironment, CheckFailed, VmlinkError
+from cni.errors import BadConfig, BadEnvironment, CheckFailed, VmlinkError, refuses_configuration
 from cni.ipam import delegate
+from cni.kernel import capabilities
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from cni.kubeovn.pod_network import PodNetworks
@@ -154,8 +155,11 @@ class Engine:
 
     def delete(self, call: Call) -> None:
         """Undo the attachment; what is absent counts as undone. Raises the first error."""
+        if call.request.key is None:  # no ADD could have had these names
+            return
         with self._locks.held(call.key, call.cancel):
-            self._revert(*self._undoable(call, self._store.load(call.key)), call)
+            record = self._store.load(call.key)
+            self._revert(*self._undoable(call, record), call, recorded=record is not None)
 
     def _undoable(self, call: Call, record: Record | None) -> tuple[Plan, Record]:
         """Return what is to be undone: the record's plan, if this version knows it.
@@ -200,26 +204,28 @@ class Engine:
     def _compare(self, conf: NetConf, record: Record, cx: Context) -> None:
         assert conf.prev is not None
         if self._modes[conf.mode].in_pod(conf):
-            check.check_namespace(conf.prev, cx.key.ifname, cx.pod_netlink)
+            check.check_namespace(conf.prev, cx.key.ifname, cx.pod_netlink, conf.chained)
         else:
             check.check_result(conf.prev, cx.key.ifname, record.result)
 
     def collect(self, call: Call) -> None:
         """Delete the network's attachments that are no longer valid. Raises what went wrong."""
-        conf = self._networks.parse(call.request)
         valid = network.valid_attachments(call.request.conf)
         errors: list[str] = []
         for record in self._store.all():
-            if record.network == conf.network and record.key not in valid:
+            if record.network == call.request.conf["name"] and record.key not in valid:
                 try:
                     self._collect_one(record.key, call)
                 except Exception as e:  # the rest is collected all the same
                     errors.append(f"{record.key}: {e}")
-        if conf.ipam:
+        if call.request.conf.get("ipam"):
             try:
-                delegate.collect(_ipam_call(call.request), valid)
+                delegate.collect(delegate.Call.of(call.request), valid)
             except VmlinkError as e:
-                errors.append(f"ipam {conf.ipam}: {e.msg}")
+                if refuses_configuration(e):
+                    log.warning("GC passes over IPAM, which an ADD cannot use: %s", e.msg)
+                else:
+                    errors.append(f"ipam: {e.msg}")
         if errors:
             raise VmlinkError("GC: " + "; ".join(errors))
 
@@ -232,10 +238,11 @@ class Engine:
     def status(self, call: Call) -> None:
         """Answer STATUS. Raises NotReady when an ADD cannot succeed here now."""
         conf = self._parse(call)
+        capabilities.require()
         self._modes[conf.mode].ready(conf, self._node)
         self._networks.ready(conf)
         if conf.ipam:
-            delegate.status(_ipam_call(call.request))
+            delegate.status(delegate.Call.of(call.request))
 
     def _parse(self, call: Call) -> NetConf:
         conf = self._networks.parse(call.request)
@@ -251,10 +258,11 @@ class Engine:
         self._store.finish(record)
         return result
 
-    def _revert(self, steps: Plan, record: Record, call: Call) -> None:
+    def _revert(self, steps: Plan, record: Record, call: Call, recorded: bool = True) -> None:
         """Undo a plan with the request that made it.
 
-        So an address is released with the configuration that it was taken with.
+        So an address is released with the configuration that it was taken with. A record that is
+        not `recorded` was made up for a DEL.
         """
         with ExitStack() as stack:
             pod = call.pod
@@ -262,6 +270,7 @@ class Engine:
                 stack.enter_context(pod)
             undo = Call(_request_of(record), call.cancel, pod, call.notes)
             cx = stack.enter_context(self._context(record, steps, undo))
+            cx.recorded = recorded
             plan.revert(steps, cx, lambda: self._give_back(record, cx))
         self._store.remove(record.key)
 
@@ -277,7 +286,7 @@ class Engine:
             host_netlink=self._netlink(),
             pod=call.pod,
             cancel=call.cancel,
-            ipam_call=_ipam_call(call.request),
+            ipam_call=delegate.Call.of(call.request),
             pod_links=steps.pod_links(),
             facts=record.known_facts(),
             timings=call.notes.setdefault("steps", {}),
@@ -308,7 +317,7 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
         steps=steps.to_json(),
         netns_path=call.request.netns_path,
         netns_identity=call.pod.identity if call.pod else (0, 0),
-        stdin=call.request.stdin.decode(),
+        stdin=call.request.stdin.decode("utf-8", "replace"),
         env=call.request.env,
     )
 
@@ -316,17 +325,6 @@ def _record(call: Call, conf: NetConf, steps: Plan) -> Record:
 def _request_of(record: Record) -> Request:
     """Return the DEL that belongs to the record's ADD."""
     return cni_request.parse({**record.env, "CNI_COMMAND": "DEL"}, record.stdin.encode())
-
-
-def _ipam_call(request: Request) -> delegate.Call:
-    return delegate.Call(
-        network=request.conf["name"],
-        config=request.conf,
-        env=request.env,
-        stdin=request.stdin,
-        key=request.key,
-        args=request.args,
-    )
 
 
 def _reopen(record: Record) -> Namespace | None:

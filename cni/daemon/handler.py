@@ -82,6 +82,8 @@ def _serve(
         if fd is not None:
             stack.callback(os.close, fd)
         request = spec.parse(frame.env, frame.stdin)
+        if request.flaws:
+            notes["passed_over"] = list(request.flaws)
         cancel = Cancel(seconds, gone if request.verb == "ADD" else lambda: False)
         if pod := _namespace(request, fd):
             stack.enter_context(pod)

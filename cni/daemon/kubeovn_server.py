@@ -109,7 +109,8 @@ def check_network(settings: KubeOvnSocket, rules: Rules, where: str) -> None:
     """Raise BadConfig, beginning with `where`, when `network` is no configuration for kube-ovn."""
     try:
         conf = _network_conf(settings, CniRequest(provider="ovn"))
-        network.parse(Request("ADD", _VERSION, conf, b"", {}), rules)
+        pod = {"K8S_POD_NAMESPACE": "any", "K8S_POD_NAME": "any"}  # which each request has
+        network.parse(Request("ADD", _VERSION, conf, b"", {}, pod), rules)
     except VmlinkError as e:
         raise BadConfig(f"{where}: {e.msg}") from e
 

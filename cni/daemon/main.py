@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             logs.set_up(config.log_level)
             serve(options.run_dir.absolute(), config)
     except (VmlinkError, OSError) as e:
-        print(f"vmlinkd: {e}", file=sys.stderr)
+        logs.last_words(f"vmlinkd: {e}")
         return 1
     return 0
 

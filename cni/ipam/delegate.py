@@ -23,7 +23,7 @@ from typing import Any
 from cni.errors import BadConfig, DeadlineExceeded, IpamFailed, NotReady, VmlinkError
 from cni.ipam.hostlocal import verbs
 from cni.spec import result
-from cni.spec.types import AttachmentKey, Result
+from cni.spec.types import AttachmentKey, Request, Result
 
 HOST_LOCAL = "host-local"
 SECONDS = 30.0  # how long an executed plugin may take, unless the caller says otherwise
@@ -45,6 +45,12 @@ class Call:
     stdin: bytes = b""
     key: AttachmentKey | None = None
     args: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, request: Request) -> Call:
+        """Return what IPAM needs of the request."""
+        conf = request.conf
+        return cls(conf["name"], conf, request.env, request.stdin, request.key, request.args)
 
     @property
     def type(self) -> str:
@@ -82,7 +88,7 @@ def begin_add(call: Call) -> Callable[[float], Result]:
     def wait(seconds: float) -> Result:
         if not outcome:
             try:
-                outcome.append(_result(child, child.finish(seconds)))
+                outcome.append(read_result(child.kind, child.finish(seconds)))
             except VmlinkError as e:
                 outcome.append(e)
             finally:
@@ -233,7 +239,8 @@ class _Child:
     def _failure(self, code: int, out: bytes) -> IpamFailed:
         error = _json(out)
         number, msg = error.get("code"), error.get("msg")
-        if isinstance(number, int) and number > 0 and isinstance(msg, str) and number is not True:
+        is_code = isinstance(number, int) and number is not True and 0 < number < 2**32
+        if is_code and isinstance(msg, str):
             details = error.get("details")
             source = f"from the IPAM plugin {self.kind}, {self.verb}"
             return IpamFailed(msg, f"{details}; {source}" if details else source, code=number)
@@ -257,16 +264,17 @@ def _json(data: bytes) -> dict[str, Any]:
     return decoded if isinstance(decoded, dict) else {}
 
 
-def _result(child: _Child, out: bytes) -> Result:
+def read_result(kind: str, out: bytes) -> Result:
+    """Read what the plugin `kind` has printed at an ADD. Raises IpamFailed."""
     data = _json(out)
     version = data.get("cniVersion")
     if version not in result.VERSIONS:
         raise IpamFailed(
-            f"ipam.type: {child.kind} ADD printed no result of CNI {', '.join(result.VERSIONS)}",
+            f"ipam.type: {kind} ADD printed no result of CNI {', '.join(result.VERSIONS)}",
             out[:200].decode("utf-8", "replace"),
         )
     try:
-        loaded = result.load(data, f"result of {child.kind}")
+        loaded = result.load(data, f"result of {kind}")
     except VmlinkError as e:
         raise IpamFailed(e.msg) from e
     ips = tuple(replace(ip, interface=None) for ip in loaded.ips)

@@ -1,12 +1,11 @@
-"""A NETLINK_ROUTE socket: batches of requests, reads of what is there, errors with their cause.
+"""A netlink socket: batches of requests, reads of what is there, errors with their cause.
 
-Sources: rtnetlink(7), netlink(7), netdevice(7).
+Sources: rtnetlink(7), netlink(7), linux/genetlink.h.
 """
 
 from __future__ import annotations
 
 import errno as errnos
-import fcntl
 import os
 import socket
 import struct
@@ -15,7 +14,9 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from cni.errors import KernelRefused
-from cni.kernel import rtnl_encode, rtnl_queries, tc_encode
+from cni.kernel import bridge_vlans, rtnl_encode, rtnl_queries, tc_encode
+from cni.kernel.bridge_vlans import VlanRange
+from cni.kernel.link_index import index_by
 from cni.kernel.netlink_message import (
     NLM_F_ACK,
     NLM_F_DUMP_INTR,
@@ -31,7 +32,7 @@ from cni.kernel.pyroute2_decode import (
     NeighbourInfo,
     decode_address,
     decode_neighbour,
-    decode_route,
+    decode_routes,
 )
 from cni.kernel.pyroute2_decode import RouteInfo as RouteInfo
 from cni.kernel.rtnl_decode import (
@@ -45,8 +46,6 @@ from cni.kernel.rtnl_decode import (
 
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
 NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 10, 11, 12
-SIOCGIFINDEX = 0x8933
-SIOCGIFMTU = 0x8921
 LARGEST = 1 << 16  # bytes for one recv(2); the kernel sends at most 32 KiB of a dump at once
 TIMEOUT = 10.0  # seconds
 _DUMPS = 10  # tries of a dump that changes while it is read
@@ -108,17 +107,18 @@ class Netlink:
     """A socket in the namespace that the calling thread is in now, whoever uses it later.
 
     Threads may share one. `timeout`, in seconds, is for the wait for an answer: the kernel does the
-    work during send(2), which cannot be interrupted. All methods raise NetlinkError.
+    work during send(2), which cannot be interrupted. `protocol` is one of netlink(7)'s families.
+    All methods raise NetlinkError.
     """
 
-    def __init__(self, timeout: float = TIMEOUT) -> None:
-        self.socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        )
+    def __init__(self, timeout: float = TIMEOUT, protocol: int = socket.NETLINK_ROUTE) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+        self.socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self.socket.setsockopt(SOL_NETLINK, option, 1)
         self.set_timeout(timeout)
         self._lock = threading.Lock()
+        self._index_lock = threading.Lock()  # of its own: it does not wait for a batch's answer
         self._sequence = 0
 
     def set_timeout(self, seconds: float) -> None:
@@ -179,28 +179,33 @@ class Netlink:
 
     def link(self, name: str | None = None, *, index: int | None = None) -> LinkInfo | None:
         """The link with that name or index, None if there is none."""
-        raw = self._ask(rtnl_queries.get_link(name=name, index=index), rtnl_encode.RTM_NEWLINK)
+        raw = self.ask(rtnl_queries.get_link(name=name, index=index), rtnl_encode.RTM_NEWLINK)
         return decode_link(raw) if raw else None
 
     def root_qdisc(self, index: int) -> QdiscInfo | None:
         """The root qdisc of a link; None for a link without a queue, or no such link."""
-        raw = self._ask(tc_encode.get_root(index), tc_encode.RTM_NEWQDISC)
+        raw = self.ask(tc_encode.get_root(index), tc_encode.RTM_NEWQDISC)
         return decode_qdisc(raw) if raw else None
 
     def index(self, name: str) -> int | None:
-        """The ifindex of a name, as if_nametoindex(3) but in the socket's namespace."""
+        """The ifindex of a name in the socket's namespace, None for no such link."""
         try:
-            return self._ioctl(SIOCGIFINDEX, name)
-        except NotFound:
-            return None
-
-    def mtu(self, name: str) -> int:
-        """The MTU of a link in bytes. Raises NotFound."""
-        return self._ioctl(SIOCGIFMTU, name)
+            with self._index_lock:
+                return index_by(self.socket, name)
+        except PermissionError:  # without CAP_NET_RAW; before Linux 5.7 the first time, too
+            link = self.link(name)
+            return link.index if link else None
+        except OSError as error:
+            raise refused(error.errno or errnos.EIO, f"find link {name}") from error
 
     def links(self) -> list[LinkInfo]:
         """All links of the namespace."""
         return self._dump(rtnl_queries.dump_links(), decode_link)
+
+    def vlans(self, index: int) -> list[VlanRange]:
+        """The VLANs of a bridge's port, in their order (Linux 5.6)."""
+        dump = self._dump(bridge_vlans.dump_vlans(index), bridge_vlans.decode_vlans, index)
+        return [each for entries in dump for each in entries]
 
     def filters(self, index: int, *, ingress: bool = True) -> list[FilterInfo]:
         """The filters of a link's clsact qdisc, or of its ingress qdisc; [] without a qdisc."""
@@ -216,8 +221,8 @@ class Netlink:
     def routes(self, index: int | None = None) -> list[RouteInfo]:
         """The unicast routes of all tables, IPv4 and IPv6; with `index` those that leave by it."""
         both = [rtnl_queries.dump_routes(f, index) for f in (socket.AF_INET, socket.AF_INET6)]
-        routes = [route for dump in both for route in self._dump(dump, decode_route)]
-        return [route for route in routes if route and index in (None, route.oif)]
+        messages = [routes for dump in both for routes in self._dump(dump, decode_routes)]
+        return [route for routes in messages for route in routes if index in (None, route.oif)]
 
     def neighbours(self, index: int) -> list[NeighbourInfo]:
         """The neighbours of a link, IPv4 and IPv6."""
@@ -238,15 +243,7 @@ class Netlink:
         except OSError as error:
             raise refused(error.errno or errnos.EIO, what) from error
 
-    def _ioctl(self, request: int, name: str) -> int:
-        try:
-            raw = fcntl.ioctl(self.socket, request, struct.pack("=16si20x", name.encode(), 0))
-        except OSError as error:
-            raise refused(error.errno or errnos.EIO, f"find link {name}") from error
-        value: int = struct.unpack_from("=16si", raw)[1]
-        return value
-
-    def _ask(self, message: Message, answer: int) -> bytes | None:
+    def ask(self, message: Message, answer: int) -> bytes | None:
         """The payload of the one answer, of the type `answer`; None for what is not there."""
         with self._lock:
             own = self.reserve(1)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO = 0x1, 0x4, 0x8
 NLM_F_DUMP = 0x300
-NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x100, 0x200, 0x400, 0x800
 NLM_F_DUMP_INTR, NLM_F_ACK_TLVS = 0x10, 0x200  # in answers
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLA_F_NESTED = 0x8000
 _NLMSGERR_ATTR_MSG = 1
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -53,19 +54,22 @@ def text(kind: int, value: str) -> bytes:
 
 
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
-    """Decode attributes to {type: payload}; of a type that comes twice the last one counts.
+    """Decode attributes to {type: payload}; of a type that comes twice the last one counts."""
+    return dict(each_attribute(data, start))
+
+
+def each_attribute(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Decode attributes to pairs of type and payload.
 
     The flags NLA_F_NESTED and NLA_F_NET_BYTEORDER are taken off the types.
     """
-    decoded = {}
     end = len(data)
     while start + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, start)
         if length < 4:
             break
-        decoded[kind & 0x3FFF] = data[start + 4 : start + length]
+        yield kind & 0x3FFF, data[start + 4 : start + length]
         start += (length + 3) & ~3
-    return decoded
 
 
 def encode(message: Message, sequence: int, flags: int = 0) -> bytes:

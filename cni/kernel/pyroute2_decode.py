@@ -20,13 +20,21 @@ _NUD_NOARP = 0x40
 
 @dataclass(frozen=True)
 class RouteInfo:
-    """A unicast route; `gw` is "" and `oif`, the ifindex that it leaves by, 0 where it has none."""
+    """A unicast route; `gw` is "" and `oif`, the ifindex that it leaves by, 0 where it has none.
+
+    `mtu` and `advmss` are in bytes and 0 where the route has none of its own. Of a route with
+    several next hops each is a route.
+    """
 
     dst: str
     gw: str
     oif: int
     table: int
     protocol: int
+    scope: int = 0
+    priority: int = 0
+    mtu: int = 0
+    advmss: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,22 +52,30 @@ def decode_address(payload: bytes) -> str:
     return f"{message.get('local') or message.get('address')}/{message['prefixlen']}"
 
 
-def decode_route(payload: bytes) -> RouteInfo | None:
-    """The unicast route of an RTM_NEWROUTE, None for any other (struct rtmsg, linux/rtnetlink.h).
+def decode_routes(payload: bytes) -> list[RouteInfo]:
+    """The unicast routes of an RTM_NEWROUTE (struct rtmsg in linux/rtnetlink.h), none of any other.
 
     Cached routes are none.
     """
     message = _decoded("rtmsg", payload)
     if message["type"] != _RTN_UNICAST or message["flags"] & _RTM_F_CLONED:
-        return None
+        return []
     everything = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
-    return RouteInfo(
-        dst=f"{message.get('dst') or everything}/{message['dst_len']}",
-        gw=message.get("gateway") or "",
-        oif=message.get("oif") or 0,
-        table=message.get_attr("RTA_TABLE") or message["table"],
-        protocol=message["proto"],
-    )
+    metrics = message.get_attr("RTA_METRICS")
+    return [
+        RouteInfo(
+            dst=f"{message.get('dst') or everything}/{message['dst_len']}",
+            gw=hop.get_attr("RTA_GATEWAY") or "",
+            oif=hop.get_attr("RTA_OIF") or hop.get("oif") or 0,
+            table=message.get_attr("RTA_TABLE") or message["table"],
+            protocol=message["proto"],
+            scope=message["scope"],
+            priority=message.get_attr("RTA_PRIORITY") or 0,
+            mtu=(metrics and metrics.get_attr("RTAX_MTU")) or 0,
+            advmss=(metrics and metrics.get_attr("RTAX_ADVMSS")) or 0,
+        )
+        for hop in message.get_attr("RTA_MULTIPATH") or [message]
+    ]
 
 
 def decode_neighbour(payload: bytes) -> tuple[int, NeighbourInfo] | None:

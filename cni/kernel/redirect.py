@@ -50,6 +50,8 @@ def choose(engine: str = "auto") -> str:
         if not _missing(name):
             return name
     reasons = "; ".join(f"{name}: {_missing(name)}" for name in names)
+    for known in (_missing, _filters_missing):  # a module may be loaded meanwhile
+        known.cache_clear()
     raise NotReady(f"no redirect engine works on this kernel ({reasons})")
 
 
@@ -204,7 +206,7 @@ def detach(engine: str, netlink: Netlink, index: int) -> None:
     No redirect or no link is success. Raises NetlinkError.
     """
     if engine == "tcx":
-        if not bpf.tcx_missing():
+        if not _missing("tcx"):
             bpf.detach_tcx(index)
         return
     ours = _ours(engine, netlink, index)
@@ -241,6 +243,8 @@ def check_way(engine: str, netlink: Netlink, index: int, to: int) -> None:
 def target_of(engine: str, netlink: Netlink, index: int) -> int | None:
     """The ifindex to which vmlink redirects a link; 0 if the kernel hides it, None for none."""
     if engine == "tcx":
+        if _missing("tcx"):  # where there is none, the kernel refuses to list its programs
+            return None
         try:
             program = bpf.tcx_attached(index)
         except NotFound:

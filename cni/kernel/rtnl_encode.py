@@ -1,4 +1,4 @@
-"""Encoders for the rtnetlink messages about links, addresses, routes and neighbours. Pure.
+"""Encoders for the rtnetlink messages about links, addresses and neighbours. Pure.
 
 Layouts: rtnetlink(7), linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/neighbour.h.
 tests/unit/test_rtnl_encode.py compares each with pyroute2's encoding. An `index` is an ifindex.
@@ -25,10 +25,10 @@ from cni.kernel.netlink_message import Message as Message
 ADD = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
 
 RTM_NEWLINK, RTM_DELLINK, RTM_SETLINK = 16, 17, 19
-RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH = 20, 24, 28
-NUD_PERMANENT = 0x80
+RTM_NEWADDR, RTM_NEWNEIGH = 20, 28
+NUD_STALE, NUD_PERMANENT = 0x04, 0x80
 
-IFF_UP, IFF_ALLMULTI = 0x1, 0x200
+IFF_UP, IFF_NOARP, IFF_ALLMULTI = 0x1, 0x80, 0x200
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_GROUP = 18, 26, 27
 IFLA_NET_NS_FD, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES = 28, 31, 32
@@ -40,8 +40,7 @@ IFA_F_NODAD = 0x02
 AF_BRIDGE, BRIDGE_FLAGS_SELF = 7, 2
 VLAN_PVID, VLAN_UNTAGGED = 0x2, 0x4
 
-SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
-TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
+SCOPE_UNIVERSE = 0
 
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
@@ -183,9 +182,11 @@ def new_dummy(
     mtu: int | None = None,
     group: int = 0,
     kind: Literal["dummy", "ifb"] = "dummy",
+    arp: bool = False,
 ) -> Message:
-    """Add a link that has no other end; `mtu` is in bytes."""
-    body = _up(False) + _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
+    """Add a link that has no other end; `mtu` is in bytes, and `arp` takes IFF_NOARP away."""
+    body = ifinfo(change=IFF_NOARP if arp else 0)
+    body += _link(name=name, mac=mac, mtu=mtu, group=group) + _info(kind)
     return Message(RTM_NEWLINK, ADD, body, f"add {kind} {name}")
 
 
@@ -232,9 +233,8 @@ def bridge_vlan(
     *,
     untagged_pvid: bool,
     on_bridge_itself: bool = False,
-    delete: bool = False,
 ) -> Message:
-    """Let a bridge's port, or the bridge itself, carry the VLAN `vid`, or no longer.
+    """Let a bridge's port, or the bridge itself, carry the VLAN `vid`.
 
     With `untagged_pvid` frames without a tag come into that VLAN and leave it without one.
     """
@@ -242,8 +242,7 @@ def bridge_vlan(
     spec = attr(0, struct.pack("=H", BRIDGE_FLAGS_SELF)) if on_bridge_itself else b""
     spec += attr(2, struct.pack("=HH", flags, vid))
     body = ifinfo(index, family=AF_BRIDGE) + attr(IFLA_AF_SPEC, spec)
-    verb, kind = ("delete", RTM_DELLINK) if delete else ("add", RTM_SETLINK)
-    return Message(kind, NLM_F_REQUEST, body, f"{verb} VLAN {vid} on link {index}")
+    return Message(RTM_SETLINK, NLM_F_REQUEST, body, f"add VLAN {vid} on link {index}")
 
 
 def add_address(index: int, cidr: str, *, on: str = "") -> Message:
@@ -261,61 +260,6 @@ def add_address(index: int, cidr: str, *, on: str = "") -> Message:
     return Message(RTM_NEWADDR, ADD, body, f"add address {cidr} to {on or f'link {index}'}")
 
 
-def _route_attrs(
-    net: ipaddress.IPv4Network | ipaddress.IPv6Network,
-    gateway: str | None,
-    index: int,
-    table: int,
-    priority: int | None,
-    metrics: bytes,
-) -> bytes:
-    parts = [attr(1, net.network_address.packed)] if net.prefixlen else []
-    parts.append(u32(4, index))
-    if gateway:
-        address = ipaddress.ip_address(gateway)
-        if address.version != net.version:
-            raise ValueError(f"route {net} cannot have the gateway {gateway}")
-        parts.append(attr(5, address.packed))
-    if priority:
-        parts.append(u32(6, priority))
-    if metrics:
-        parts.append(attr(8, metrics))
-    if table > 255:
-        parts.append(u32(15, table))
-    return b"".join(parts)
-
-
-def add_route(
-    dst: str,
-    *,
-    index: int,
-    gateway: str | None = None,
-    table: int | None = None,
-    priority: int | None = None,
-    mtu: int | None = None,
-    advmss: int | None = None,
-    scope: int | None = None,
-    on: str = "",
-) -> Message:
-    """Add a unicast route that leaves by the link `index`; `mtu` and `advmss` are in bytes.
-
-    The default route is 0.0.0.0/0 or ::/0; `on` is the link's name for the error's text. Raises
-    ValueError when `dst` has host bits or the gateway is of the other family.
-    """
-    net = ipaddress.ip_network(dst)
-    family = socket.AF_INET if net.version == 4 else socket.AF_INET6
-    where = TABLE_MAIN if table is None else table
-    if scope is None:
-        scope = SCOPE_LINK if net.version == 4 and not gateway else SCOPE_UNIVERSE
-    metrics = (u32(2, mtu) if mtu else b"") + (u32(8, advmss) if advmss else b"")
-    small = where if where <= 255 else 0
-    head = (family, net.prefixlen, 0, 0, small, RTPROT_STATIC, scope, RTN_UNICAST, 0)
-    body = struct.pack("=BBBBBBBBI", *head)
-    body += _route_attrs(net, gateway, index, where, priority, metrics)
-    via = f" via {gateway}" if gateway else ""
-    return Message(RTM_NEWROUTE, ADD, body, f"add route {dst}{via} by {on or f'link {index}'}")
-
-
 def add_neighbour(index: int, ip: str, mac: str, *, on: str = "") -> Message:
     """Add a permanent neighbour; an entry that the kernel has learned before is replaced.
 
@@ -327,6 +271,19 @@ def add_neighbour(index: int, ip: str, mac: str, *, on: str = "") -> Message:
     body += attr(1, address.packed) + attr(2, mac_bytes(mac))
     what = f"add neighbour {ip} to {on or f'link {index}'}"
     return Message(RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE, body, what)
+
+
+def update_neighbour(index: int, ip: str, mac: str) -> Message:
+    """Correct the MAC of a neighbour that the kernel knows; ENOENT for one that it does not.
+
+    The next packet to it is sent at once, and the entry verified then (NUD_STALE).
+    """
+    address = ipaddress.ip_address(ip)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    body = struct.pack("=BxHiHBB", family, 0, index, NUD_STALE, 0, 0)
+    body += attr(1, address.packed) + attr(2, mac_bytes(mac))
+    what = f"update neighbour {ip} on link {index}"
+    return Message(RTM_NEWNEIGH, NLM_F_REQUEST | NLM_F_REPLACE, body, what)
 
 
 def del_link(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import errno as errnos
 import fcntl
 import os
-import socket
 import struct
 
 from cni.errors import NotReady
+from cni.kernel.link_index import index_here
 from cni.kernel.netlink import NetlinkError, refused
 
 TUN = "/dev/net/tun"
@@ -71,7 +71,7 @@ def create_tap(
         if group is not None:
             fcntl.ioctl(fd, TUNSETGROUP, group)
         fcntl.ioctl(fd, TUNSETPERSIST, 1)
-        return socket.if_nametoindex(name)
+        return _made(name)
     except OSError as error:
         raise _taken_or_refused(error, name, what) from error
     finally:
@@ -127,6 +127,13 @@ def reset_tap(name: str, queues: int = 1) -> None:
         os.close(fd)
 
 
+def _made(name: str) -> int:
+    index = index_here(name)
+    if index is None:
+        raise OSError(errnos.ENODEV, name)
+    return index
+
+
 def _open(what: str) -> int:
     try:
         return os.open(TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -144,10 +151,6 @@ def _require_persistent(fd: int, what: str) -> None:
 def _taken_or_refused(error: OSError, name: str, what: str) -> NetlinkError:
     # EBUSY for a tap of that name, EINVAL for any other link and for much else.
     number = error.errno or errnos.EIO
-    if number == errnos.EINVAL:
-        try:
-            socket.if_nametoindex(name)
-            number = errnos.EBUSY
-        except OSError:
-            pass
+    if number == errnos.EINVAL and index_here(name):
+        number = errnos.EBUSY
     return refused(errnos.EEXIST if number == errnos.EBUSY else number, what)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -94,21 +94,25 @@ def missing(annotations: Mapping[str, str], wanted: Wanted) -> str:
     return ""
 
 
-def parse(annotations: Mapping[str, str], wanted: Wanted) -> Assignment:
+def parse(
+    annotations: Mapping[str, str], wanted: Wanted, network_routes: Sequence[Any] = ()
+) -> Assignment:
     """Read the annotations of an attachment that are not `missing`.
 
-    Raises TryAgain, which names the annotation: it may be corrected while the pod waits.
+    `network_routes` are the network's own. Raises TryAgain, which names the annotation: it may be
+    corrected while the pod waits. Raises BadConfig for a wrong route of the network.
     """
     reader = _Reader(annotations, wanted.prefix(annotations))
     for field in _NETEM:
         if reader.text(field) not in ("", "0"):
             raise reader.error(field, _NO_NETEM)
     ips = _ips(reader)
+    own = routes_of("kubeovn.routes", list(network_routes), ips)
     return Assignment(
         provider=reader.prefix,
         mac=_mac(reader),
         ips=ips,
-        routes=_routes(reader, ips, _is_default(reader, wanted)),
+        routes=_routes(reader, ips, _is_default(reader, wanted), own),
         logical_switch=reader.text("logical_switch"),
         vlan=0 if wanted.logical else _vlan(reader),
         bandwidth=_bandwidth(reader),
@@ -122,6 +126,8 @@ def routes_of(where: str, items: Any, ips: tuple[IP, ...]) -> tuple[Route, ...]:
     Without gw the gateway is the one in `ips` of the same family. Raises BadConfig, which begins
     with `where`.
     """
+    if items is None:  # Go's empty list
+        return ()
     if not isinstance(items, list):
         raise BadConfig(f'{where}: expected a list of {{"dst", "gw"}}, found {items!r}')
     return tuple(_route(f"{where}[{n}]", item, ips) for n, item in enumerate(items))
@@ -194,12 +200,18 @@ def _ips(reader: _Reader) -> tuple[IP, ...]:
 
 def _addresses(reader: _Reader, field: str) -> list[Any]:
     try:
-        return [ip_address(item) for item in reader.items(field)]
+        return [_bare(item) for item in reader.items(field)]
     except ValueError:
         raise reader.error(field, "IP addresses, joined by a comma; correct it") from None
 
 
-def _routes(reader: _Reader, ips: tuple[IP, ...], default: bool) -> tuple[Route, ...]:
+def _routes(
+    reader: _Reader, ips: tuple[IP, ...], default: bool, own: tuple[Route, ...]
+) -> tuple[Route, ...]:
+    """Return a route for each destination: the pod's before the network's before the gateway's.
+
+    kube-ovn makes them in the reverse order, and each replaces the one before.
+    """
     defaults = tuple(Route(_DEFAULTS[_version(ip.gateway)], ip.gateway) for ip in ips if ip.gateway)
     text = reader.text("routes")
     try:
@@ -208,8 +220,8 @@ def _routes(reader: _Reader, ips: tuple[IP, ...], default: bool) -> tuple[Route,
         raise TryAgain(f"annotation {e.msg}") from e
     except (ValueError, RecursionError):
         raise reader.error("routes", 'JSON, a list of {"dst", "gw"}') from None
-    taken = {route.dst for route in listed}
-    return (*(r for r in defaults if default and r.dst not in taken), *listed)
+    merged = {route.dst: route for route in (*(defaults if default else ()), *own, *listed)}
+    return tuple(merged.values())
 
 
 def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
@@ -220,16 +232,29 @@ def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
     if not isinstance(item, dict) or set(item) - {"dst", "gw"}:
         raise wrong
     try:
-        gateway = item.get("gw") and ip_address(item["gw"])
+        gateway = _bare(item["gw"]) if item.get("gw") else None
         version = gateway.version if gateway else None
-        network = ip_network(item.get("dst") or _DEFAULTS[version or 4])
-    except (ValueError, TypeError):
+        network = _subnet(item.get("dst") or _DEFAULTS[version or 4])
+    except ValueError:
         raise wrong from None
     fitting = (ip.gateway for ip in ips if ip.gateway and _version(ip.gateway) == network.version)
     gw = str(gateway) if gateway else next(fitting, "")
     if not gw or version not in (None, network.version):
         raise wrong
     return Route(str(network), gw)
+
+
+def _bare(text: Any) -> Any:
+    """An address without a zone. Raises ValueError, also for what is no text."""
+    if not isinstance(text, str) or "%" in text:
+        raise ValueError
+    return ip_address(text)
+
+
+def _subnet(text: Any) -> Any:
+    """A subnet; bits beyond the prefix do not count, as for kube-ovn. Raises ValueError."""
+    _bare(text.partition("/")[0] if isinstance(text, str) else text)
+    return ip_network(text, strict=False)
 
 
 def _version(address: str) -> int:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 
 from cni.cancel import Cancel
-from cni.config import network
+from cni.config import leftovers, network
 from cni.config.mode_rules import Rules
 from cni.config.network import Chosen, NetConf
-from cni.config.readers import obj
+from cni.config.readers import as_text, obj
 from cni.config.uplinks import OvsUplink
-from cni.errors import BadConfig, BadEnvironment
+from cni.errors import BadConfig, BadEnvironment, VmlinkError
 from cni.kubeovn import pod_annotations
 from cni.kubeovn.pod_annotations import Assignment, Wanted
 from cni.kubeovn.pods import Pod, PodName, Pods
-from cni.spec.types import Lease, Request
+from cni.spec.capabilities import POD_ANNOTATIONS
+from cni.spec.types import Lease, Request, is_plain
 
-# The capability by which containerd and CRI-O pass a pod's annotations. Neither passes the
-# runtime class.
-POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
+log = logging.getLogger("vmlink")
+
 _MODE = f"annotation {pod_annotations.MODE}"
 
 
@@ -45,7 +46,8 @@ class PodNetworks:
         conf = network.parse(request, self.rules, self.chosen(pod))
         if wanted is None:
             return conf
-        return _assigned(conf, pod_annotations.parse(pod.annotations, wanted), request)
+        own = section.routes if section else ()
+        return _assigned(conf, pod_annotations.parse(pod.annotations, wanted, own), request)
 
     def parse(self, request: Request) -> NetConf:
         """Return the network's own configuration. Raises what network.parse does."""
@@ -67,7 +69,17 @@ class PodNetworks:
         return None
 
     def possible(self, request: Request) -> tuple[NetConf, ...]:
-        """Return the network's own configuration, and those that a pod may have had instead."""
+        """Return the network's own configuration, and those that a pod may have had instead.
+
+        What an ADD would be refused for is logged and left out.
+        """
+        try:
+            return self._possible(request)
+        except VmlinkError as e:
+            log.warning("%s: undone without what cannot be read: %s", request.key, e.msg)
+            return leftovers.possible(request, self.rules)
+
+    def _possible(self, request: Request) -> tuple[NetConf, ...]:
         conf = self.parse(request)
         if not (self._classes or conf.kubeovn or _annotations(request) is not None):
             return (conf,)
@@ -103,7 +115,6 @@ class PodNetworks:
 
 def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetConf:
     assert isinstance(conf.uplink, OvsUplink), "network.parse refuses any other"
-    assert conf.kubeovn
     namespace, pod = _name(request, required=True) or ("", "")
     if conf.mac and conf.mac != assignment.mac:
         raise BadConfig(
@@ -122,15 +133,17 @@ def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetCon
     uplink = replace(
         conf.uplink,
         vlan=conf.uplink.vlan or assignment.vlan,
-        external_ids={**conf.uplink.external_ids, **{k: v for k, v in ids.items() if v}},
+        external_ids={
+            **conf.uplink.external_ids,
+            **{k: v for k, v in ids.items() if v and is_plain(v)},
+        },
     )
-    own = pod_annotations.routes_of("kubeovn.routes", list(conf.kubeovn.routes), assignment.ips)
     return replace(
         conf,
         mac=assignment.mac,
         uplink=uplink,
         bandwidth=assignment.bandwidth or conf.bandwidth,
-        lease=Lease(port, assignment.logical_switch, assignment.ips, (*own, *assignment.routes)),
+        lease=Lease(port, assignment.logical_switch, assignment.ips, assignment.routes),
     )
 
 
@@ -141,10 +154,7 @@ def _annotations(request: Request) -> Mapping[str, str] | None:
         return None
     passed = obj(runtime, POD_ANNOTATIONS, "runtimeConfig.")
     for key, value in passed.items():
-        if not isinstance(value, str):
-            raise BadConfig(
-                f"runtimeConfig.{POD_ANNOTATIONS}.{key}: expected a text, found {value!r}"
-            )
+        as_text(value, f"runtimeConfig.{POD_ANNOTATIONS}.{key}")
     return passed
 
 

@@ -23,6 +23,7 @@ from cni.modes import ports
 from cni.modes.base import Mode
 from cni.modes.pod_veth import pod_interface
 from cni.modes.steps.addresses import address_steps
+from cni.modes.steps.announcement import announcements
 from cni.modes.steps.chained import ChainedInterface
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.guard import addresses_of, guard_steps, require_guard
@@ -95,7 +96,8 @@ def _on_nic(key: AttachmentKey, conf: NetConf, nic: str) -> Plan:
     link = MacvtapLink(key.ifname, nic, False, mode, mac, conf.mtu, *access)
     limits, configure = _limits(conf, link.name), Configure(key.ifname, silenced=True)
     guard = guard_steps(conf.guard, link.name, in_pod=True, egress=True)
-    bind = (*address_steps(conf), *guard.take, link, limits, configure, *guard.open)
+    last = (*ports.scanned_by_kata(conf), *announcements(conf, key.ifname))
+    bind = (*address_steps(conf), *guard.take, link, limits, configure, *guard.open, *last)
     return Plan((), bind)
 
 

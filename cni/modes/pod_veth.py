@@ -7,6 +7,7 @@ from cni.attach.plan import Plan, Step
 from cni.config.network import NetConf
 from cni.modes.ports import on_switch, port_steps, steps, vlan_of
 from cni.modes.steps.addresses import address_steps
+from cni.modes.steps.announcement import announcements
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.links import Nic
 from cni.modes.steps.ovs_bridge import SoftwareChecksums
@@ -41,6 +42,7 @@ def veth_plan(
         checksums,
         port.end,
         end,
+        announcements(conf, key.ifname),
     )
     return Plan(port.before, bind)
 

@@ -8,14 +8,15 @@ from dataclasses import astuple, dataclass, replace
 from cni.attach.context import Node
 from cni.attach.plan import Step
 from cni.cancel import Cancel
+from cni.config.mode_rules import ANY_RUNTIME
 from cni.config.network import NetConf
 from cni.config.uplinks import LinuxUplink, OvsUplink
 from cni.errors import BadConfig, NotReady, TryAgain
 from cni.kernel import redirect
 from cni.modes.base import Mode
-from cni.modes.steps import token_bucket
+from cni.modes.steps import bridge, token_bucket
 from cni.modes.steps.bridge import Bridge, Gateway, vlan_interface
-from cni.modes.steps.kata import GatewayNeighbour
+from cni.modes.steps.kata import GatewayNeighbour, OneWayIntoKata
 from cni.modes.steps.limits import LinkLimits, rates_of
 from cni.modes.steps.ovs_bridge import IgnoreHostStack, OvsBridge, no_dpdk
 from cni.modes.steps.ovs_port import OvsPort, OvsReady
@@ -53,7 +54,7 @@ def port_steps(
         return _ovs_steps(uplink, conf, name, kind, limits or Bandwidth())
     assert isinstance(uplink, LinuxUplink), "the mode's rules name its uplinks"
     gateway = (Gateway(uplink.bridge, uplink.vlan),) if uplink.gateway else ()
-    return PortSteps((Bridge(uplink.bridge, uplink.vlan),), addresses=gateway)
+    return PortSteps((Bridge(uplink.bridge, uplink.vlan, conf.mtu),), addresses=gateway)
 
 
 def _ovs_steps(
@@ -98,6 +99,11 @@ def gateway_neighbours(conf: NetConf, ifname: str) -> tuple[Step, ...]:
     return (GatewayNeighbour(vlan_interface(uplink.bridge, uplink.vlan), ifname),)
 
 
+def scanned_by_kata(conf: NetConf) -> tuple[Step, ...]:
+    """Return the step for an interface that Kata is to find in the pod's namespace."""
+    return () if conf.runtime == ANY_RUNTIME else (OneWayIntoKata(False),)
+
+
 def require_limits(conf: NetConf, by_kernel: bool) -> None:
     """Raise NotReady when the kernel is to keep limits and cannot."""
     if conf.bandwidth and by_kernel:
@@ -105,8 +111,10 @@ def require_limits(conf: NetConf, by_kernel: bool) -> None:
 
 
 def require_switch(conf: NetConf, node: Node, *, dpdk: bool = False) -> None:
-    """Raise NotReady when the uplink is Open vSwitch and cannot take a port now."""
+    """Raise NotReady when the uplink is a bridge or switch that cannot take a port now."""
     uplink = conf.uplink
+    if isinstance(uplink, LinuxUplink):
+        bridge.require(uplink)
     if not isinstance(uplink, OvsUplink):
         return
     try:
@@ -115,15 +123,15 @@ def require_switch(conf: NetConf, node: Node, *, dpdk: bool = False) -> None:
         raise NotReady(e.msg) from e
     if not view.connected:
         raise NotReady(node.ovs.no_answer())
-    bridges, bridge = view.bridges or {}, uplink.bridge
-    if bridge not in bridges:
-        raise NotReady(port_ops.missing_bridge(bridge, bridges))
+    bridges, name = view.bridges or {}, uplink.bridge
+    if name not in bridges:
+        raise NotReady(port_ops.missing_bridge(name, bridges))
     if dpdk:
-        if reason := no_dpdk(view, bridge):
+        if reason := no_dpdk(view, name):
             raise NotReady(reason)
-    elif bridges[bridge] == "netdev" and (reason := redirect.supported()["cls_bpf"]):
+    elif bridges[name] == "netdev" and (reason := redirect.supported()["cls_bpf"]):
         raise NotReady(f"frames cannot be kept from the node's stack by cls_bpf: {reason}")
-    if uplink.ovn and (reason := ovn.refusal(view, bridge)):
+    if uplink.ovn and (reason := ovn.refusal(view, name)):
         raise NotReady(reason)
 
 

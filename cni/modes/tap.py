@@ -12,7 +12,7 @@ from cni.modes import ports
 from cni.modes.steps.addresses import address_steps
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.guard import guard_steps, require_guard
-from cni.modes.steps.kata import DanEntry
+from cni.modes.steps.kata import dan_steps
 from cni.modes.steps.links import Nic, TapMac, remove_host_link
 from cni.modes.steps.ovs_bridge import Datapath
 from cni.modes.steps.placeholder import Placeholder
@@ -50,7 +50,7 @@ class Tap(ports.PoolableMode):
             ports.gateway_neighbours(conf, key.ifname if conf.placeholder else ""),
             port.end,
             guard.open,
-            (DanEntry(name, conf.queues),) if conf.runtime == "kata" else (),
+            dan_steps(name, conf.queues) if conf.runtime == "kata" else (),
         )
         return Plan((*port.before, *guard.take, tap, *port.after), bind)
 

@@ -53,7 +53,7 @@ class Tc(Mode):
         tap = Interface(_tap_name(key, conf), facts[TapMac].mac, facts[Nic].mtu, netns)
         if isinstance(conf.uplink, Chained):
             return (tap,)
-        return (pod_interface(key, facts, netns), tap, host_interface(key, facts))
+        return (pod_interface(key, facts, netns), host_interface(key, facts), tap)
 
     def device(self, key: AttachmentKey, conf: NetConf, facts: Facts, netns: str) -> Device:
         return Device(

@@ -18,7 +18,9 @@ class Veth(Mode):
 
     name = "veth"
     rules = ModeRules(
-        uplinks=("linux", "ovs"), runtimes=dict.fromkeys(("any", "kata", "kata-go"), "veth")
+        uplinks=("linux", "ovs"),
+        runtimes=dict.fromkeys(("any", "kata", "kata-go"), "veth"),
+        hears=True,
     )
 
     def plan(self, key: AttachmentKey, conf: NetConf) -> Plan:
@@ -29,7 +31,7 @@ class Veth(Mode):
             silenced=conf.runtime != "any",
             limits=conf.bandwidth,
             behind=ports.link_limits(conf, key.host_link),
-            end=ports.gateway_neighbours(conf, key.ifname),
+            end=(*ports.gateway_neighbours(conf, key.ifname), *ports.scanned_by_kata(conf)),
         )
 
     def interfaces(

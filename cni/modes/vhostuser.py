@@ -17,7 +17,7 @@ from cni.modes import ports
 from cni.modes.steps.addresses import address_steps
 from cni.modes.steps.configure import Configure
 from cni.modes.steps.device_info import DeviceInfo
-from cni.modes.steps.kata import DanEntry, KataSocketLink
+from cni.modes.steps.kata import KataSocketLink, OneWayIntoKata, dan_steps
 from cni.modes.steps.links import Nic
 from cni.modes.steps.ovs_bridge import Datapath
 from cni.modes.steps.placeholder import Placeholder
@@ -57,8 +57,8 @@ class VhostUser(ports.PoolableMode):
             shown if self.in_pod(conf) else (),
             (DeviceInfo(conf.device_info, role),) if conf.device_info else (),
             port.end,
-            (KataSocketLink(key.vhost_port),) if listening else (),
-            (DanEntry("", conf.queues),) if conf.runtime == "kata" else (),
+            (KataSocketLink(key.vhost_port), OneWayIntoKata(False)) if listening else (),
+            dan_steps("", conf.queues) if conf.runtime == "kata" else (),
         )
         socket = (
             SwitchSocket(mac, key.vhost_port)

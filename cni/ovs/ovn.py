@@ -7,12 +7,15 @@ Source: ovn-controller(8), ovn-nb(5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cni.errors import CheckFailed, DeadlineExceeded, TryAgain
+from cni.errors import AttachmentExists, CheckFailed, DeadlineExceeded, TryAgain
 from cni.ovs.operations import Operations, ReadOnly, Tables, View
+from cni.spec.types import AttachmentKey
 
 IFACE_ID, IFACE_ID_VER = "iface-id", "iface-id-ver"
 INSTALLED, INSTALLED_TS = "ovn-installed", "ovn-installed-ts"
@@ -55,6 +58,39 @@ def take(iface_id: str, name: str) -> Operations:
     others = [["external_ids", "includes", ["map", [[IFACE_ID, iface_id]]]], ["name", "!=", name]]
     without = [["external_ids", "delete", ["set", [IFACE_ID]]]]
     return [{"op": "mutate", "table": "Interface", "where": others, "mutations": without}]
+
+
+class Claims:
+    """Which attachment has each logical port: that whose ADD came last, of the newest sandbox.
+
+    An ADD that waited for long may be of a sandbox that is gone. Only ADDs of this process can be
+    late: what a former one had not finished was undone. Threads may share one.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, tuple[float, AttachmentKey]] = {}
+
+    @contextmanager
+    def taken(self, iface_id: str, key: AttachmentKey, began: float) -> Iterator[None]:
+        """Take a logical port for an ADD that came at `began`, and keep others off meanwhile.
+
+        Raises AttachmentExists when an ADD that came later has it.
+        """
+        with self._lock:
+            since, holder = self._held.get(iface_id, (began, key))
+            if since > began and holder != key:
+                raise AttachmentExists(
+                    f"iface-id: logical port {iface_id} belongs to {holder}, whose ADD came after "
+                    f"that of {key}; DEL the older sandbox"
+                )
+            self._held[iface_id] = began, key
+            yield
+
+    def release(self, key: AttachmentKey) -> None:
+        """Give back what the attachment still has."""
+        with self._lock:
+            self._held = {port: held for port, held in self._held.items() if held[1] != key}
 
 
 def installed(row: Any, iface_id: str, since: int) -> bool:

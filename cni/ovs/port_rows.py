@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cni.errors import BadConfig
 from cni.ovs import ovn, schema
 from cni.ovs.operations import Operations
-from cni.spec.types import POOL, AttachmentKey, Bandwidth
+from cni.spec.types import POOL, AttachmentKey, Bandwidth, is_plain
 
 VHOSTUSER = "dpdkvhostuserclient"
 VHOSTUSER_LISTENING = "dpdkvhostuser"  # deprecated, and the only one that Kata's Go runtime can use
@@ -184,4 +185,8 @@ def _is(column: str, value: str) -> list[Any]:
 
 
 def _map(data: Mapping[str, str]) -> list[Any]:
+    """Raises BadConfig: python-ovs would try for ever to send what UTF-8 cannot encode."""
+    for key, value in data.items():
+        if not is_plain(key) or not is_plain(value):
+            raise BadConfig(f"ovs.external_ids.{key}: expected a text, found {value!r}")
     return ["map", [[k, v] for k, v in data.items()]]

@@ -106,7 +106,7 @@ def _seconds(text: str) -> float:
 
 
 def _records(options: argparse.Namespace) -> list[Record]:
-    """The container's attachments, by interface name. Raises UnknownContainer for none."""
+    """The container's attachments, as they were attached. Raises UnknownContainer for none."""
     records = [
         r
         for r in Store(options.run_dir / "state").all()
@@ -115,7 +115,7 @@ def _records(options: argparse.Namespace) -> list[Record]:
     if not records:
         what = f"{options.container}/{options.ifname}" if options.ifname else options.container
         raise UnknownContainer(f"{what} is not attached here; see vmlinkctl list")
-    return sorted(records, key=lambda r: r.ifname)
+    return sorted(records, key=lambda r: r.order)
 
 
 def _devices(options: argparse.Namespace) -> list[Device]:
@@ -133,7 +133,7 @@ def _devices(options: argparse.Namespace) -> list[Device]:
 
 
 def _list(options: argparse.Namespace) -> None:
-    records = list(Store(options.run_dir / "state").all())
+    records = sorted(Store(options.run_dir / "state").all(), key=lambda r: r.order)
     head = ("CONTAINER", "IFNAME", "NETWORK", "MODE", "REDIRECT", "MAC", "ADDRESSES", "STATE")
     _print_table(options, head, [_row(r) for r in records])
 

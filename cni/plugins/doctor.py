@@ -185,10 +185,10 @@ def _daemon(path: Path) -> None:
 
 
 def _vhost_net() -> None:
-    if not descriptors.have_vhost():
+    if reason := descriptors.vhost_refusal():
         raise NotReady(
-            f"{descriptors.VHOST_NET} is missing, so QEMU itself moves each packet, which is "
-            "slower; load the kernel module vhost_net"
+            f"{descriptors.VHOST_NET} cannot be opened ({reason}), so QEMU itself moves each "
+            "packet, which is slower; load the kernel module vhost_net"
         )
 
 

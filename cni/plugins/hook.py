@@ -135,8 +135,8 @@ def _ours(run_dir: Path, container: str) -> list[Record]:
 
 
 def _records(run_dir: Path, namespace: Namespace) -> list[Record]:
-    """The records of a namespace, also those of the CNI plugin, which may know another id."""
-    records = Store(run_dir / "state").all()
+    """The records of a namespace as they were attached, also by the CNI plugin under another id."""
+    records = sorted(Store(run_dir / "state").all(), key=lambda r: r.order)
     return [r for r in records if r.netns_identity == namespace.identity and not r.intent]
 
 
@@ -176,7 +176,9 @@ def _as_result(link: LinkInfo, addresses: Sequence[str], netlink: Netlink, path:
     return Result(
         interfaces=(Interface(link.name, link.mac, link.mtu, path),),
         ips=tuple(IP(address, interface=0) for address in addresses),
-        routes=tuple(Route(r.dst, r.gw) for r in routes),
+        routes=tuple(
+            Route(r.dst, r.gw, r.mtu, r.advmss, r.priority, r.table, r.scope) for r in routes
+        ),
     )
 
 

@@ -7,7 +7,6 @@ and each directory that was made. A file that somebody has changed since is kept
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import stat
@@ -17,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cni import files
+from cni.attach.records import Store
 from cni.errors import IOFailure, VmlinkError
-from cni.plugins.node_files import PARTS, File, payload
+from cni.plugins import systemd
+from cni.plugins.node_files import PARTS, File, digest_of, digest_of_link, payload
 
 MANIFEST = "/var/lib/vmlink/installed.json"
 
@@ -106,7 +107,7 @@ class Manifest:
 def install(options: argparse.Namespace) -> None:
     """Install vmlink's files and print what happened to each.
 
-    Raises VmlinkError, OSError; nothing new is installed then.
+    Raises VmlinkError, OSError; nothing new is installed then, unless it is systemd that refuses.
     """
     if not options.root.is_dir():
         raise VmlinkError(f"--root: {options.root} is not a directory")
@@ -114,36 +115,51 @@ def install(options: argparse.Namespace) -> None:
     actions = {file: _decide(manifest, file) for file in payload(options)}
     for file, action in actions.items():
         print(f"{action:<10}{_below(options.root, file.path)}")
-    writes = [file for file, action in actions.items() if action in ("new", "update")]
+    writes = [file for file, action in actions.items() if _is_to_do(file, action)]
     if options.dry_run or not writes:
         return
     fresh = [file.path for file, action in actions.items() if action == "new"]
     try:
         for file in writes:
             manifest.make_directory(os.path.dirname(file.path))
-            manifest.files[file.path] = _sum(file.data)
+            manifest.files[file.path] = file.digest
         # The manifest is written before the files, so that uninstall knows of each in any case.
         manifest.save()
         for file in writes:
-            files.replace(_below(options.root, file.path), file.data, file.mode)
+            _write(_below(options.root, file.path), file)
     except BaseException:
         _forget(manifest, fresh)
         raise
+    systemd.start(options.root, [file.path for file in writes])
 
 
 def _decide(manifest: Manifest, file: File) -> str:
     present = _digest(_below(manifest.root, file.path))
     known = manifest.files.get(file.path)
-    if present == _sum(file.data):
+    if present == file.digest:
         return "unchanged" if known else "present"
     if present is None:
-        return "new"
+        # Of a link that was there, `systemctl disable` is the end.
+        return "kept" if file.link and known else "new"
     if known is None:
         raise VmlinkError(
             f"{_below(manifest.root, file.path)} is there and is not vmlink's; move it away, or "
             "install elsewhere"
         )
     return "update" if present == known else "kept"
+
+
+def _is_to_do(file: File, action: str) -> bool:
+    # A link that is there already, by `systemctl enable`, is taken over: it points at our unit.
+    return action in ("new", "update") or (action == "present" and bool(file.link))
+
+
+def _write(path: Path, file: File) -> None:
+    if not file.link:
+        files.replace(path, file.data, file.mode)
+        return
+    path.unlink(missing_ok=True)
+    path.symlink_to(file.link)
 
 
 def _forget(manifest: Manifest, paths: list[str]) -> None:
@@ -167,6 +183,10 @@ def uninstall(options: argparse.Namespace) -> None:
     manifest = Manifest.load(options.root)
     if not manifest.files:
         raise VmlinkError(f"nothing is installed: there is no {_below(options.root, MANIFEST)}")
+    _warn_of_pods(_below(options.root, str(options.run_dir)))
+    paths = [*manifest.files]
+    if not options.dry_run:
+        systemd.stop(options.root, paths)
     for path in manifest.files:
         action = "removed"
         if _is_changed(manifest, path):
@@ -177,6 +197,18 @@ def uninstall(options: argparse.Namespace) -> None:
     if not options.dry_run:
         _below(options.root, MANIFEST).unlink()
         manifest.remove_directories()
+        systemd.forget(options.root, paths)
+
+
+def _warn_of_pods(run_dir: Path) -> None:
+    records = [*Store(run_dir / "state").all()]
+    if records:
+        first = records[0]
+        print(
+            f"warning: {len(records)} attachments of this node live, as {first.container_id}/"
+            f"{first.ifname}; without the client no runtime can DEL them: end their pods first",
+            file=sys.stderr,
+        )
 
 
 def _is_changed(manifest: Manifest, path: str) -> bool:
@@ -196,14 +228,13 @@ def _below(root: Path, path: str) -> Path:
 
 
 def _digest(path: Path) -> str | None:
-    """The digest of a file; None if there is none, "" for anything but a regular file."""
+    """The digest of a file; None if there is none, "" for what is neither regular nor a link."""
     try:
-        return _sum(path.read_bytes()) if stat.S_ISREG(path.lstat().st_mode) else ""
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            return digest_of_link(os.readlink(path))
+        return digest_of(path.read_bytes()) if stat.S_ISREG(mode) else ""
     except FileNotFoundError:
         return None
     except OSError as e:
         raise IOFailure(f"cannot read {path}: {e.strerror}") from e
-
-
-def _sum(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

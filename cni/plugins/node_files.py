@@ -6,6 +6,7 @@ They come from conf/ and, for the C client, from where the other programs are.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -18,15 +19,37 @@ PARTS = ("client", "network", "units", "hooks")
 _DEFAULT_NETWORK = "10-vmlink-linux.conflist"
 _BIN_DIR = b"/usr/local/bin/"  # where the programs are, in the files of conf/
 _SETTINGS = "/etc/vmlink/vmlinkd.yaml"
+# At a start of the node vmlinkd itself, not only its socket: it fills pools and serves kube-ovn's.
+_WANTED_BY = {"vmlinkd.service": "multi-user.target", "vmlinkd.socket": "sockets.target"}
+_HOMES = ("/home", "/root", "/run/user")  # systemd.exec(5), ProtectHome=
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to install: its path on the node, its content, its mode."""
+    """A file to install: its path on the node, its content, its mode.
+
+    With `link` it is a symbolic link to that path.
+    """
 
     path: str
-    data: bytes
+    data: bytes = b""
     mode: int = 0o644
+    link: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What stands for its content in the manifest."""
+        return digest_of_link(self.link) if self.link else digest_of(self.data)
+
+
+def digest_of(data: bytes) -> str:
+    """The SHA-256 of a regular file's content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of_link(target: str) -> str:
+    """What stands for a symbolic link."""
+    return f"-> {target}"
 
 
 def payload(options: argparse.Namespace) -> list[File]:
@@ -58,9 +81,27 @@ def _network(options: argparse.Namespace) -> Iterator[File]:
 
 
 def _units(options: argparse.Namespace) -> Iterator[File]:
-    for name in ("vmlinkd.service", "vmlinkd.socket"):
-        yield File(_place(options.unit_dir, name), _with_bin_dir(options, _conf() / name))
+    for name, target in _WANTED_BY.items():
+        place, data = _place(options.unit_dir, name), _with_bin_dir(options, _conf() / name)
+        if b"\nProtectHome=yes" in data:
+            _require_visible(options)
+        yield File(place, data)
+        # As `systemctl enable` makes them.
+        yield File(_place(options.unit_dir / f"{target}.wants", name), link=place)
     yield File(_SETTINGS, _read(_conf() / "vmlinkd.yaml"))
+
+
+def _require_visible(options: argparse.Namespace) -> None:
+    """Raise BadConfig where systemd would hide vmlinkd from itself."""
+    program = options.bin_dir / "vmlinkd"
+    places = [program, program.resolve()] if options.root == Path("/") else [program]
+    for place in places:
+        if any(place.is_relative_to(home) for home in _HOMES):
+            raise BadConfig(
+                f"--bin-dir: {place} is below a home directory, which ProtectHome= in "
+                "vmlinkd.service hides from vmlinkd; install the package elsewhere, as in "
+                "/opt/vmlink, or leave the part units out"
+            )
 
 
 def _hooks(options: argparse.Namespace) -> Iterator[File]:

@@ -118,8 +118,9 @@ static long start_deadline(void)
 }
 
 /* Reads stdin to its end. The version, which is only for this program's own errors, is searched
- * for without a JSON parser; vmlinkd validates it. */
-static size_t read_config(char *config)
+ * for without a JSON parser; vmlinkd validates it. No ADD had a configuration that is too large, so
+ * a DEL goes without. */
+static size_t read_config(char *config, bool needed)
 {
     char digits[sizeof version], quote;
     ssize_t size = transfer(POLLIN, STDIN_FILENO, config, STDIN_MAX + 1);
@@ -129,6 +130,8 @@ static size_t read_config(char *config)
     const char *at = strstr(config, "\"cniVersion\"");
     if (at && sscanf(at, "\"cniVersion\" : \"%15[0-9.]%c", digits, &quote) == 2 && quote == '"')
         strcpy(version, digits);
+    if (size > STDIN_MAX && !needed)
+        return 0;
     if (size > STDIN_MAX)
         fail(CANNOT_DECODE, "stdin has more than %d bytes; make the network configuration smaller",
              STDIN_MAX);
@@ -316,7 +319,7 @@ int main(void)
     struct request *request = malloc(sizeof *request);
     if (!request)
         fail(TRY_AGAIN, "no memory for the request");
-    size_t size = read_config(request->payload + ENV_MAX);
+    size_t size = read_config(request->payload + ENV_MAX, !is(verb, "DEL"));
     if (is(verb, "VERSION"))
         finish(0, json, (size_t)sprintf(json, SUPPORTED, version));
     find_vmlinkd();

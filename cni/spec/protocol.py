@@ -13,7 +13,8 @@ rights    The first sendmsg carries the opened CNI_NETNS (SCM_RIGHTS), if it cou
 body      What the client prints on stdout; empty where CNI wants no output.
 end       The client keeps its side open until it has the answer. An end of file before that means
           that it went away.
-limits    64 KiB for the environment with its end, 1 MiB for stdin, 4 MiB for the body.
+limits    64 KiB for the environment with its end, 1 MiB for stdin (a DEL with more is sent without
+          any), 4 MiB for the body.
 
 The queue: a DEL while nobody listens succeeds and becomes a file in `queue/` next to the socket.
 Its content is the payload (no header, no descriptor), its name
@@ -73,6 +74,8 @@ def encode_request(env: Mapping[str, str], stdin: bytes) -> bytes:
     head = b"".join(item.encode("utf-8", "surrogateescape") + b"\0" for item in sent) + b"\0"
     if len(head) > ENV_MAX:
         raise BadEnvironment(f"the CNI_* variables have more than {ENV_MAX} bytes; shorten them")
+    if env.get("CNI_COMMAND") == "DEL" and len(stdin) > STDIN_MAX:
+        stdin = b""  # no ADD had one that is too large
     _bounded(stdin)
     return REQUEST_HEADER.pack(MAGIC, len(head) + len(stdin)) + head + stdin
 

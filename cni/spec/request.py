@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from cni.errors import (
     BadConfig,
@@ -16,9 +16,13 @@ from cni.errors import (
     CannotDecode,
     IncompatibleVersion,
     UnknownContainer,
+    VmlinkError,
 )
+from cni.spec import capabilities
 from cni.spec.result import VERSIONS
-from cni.spec.types import AttachmentKey, Request
+from cni.spec.types import AttachmentKey, Request, is_plain
+
+T = TypeVar("T")
 
 _ATTACHMENT = ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")
 # Each verb with the variables that it requires.
@@ -36,9 +40,11 @@ ARGS = frozenset(
     "IgnoreUnknown MAC IP K8S_POD_NAME K8S_POD_NAMESPACE K8S_POD_INFRA_CONTAINER_ID K8S_POD_UID "
     "TC_REDIRECT_TAP_NAME TC_REDIRECT_TAP_UID TC_REDIRECT_TAP_GID".split()
 )
+# What Multus puts beside the network's own keys when a device plugin chose a device for the pod.
+DEVICE_KEYS = frozenset({"deviceID", "pciBusID"})
 # Keys of the network configuration that the runtime sets anew for each call; all others are the
 # network's own and stay the same from pod to pod.
-PER_CALL_KEYS = frozenset(
+PER_CALL_KEYS = DEVICE_KEYS.union(
     "cniVersion prevResult runtimeConfig args cni.dev/valid-attachments cni.dev/attachments".split()
 )
 
@@ -50,12 +56,15 @@ def parse(env: Mapping[str, str], stdin: bytes) -> Request:
     """Validate one call; `env` has the CNI_* variables, `stdin` the network configuration.
 
     Raises BadEnvironment, UnknownContainer (an empty container id), CannotDecode,
-    IncompatibleVersion or BadConfig, in the order in which the skel package of libcni checks.
+    IncompatibleVersion or BadConfig, in the order in which the skel package of libcni checks. A DEL
+    raises the first two alone, for a variable that is missing.
     """
     verb = env.get("CNI_COMMAND", "")
     if verb not in NEEDS:
         raise BadEnvironment(f"CNI_COMMAND: expected one of {_list(NEEDS)}, found {verb!r}")
     _refuse_missing(verb, env)
+    if verb == "DEL":
+        return _delete(env, stdin)
     key = _key(env) if "CNI_IFNAME" in NEEDS[verb] else None
     conf = decode(stdin)
     version = _version(conf, verb)
@@ -72,6 +81,42 @@ def parse(env: Mapping[str, str], stdin: bytes) -> Request:
     )
 
 
+def _delete(env: Mapping[str, str], stdin: bytes) -> Request:
+    """Read what can be read of a DEL; what an ADD would be refused for are its `flaws`.
+
+    A runtime that cannot DEL cannot remove the sandbox. The key is None where its names are none
+    that an attachment could have, the network's name "" where no network could have it.
+    """
+    flaws: list[str] = []
+
+    def tried(read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except VmlinkError as e:
+            flaws.append(e.msg)
+            return otherwise
+
+    key = tried(lambda: _key(env), None)
+    conf: dict[str, Any] = tried(lambda: decode(stdin), {})
+    version = tried(lambda: _version(conf, "DEL"), VERSIONS[-1])
+    text = env.get("CNI_ARGS", "")
+    args = tried(
+        lambda: _args(text), {k: v for k, _, v in _pairs(text) if k in ARGS and is_plain(v)}
+    )
+    name = tried(lambda: check_network_name(conf.get("name"), "name"), "")
+    return Request(
+        verb="DEL",
+        version=version,
+        conf={**conf, "name": name},
+        stdin=stdin,
+        env=dict(env),
+        args=args,
+        key=key,
+        netns_path=env.get("CNI_NETNS", ""),
+        flaws=tuple(flaws),
+    )
+
+
 def decode(stdin: bytes) -> dict[str, Any]:
     """Decode the network configuration. Raises CannotDecode, which says where it is broken."""
     try:
@@ -82,6 +127,8 @@ def decode(stdin: bytes) -> dict[str, Any]:
         raise CannotDecode(f"stdin: not JSON: {e}") from e
     if not isinstance(conf, dict):
         raise CannotDecode(f"stdin: expected a JSON object, found {type(conf).__name__}")
+    if "runtimeConfig" in conf:
+        conf["runtimeConfig"] = capabilities.spelled(conf["runtimeConfig"])
     return conf
 
 
@@ -149,10 +196,11 @@ def _version(conf: Mapping[str, Any], verb: str) -> str:
     return version
 
 
-def check_network_name(name: Any, where: str) -> None:
-    """Check a network's name by CNI's rule. Raises BadConfig, which begins with `where`."""
+def check_network_name(name: Any, where: str) -> str:
+    """Return a network's name. Raises BadConfig, which begins with `where`, by CNI's rule."""
     if reason := _bad_name(name):
         raise BadConfig(f"{where}: {reason}")
+    return str(name)
 
 
 def _bad_name(name: Any) -> str:
@@ -171,10 +219,11 @@ def _args(text: str) -> dict[str, str]:
     Unknown keys are an error unless IgnoreUnknown is true (CNI conventions, CNI_ARGS).
     """
     out: dict[str, str] = {}
-    for pair in filter(None, text.split(";")):
-        key, equals, value = pair.partition("=")
+    for key, equals, value in _pairs(text):
         if not equals or not key:
-            raise BadEnvironment(f"CNI_ARGS: {pair!r} is not KEY=value")
+            raise BadEnvironment(f"CNI_ARGS: {key + equals + value!r} is not KEY=value")
+        if not is_plain(value):
+            raise BadEnvironment(f"CNI_ARGS {key}: {value!r} is not UTF-8; correct it")
         out[key] = value
     unknown = [k for k in out if k not in ARGS]
     if unknown and out.get("IgnoreUnknown", "").lower() not in ("1", "t", "true"):
@@ -183,6 +232,10 @@ def _args(text: str) -> dict[str, str]:
             "unknown or set IgnoreUnknown=1"
         )
     return {k: v for k, v in out.items() if k in ARGS}
+
+
+def _pairs(text: str) -> list[tuple[str, str, str]]:
+    return [pair.partition("=") for pair in text.split(";") if pair]
 
 
 def _list(items: Iterable[str]) -> str:

@@ -6,16 +6,18 @@ Source: CNI specification 0.3.1 to 1.1.0, section "Result Types".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface
 from typing import Any
 
 from cni.errors import BadConfig
-from cni.spec.types import IP, Interface, Result, Route
+from cni.spec.types import IP, Interface, Result, Route, is_plain
 
 # The CNI versions that are served, the oldest first.
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
+_MAX = 2**32 - 1  # of the kernel's numbers for routes and links
 _INTERFACE_1_1 = {"mtu": "mtu", "socketPath": "socket_path", "pciID": "pci_id"}
+_DNS_LISTS = ("nameservers", "search", "options")
 _ROUTE_1_1 = ("mtu", "advmss", "priority", "table", "scope")
 
 
@@ -25,7 +27,7 @@ def dump(result: Result, version: str) -> dict[str, Any]:
         "cniVersion": version,
         "interfaces": [_dump_interface(i, version) for i in result.interfaces],
         "ips": [_dump_ip(ip, version) for ip in result.ips],
-        "routes": [_dump_route(r, version) for r in result.routes],
+        "routes": [dump_route(r, version) for r in result.routes],
         "dns": result.dns,
     }
 
@@ -41,10 +43,27 @@ def load(data: Mapping[str, Any], where: str = "result") -> Result:
     interfaces = tuple(reader.interface(i, d) for i, d in reader.objects(data, "interfaces"))
     ips = tuple(reader.ip(i, d, len(interfaces)) for i, d in reader.objects(data, "ips"))
     routes = tuple(reader.route(i, d) for i, d in reader.objects(data, "routes"))
-    dns = data.get("dns") or {}
-    if not isinstance(dns, dict):
-        raise BadConfig(f"{where}.dns: expected an object, found {dns!r}")
-    return Result(interfaces, ips, routes, dns)
+    return Result(interfaces, ips, routes, load_dns(data.get("dns"), f"{where}.dns"))
+
+
+def load_dns(data: Any, where: str) -> dict[str, Any]:
+    """Read the `dns` of a result or a configuration, without what is empty.
+
+    Raises BadConfig, which begins with `where` and the key that is wrong.
+    """
+    if data is not None and not isinstance(data, dict):
+        raise BadConfig(f"{where}: expected an object, found {data!r}")
+    dns = {key: value for key, value in (data or {}).items() if value not in (None, "", [])}
+    for key, value in dns.items():
+        if key == "domain" and not is_plain(value):
+            raise BadConfig(f"{where}.{key}: expected a text, found {value!r}")
+        if key in _DNS_LISTS and not _is_texts(value):
+            raise BadConfig(f"{where}.{key}: expected a list of texts, found {value!r}")
+    return dns
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(is_plain(item) for item in value)
 
 
 def _dump_interface(interface: Interface, version: str) -> dict[str, Any]:
@@ -71,7 +90,8 @@ def _dump_ip(ip: IP, version: str) -> dict[str, Any]:
     return out
 
 
-def _dump_route(route: Route, version: str) -> dict[str, Any]:
+def dump_route(route: Route, version: str = VERSIONS[-1]) -> dict[str, Any]:
+    """Write one route as `dump` does."""
     out: dict[str, Any] = {"dst": route.dst}
     if route.gw:
         out["gw"] = route.gw
@@ -103,47 +123,67 @@ class _Reader:
             name=_typed(data, "name", str, path, ""),
             mac=_typed(data, "mac", str, path, ""),
             sandbox=_typed(data, "sandbox", str, path, ""),
-            mtu=_typed(data, "mtu", int, path, 0),
+            mtu=_number(data, "mtu", path, 0),
             socket_path=_typed(data, "socketPath", str, path, ""),
             pci_id=_typed(data, "pciID", str, path, ""),
         )
 
     def ip(self, path: str, data: Mapping[str, Any], interfaces: int) -> IP:
-        address = _cidr(data, "address", path)
+        address, gateway = _cidr(data, "address", path), _address(data, "gateway", path)
+        _same_family(f"{path}.gateway", gateway, address)
         index = _typed(data, "interface", int, path, None)
         if index is not None and not -1 <= index < max(interfaces, 1):
             raise BadConfig(f"{path}.interface: {index} is not an index into interfaces")
-        return IP(address, _address(data, "gateway", path), None if index == -1 else index)
+        return IP(str(address), gateway, None if index == -1 else index)
 
     def route(self, path: str, data: Mapping[str, Any]) -> Route:
+        # What is beyond the prefix does not count: other plugins and kube-ovn read it so.
+        dst, gw = _cidr(data, "dst", path).network, _address(data, "gw", path)
+        _same_family(f"{path}.gw", gw, dst)
         return Route(
-            dst=_cidr(data, "dst", path),
-            gw=_address(data, "gw", path),
-            mtu=_typed(data, "mtu", int, path, 0),
-            advmss=_typed(data, "advmss", int, path, 0),
-            priority=_typed(data, "priority", int, path, 0),
-            table=_typed(data, "table", int, path, None),
-            scope=_typed(data, "scope", int, path, None),
+            dst=str(dst),
+            gw=gw,
+            mtu=_number(data, "mtu", path, 0),
+            advmss=_number(data, "advmss", path, 0),
+            priority=_number(data, "priority", path, 0),
+            table=_number(data, "table", path, None),
+            scope=_number(data, "scope", path, None, 255),
         )
 
 
-def _cidr(data: Mapping[str, Any], key: str, path: str) -> str:
+def _cidr(data: Mapping[str, Any], key: str, path: str) -> IPv4Interface | IPv6Interface:
     text: str = _typed(data, key, str, path, "")
+    bare, _, length = text.partition("/")
     try:
-        ip_interface(text)
-    except ValueError as e:
-        raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}") from e
-    if not text.partition("/")[2].isdecimal():  # Python takes a bare IP and a netmask as well
-        raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}")
-    return text
+        if length.isascii() and length.isdecimal() and "%" not in bare:  # no netmask, no zone
+            return ip_interface(text)
+    except ValueError:
+        pass
+    raise BadConfig(f"{path}.{key}: expected IP/prefix, found {text!r}")
 
 
 def _address(data: Mapping[str, Any], key: str, path: str) -> str:
     text: str = _typed(data, key, str, path, "")
     try:
-        return text and str(ip_address(text))
-    except ValueError as e:
-        raise BadConfig(f"{path}.{key}: expected an IP address, found {text!r}") from e
+        if "%" not in text:  # a zone
+            return text and str(ip_address(text))
+    except ValueError:
+        pass
+    raise BadConfig(f"{path}.{key}: expected an IP address, found {text!r}")
+
+
+def _same_family(where: str, gateway: str, other: Any) -> None:
+    if gateway and ip_address(gateway).version != other.version:
+        raise BadConfig(
+            f"{where}: {gateway} is of another IP version than {other}; give one of the same"
+        )
+
+
+def _number(data: Mapping[str, Any], key: str, path: str, default: Any, high: int = _MAX) -> Any:
+    value = _typed(data, key, int, path, default)
+    if value is not None and not 0 <= value <= high:
+        raise BadConfig(f"{path}.{key}: expected a number from 0 to {high}, found {value}")
+    return value
 
 
 def _typed(data: Mapping[str, Any], key: str, kind: type, path: str, default: Any) -> Any:

@@ -167,15 +167,28 @@ class Result:
     routes: tuple[Route, ...] = ()
     dns: dict[str, Any] = field(default_factory=dict)
 
-    def position_of(self, ifname: str) -> int:
-        """The index into `interfaces` of the pod's interface `ifname`. Raises BadConfig."""
+    def position_of(self, ifname: str) -> int | None:
+        """The index into `interfaces` of the pod's interface `ifname`.
+
+        None where no interface has a sandbox, as in results of Calico and of AWS, and in those of
+        0.3.1 without any: they are about CNI_IFNAME in CNI_NETNS. Raises BadConfig when only others
+        have one.
+        """
         for n, interface in enumerate(self.interfaces):
             if interface.name == ifname and interface.sandbox:
                 return n
+        if not any(interface.sandbox for interface in self.interfaces):
+            return None
         raise BadConfig(
             f"prevResult: has no interface {ifname} with a sandbox; put vmlink behind the plugin "
             "that makes it"
         )
+
+    def ips_of(self, position: int | None) -> tuple[IP, ...]:
+        """The addresses of the interface that `position_of` has found."""
+        if position is None:
+            return self.ips
+        return tuple(ip for ip in self.ips if ip.interface in (position, None))
 
 
 @dataclass(frozen=True)
@@ -209,7 +222,8 @@ class Request:
     """One call of a CNI verb, as `cni.spec.request` has validated it.
 
     `conf` is `stdin` decoded, `env` has the CNI_* variables, `args` is CNI_ARGS parsed. GC and
-    STATUS are about no attachment: `key` is None, `netns_path` "".
+    STATUS are about no attachment: `key` is None, `netns_path` "". `flaws` are what an ADD would be
+    refused for, and a DEL passes over.
     """
 
     verb: str
@@ -220,6 +234,27 @@ class Request:
     args: dict[str, str] = field(default_factory=dict)
     key: AttachmentKey | None = None
     netns_path: str = ""
+    flaws: tuple[str, ...] = ()
+
+
+def mac_of(*identity: str) -> str:
+    """The locally administered unicast MAC address that belongs to an identity."""
+    text = "\0".join(identity).encode("utf-8", "surrogateescape")
+    return "02:" + hashlib.blake2s(text).digest()[:5].hex(":")
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether this is a text without NUL that UTF-8 can encode.
+
+    JSON has escapes for lone surrogates and NUL, which no file name and no database takes.
+    """
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def gateways_by_family(ips: Iterable[IP]) -> dict[int, str]:

@@ -28,16 +28,16 @@ def path_of(directory: Path, container: str) -> Path:
     return directory / f"{container}.json"
 
 
-def put(path: Path, netns: str, entry: Entry) -> None:
-    """Add the entry of a NIC, or replace the one of the same device.
+def put(path: Path, entry: Entry) -> None:
+    """Add the entry of a NIC behind the others, or replace the one of the same device.
 
-    `netns` is the sandbox's namespace, a path. Raises AttachmentExists when another NIC has the
-    name, IOFailure.
+    Raises AttachmentExists when another NIC has the name, IOFailure.
     """
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(path.parent):
-            others = [e for e in _entries(path) if source(e) != source(entry)]
+            netns, entries = _read(path)
+            others = [e for e in entries if source(e) != source(entry)]
             if any(e.get("name") == entry["name"] for e in others):
                 raise AttachmentExists(f"{path}: has another NIC {entry['name']}; DEL comes first")
             _write(path, netns, [*others, entry])
@@ -53,7 +53,7 @@ def drop(path: Path, mine: str) -> None:
     try:
         with _locked(path.parent):
             try:
-                entries = _entries(path)
+                netns, entries = _read(path)
             except IOFailure:  # Kata cannot read it either, and nobody else removes it
                 path.unlink()
                 return
@@ -61,14 +61,14 @@ def drop(path: Path, mine: str) -> None:
             if entries and not left:
                 path.unlink()
             elif left != entries:
-                _write(path, json.loads(path.read_text())["netns"], left)
+                _write(path, netns, left)
     except FileNotFoundError:
         return
 
 
 def find(path: Path, mine: str) -> Entry | None:
     """The entry of the device `mine`, None for none. Raises IOFailure."""
-    return next((e for e in _entries(path) if source(e) == mine), None)
+    return next((e for e in _read(path)[1] if source(e) == mine), None)
 
 
 def source(entry: Entry) -> str:
@@ -87,16 +87,17 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _entries(path: Path) -> list[Entry]:
+def _read(path: Path) -> tuple[str | None, list[Entry]]:
+    """Return the namespace and the entries of a file. Raises IOFailure."""
     try:
-        return list(json.loads(path.read_text())["devices"])
+        data = json.loads(path.read_text())
+        return data.get("netns"), list(data["devices"])
     except FileNotFoundError:
-        return []
-    except (ValueError, TypeError, KeyError) as e:
+        return None, []
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise IOFailure(f"dan_dir: {path} is not a DAN file ({e!r}); remove it") from e
 
 
-def _write(path: Path, netns: str, entries: list[Entry]) -> None:
-    entries = sorted(entries, key=lambda e: str(e.get("name")))
-    data = json.dumps(kata.dan(netns, entries)).encode() + b"\n"
+def _write(path: Path, netns: str | None, entries: list[Entry]) -> None:
+    data = json.dumps(kata.dan(entries, netns)).encode() + b"\n"
     files.write_and_rename(str(path.with_suffix(".tmp")), str(path), data, os.O_TRUNC, 0o666)

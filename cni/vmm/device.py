@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cni.spec.types import IP, Result, family_of, gateways_by_family
+from cni.spec import result as results
+from cni.spec.routing import onlink, resolved
+from cni.spec.types import IP, Result, Route
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Device:
     compute its checksums itself, because the switch passes them on unfinished.
 
     The rest is for a guest that is configured from outside: `ifname` is the pod's interface,
-    `addresses` are CIDRs, `routes` pairs of destination and gateway, `neighbours` pairs of address
-    and MAC that the guest need not ask for.
+    `addresses` are CIDRs, `routes` have their gateways, and those without one come first;
+    `neighbours` are pairs of address and MAC that the guest need not ask for.
     """
 
     id: str
@@ -36,20 +38,26 @@ class Device:
     offload: bool = True
     ifname: str = ""
     addresses: tuple[str, ...] = ()
-    routes: tuple[tuple[str, str], ...] = ()
+    routes: tuple[Route, ...] = ()
     neighbours: tuple[tuple[str, str], ...] = ()
     nameservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Device:
-        """Read a device from a record, where it is `vars(device)` as JSON."""
-        pairs = {
-            key: tuple((first, second) for first, second in data.get(key, ()))
-            for key in ("routes", "neighbours")
-        }
+        """Read what `to_json` returned; routes of format 1 are pairs of destination and gateway."""
+        routes = (Route(**r) if isinstance(r, dict) else Route(*r) for r in data.get("routes", ()))
+        neighbours = ((ip, mac) for ip, mac in data.get("neighbours", ()))
         texts = {key: tuple(data.get(key, ())) for key in ("addresses", "nameservers", "search")}
-        return Device(**{**data, **pairs, **texts})
+        return Device(**{**data, **texts, "routes": tuple(routes), "neighbours": tuple(neighbours)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; of a route those that it has, as in a CNI result of 1.1.0."""
+        return {**vars(self), "routes": [results.dump_route(route) for route in self.routes]}
+
+    def is_onlink(self, route: Route) -> bool:
+        """Return whether the guest must be told that the route's gateway is on the link."""
+        return route in onlink(self.routes, self.addresses)
 
 
 def promised(
@@ -63,13 +71,14 @@ def promised(
 
     `ips` are those of the pod's interface. A route without a gateway gets the first of its family.
     """
-    gateways = gateways_by_family(result.ips)
+    domain = result.dns.get("domain")
     return replace(
         device,
         ifname=ifname,
         addresses=tuple(ip.address for ip in ips),
-        routes=tuple((r.dst, r.gw or gateways.get(family_of(r.dst), "")) for r in result.routes),
+        routes=resolved(result.routes, result.ips),
         neighbours=tuple((ip, mac) for ip, mac in neighbours),
         nameservers=tuple(result.dns.get("nameservers") or ()),
-        search=tuple(result.dns.get("search") or ()),
+        # The domain is a search list of one, and a search list comes before it (resolv.conf(5)).
+        search=tuple(result.dns.get("search") or ([domain] if domain else ())),
     )

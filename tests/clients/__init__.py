@@ -1,1 +1,1 @@
-"""Tests with real container runtimes: containerd, podman, runc, and libcni's rules."""
+"""Tests with real container runtimes: containerd, podman, runc, libvirt, and libcni's rules."""

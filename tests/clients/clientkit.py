@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.testbed.node import BIN, PLUGINS, Node
+from bench.testbed.slowness import SLOWNESS
 
 BUSYBOX = Path("/bin/busybox")
 APPLETS = "sh sleep ping ip nc cat".split()
@@ -75,7 +76,7 @@ class Machine:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=60 * SLOWNESS,
             )
         if check and done.returncode:
             raise AssertionError(f"{argv}: {done.returncode}\n{done.stdout}\n{done.stderr}")

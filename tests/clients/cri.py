@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from bench.testbed.slowness import SLOWNESS
 from tests.clients.clientkit import CGROUP, IMAGE, Machine, await_
 
 CONFIG = """\
@@ -37,20 +38,35 @@ state = "/run/containerd"
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vm.options]
         BinaryName = "{vm_runtime}"
 """
+HANDLER = """\
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{name}]
+        runtime_type = "io.containerd.runc.v2"
+        cni_conf_dir = "{networks}"
+"""
 
 
 class Containerd:
-    """Pods of the runtime handler `vm` use `vm_runtime` and the directory `vm_networks`."""
+    """Pods of the runtime handler `vm` use `vm_runtime` and the directory `vm_networks`.
+
+    `others` are more handlers, each with the directory of its networks.
+    """
 
     def __init__(
-        self, machine: Machine, archive: Path, vm_runtime: Path, vm_networks: Path
+        self,
+        machine: Machine,
+        archive: Path,
+        vm_runtime: Path,
+        vm_networks: Path,
+        others: Mapping[str, Path],
     ) -> None:
         self.machine = machine
         home = machine.node.lab.dir
         self.socket, self.log = home / "containerd.sock", home / "containerd.log"
         config = home / "containerd.toml"
         places = {"vm_runtime": vm_runtime, "vm_networks": vm_networks}
-        config.write_text(CONFIG.format(socket=self.socket, image=IMAGE, **places))
+        handlers = [HANDLER.format(name=name, networks=path) for name, path in others.items()]
+        text = CONFIG.format(socket=self.socket, image=IMAGE, **places) + "".join(handlers)
+        config.write_text(text)
         self._process = machine.popen("containerd", "--config", str(config), log=self.log)
         self._channel = grpc.insecure_channel(f"unix:{self.socket}")
         try:
@@ -73,16 +89,29 @@ class Containerd:
         return self.machine.popen("ctr", "--address", str(self.socket), *arguments, log=self.log)
 
     def run_pod(self, name: str, handler: str = "", **annotations: str) -> str:
-        """Run a sandbox and return its id; mode="tc" is its annotation `vmlink.mode`."""
+        """Run a sandbox and return its id; mode="tc" is its annotation `vmlink.mode`.
+
+        Raises grpc.RpcError.
+        """
+        ours = {f"vmlink.{key}": value for key, value in annotations.items()}
+        return self.run_annotated(name, handler, ours)
+
+    def run_annotated(self, name: str, handler: str, annotations: Mapping[str, str]) -> str:
+        """Run a sandbox with these annotations and return its id. Raises grpc.RpcError."""
         metadata = {1: name, 2: f"uid-{name}", 3: "default"}
         linux = {1: f"/{CGROUP}"}
-        entries = [{1: f"vmlink.{key}", 2: value} for key, value in annotations.items()]
+        entries = [{1: key, 2: value} for key, value in annotations.items()]
         request = {1: {1: metadata, 2: name, 3: "/run/logs", 7: entries, 8: linux}, 2: handler}
         return text(self._call("RuntimeService/RunPodSandbox", request)[1])
 
     def pod_ip(self, sandbox: str) -> str:
         status = self._call("RuntimeService/PodSandboxStatus", {1: sandbox})[1]
         return text(fields(fields(status)[5])[1])
+
+    def a_pod(self) -> str:
+        """The id of one of the sandboxes, also of those that could not be made; "" for none."""
+        known = self._call("RuntimeService/ListPodSandbox", {})
+        return text(fields(known[1])[1]) if known else ""
 
     def stop_pod(self, sandbox: str) -> None:
         self._call("RuntimeService/StopPodSandbox", {1: sandbox})
@@ -92,7 +121,7 @@ class Containerd:
 
     def _call(self, method: str, request: Mapping[int, Any]) -> dict[int, bytes]:
         call = self._channel.unary_unary(f"/runtime.v1.{method}")
-        return fields(call(message(request), timeout=60))
+        return fields(call(message(request), timeout=60 * SLOWNESS))
 
     def close(self) -> None:
         self._channel.close()

@@ -6,19 +6,47 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from bench.testbed.node import BIN, Node
 from tests.clients.clientkit import CGROUP, Machine, await_, image, rootfs, veth
 from tests.clients.cri import Containerd
 
+LIMITS = {"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "16M"}
+# What is wrong with vmlink's part of a chain, so that each ADD is refused.
+BROKEN: dict[str, dict[str, Any]] = {
+    "key": {"colour": "red"},
+    "value": {"mtu": "large"},
+    "uplink": {"mode": "tap"},
+}
+
+
+@pytest.fixture(scope="module")
+def broken(node: Node, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories with a network each, by the runtime handlers that use them."""
+    ptp = {"type": "ptp", "ipam": node.ipam("10.4.1.0/24", routes=["0.0.0.0/0"])}
+    home, made = tmp_path_factory.mktemp("broken"), {}
+    for kind, keys in BROKEN.items():
+        made[kind] = home / kind
+        made[kind].mkdir()
+        plugins = [ptp, {"type": "vmlink", **keys}]
+        conflist = {"cniVersion": "1.0.0", "name": f"broken-{kind}", "plugins": plugins}
+        (made[kind] / "10-broken.conflist").write_text(json.dumps(conflist))
+    return made
+
 
 @pytest.fixture(scope="module")
 def containerd(
-    node: Node, machine: Machine, tmp_path_factory: pytest.TempPathFactory
+    node: Node,
+    machine: Machine,
+    broken: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Containerd]:
-    machine.install("pods", veth(node, "10.9.0.0/24"))
+    machine.install("pods", veth(node, "10.9.0.0/24", capabilities={"bandwidth": True}))
     machine.watch()
     archive = image(tmp_path_factory.mktemp("image"), ["/bin/sleep", "1000000"])
     home = tmp_path_factory.mktemp("vm")
@@ -28,7 +56,7 @@ def containerd(
     foreign = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24", routes=["0.0.0.0/0"])}
     network = {"cniVersion": "1.0.0", "name": "foreign", "plugins": [foreign]}
     (home / "10-foreign.conflist").write_text(json.dumps(network))
-    with closing(Containerd(machine, archive, runtime, home)) as made:
+    with closing(Containerd(machine, archive, runtime, home, broken)) as made:
         # The bridge outlives its pods: make it before a test checks that it leaves nothing behind.
         made.remove_pod(made.run_pod("first"))
         yield made
@@ -60,6 +88,32 @@ def test_the_wrapper_makes_a_sandbox_of_another_plugin_ready_for_a_vm(
     containerd.stop_pod(sandbox)
     containerd.remove_pod(sandbox)
     assert not description.exists()
+
+
+def test_a_sandbox_with_limits_comes_and_goes(node: Node, containerd: Containerd) -> None:
+    sandbox = containerd.run_annotated("limited", "", LIMITS)
+    try:
+        assert answers(node, containerd.pod_ip(sandbox))
+        qdiscs = json.loads(node.run(["tc", "-json", "qdisc", "show"]).stdout)
+        rates = {q["options"]["rate"] for q in qdiscs if q["kind"] == "tbf"}
+        assert rates == {8_000_000 // 8, 16_000_000 // 8}
+    finally:
+        containerd.stop_pod(sandbox)
+        containerd.remove_pod(sandbox)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_sandbox_whose_network_is_broken_goes(
+    node: Node, machine: Machine, containerd: Containerd, kind: str
+) -> None:
+    """The plugin before vmlink in the chain gives back what it made, too."""
+    with pytest.raises(grpc.RpcError):
+        containerd.run_pod("broken", kind)
+    while sandbox := containerd.a_pod():  # kubelet removes what could not be made
+        containerd.stop_pod(sandbox)
+        containerd.remove_pod(sandbox)
+    assert machine.last_call()[0] == "DEL"
+    assert not list(machine.path("/run/netns").glob("*"))
 
 
 @pytest.mark.parametrize("turn", range(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,5 +68,62 @@ def test_check_tells_what_a_chain_has_lost(node: Node, pod: Path, tmp_path: Path
     tap = network.add("c1", pod)["interfaces"][-1]["name"]
     node.run(["ip", "link", "del", tap], pod)
     with pytest.raises(AssertionError, match=tap):
+        network.check("c1", pod)
+    network.delete("c1", pod)
+
+
+TUNED = {"mtu": 1300, "mac": "02:00:00:00:09:0a"}
+MODES: dict[str, Any] = {
+    "tc": {"mode": "tc"},
+    "tap": {"mode": "tap", "placeholder": True},
+    "veth": {"mode": "veth"},
+}
+
+
+# The MAC of an ifb, which the placeholder is where there is no dummy, cannot be changed.
+@pytest.mark.parametrize(
+    ("mode", "key"), [(m, k) for m in MODES for k in TUNED if (m, k) != ("tap", "mac")]
+)
+def test_check_tells_of_a_tuning_that_the_guest_does_not_know(
+    node: Node, pod: Path, tmp_path: Path, mode: str, key: str
+) -> None:
+    """A plain container has no guest: there the plugin may change what it likes."""
+    first = veth(node, "10.9.0.0/24", **MODES[mode])
+    tuning = {"type": "tuning", key: TUNED[key]}
+    network = Network(node, tmp_path, "tuned", "1.0.0", first, tuning)
+    network.add("c1", pod)
+    if mode == "veth":
+        network.check("c1", pod)
+    else:
+        with pytest.raises(AssertionError, match="which the guest has, found"):
+            network.check("c1", pod)
+    network.delete("c1", pod)
+
+
+@pytest.mark.parametrize("key", TUNED)
+def test_what_tuning_changes_before_vmlink_is_the_guests(
+    node: Node, pod: Path, tmp_path: Path, key: str
+) -> None:
+    ptp = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24")}
+    tuning = {"type": "tuning", key: TUNED[key]}
+    network = Network(node, tmp_path, "tuned", "1.0.0", ptp, tuning, {"type": "vmlink"})
+    network.add("c1", pod)
+    network.check("c1", pod)
+    (device,) = json.loads(node.run(node.ctl("device", "c1")).stdout)
+    assert device[key] == TUNED[key]
+    network.delete("c1", pod)
+
+
+@pytest.mark.parametrize("key", TUNED)
+@pytest.mark.parametrize("mode", ["tc", "macvtap"])
+def test_check_tells_of_a_tuning_behind_a_chained_vmlink(
+    node: Node, pod: Path, tmp_path: Path, mode: str, key: str
+) -> None:
+    ptp = {"type": "ptp", "ipam": node.ipam("10.4.0.0/24")}
+    tuning = {"type": "tuning", key: TUNED[key]}
+    vmlink = {"type": "vmlink", "mode": mode}
+    network = Network(node, tmp_path, "tuned", "1.0.0", ptp, vmlink, tuning)
+    network.add("c1", pod)
+    with pytest.raises(AssertionError, match="which the guest has, found"):
         network.check("c1", pod)
     network.delete("c1", pod)

@@ -91,6 +91,14 @@ def fails(answer: Answer, code: int, *words: str) -> str:
     return str(message)
 
 
+def refuses(verb: str, answer: Answer, code: int, *words: str) -> None:
+    """Check that the answer is this error; that of a DEL, which undoes what it can, is success."""
+    if verb == "DEL":
+        silent(answer)
+    else:
+        fails(answer, code, *words)
+
+
 def silent(answer: Answer) -> None:
     """Check that the call succeeded and printed nothing."""
     assert (answer.code, answer.raw) == (0, b"")

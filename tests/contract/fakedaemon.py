@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.testbed.slowness import SLOWNESS
 from cni.spec import protocol
 from tests import waits
 
@@ -31,14 +32,14 @@ class FakeDaemon:
 
     def listen(self) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(10)
+        self.socket.settimeout(10 * SLOWNESS)
         self.socket.bind(str(self.path))
         self.socket.listen()
 
     def accept(self) -> socket.socket:
         assert self.socket
         conn, _ = self.socket.accept()
-        conn.settimeout(10)
+        conn.settimeout(10 * SLOWNESS)
         return conn
 
     def start(self, env: dict[Any, Any], stdin: bytes = CONF, *via: str) -> subprocess.Popen[bytes]:
@@ -77,7 +78,7 @@ def encoded(env: dict[Any, Any]) -> dict[bytes, bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=10 * SLOWNESS)
     assert err == b""
     return process.returncode, out
 

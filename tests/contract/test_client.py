@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.testbed.slowness import SLOWNESS
 from cni.spec import protocol
 from tests.contract.fakedaemon import CONF, DEL, FakeDaemon, answer, encoded, failure, finish
 
@@ -22,7 +23,7 @@ VERSIONS = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 
 def test_no_command_is_a_line_on_stderr(client: Path) -> None:
-    done = subprocess.run([client], env={}, capture_output=True, timeout=5)
+    done = subprocess.run([client], env={}, capture_output=True, timeout=5 * SLOWNESS)
     assert (done.returncode, done.stdout) == (0, b"")
     assert done.stderr.startswith(b"vmlink: CNI plugin ")
     assert done.stderr.endswith(", ".join(VERSIONS).encode() + b"\n")
@@ -141,6 +142,9 @@ def test_largest_stdin(daemon: FakeDaemon) -> None:
     error = daemon.fails({"CNI_COMMAND": "ADD"}, stdin + b" ")
     assert (error["code"], error["cniVersion"]) == (6, "1.0.0")
     assert str(protocol.STDIN_MAX) in error["msg"]
+    process = daemon.start(DEL, stdin + b" ")
+    assert answer(daemon, protocol.encode_answer(0, b"")).stdin == b""
+    assert finish(process) == (0, b"")
 
 
 def test_largest_environment(daemon: FakeDaemon) -> None:
@@ -239,7 +243,7 @@ def test_connection_stays_whole_until_the_answer(daemon: FakeDaemon) -> None:
             conn.recv(1)
         process.kill()
         assert conn.recv(1) == b""
-    process.communicate(timeout=5)
+    process.communicate(timeout=5 * SLOWNESS)
 
 
 def test_peer_that_hangs(daemon: FakeDaemon) -> None:
@@ -272,7 +276,7 @@ def test_result_that_cannot_be_printed_is_no_success(daemon: FakeDaemon) -> None
         env = {"CNI_COMMAND": "ADD", "VMLINK_SOCKET": str(daemon.path)}
         process = subprocess.Popen([daemon.client], env=env, stdin=null, stdout=full)
         answer(daemon, protocol.encode_answer(0, b"{}"))
-        assert process.wait(5) == 5
+        assert process.wait(5 * SLOWNESS) == 5
 
 
 def test_no_memory_for_the_answer(daemon: FakeDaemon) -> None:

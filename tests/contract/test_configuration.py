@@ -18,6 +18,7 @@ from tests.contract.cnikit import (
     fails,
     full,
     has,
+    refuses,
     run,
     silent,
 )
@@ -47,7 +48,7 @@ MIB = 1 << 20
     ids=lambda stdin: repr(stdin[:20]),
 )
 def test_undecodable(node: Node, idle: Path, verb: str, stdin: bytes) -> None:
-    fails(run(node, verb, idle, stdin), 6)
+    refuses(verb, run(node, verb, idle, stdin), 6)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -60,7 +61,7 @@ def test_stdin_of_a_mebibyte_and_more(node: Node, pod: Path, verb: str) -> None:
     assert answer.code == 0
     assert bool(answer.raw) == (verb == "ADD")
     silent(run(node, "DEL", pod, stdin))
-    fails(run(node, verb, pod, stdin + b" "), 6, "stdin", str(MIB))
+    refuses(verb, run(node, verb, pod, stdin + b" "), 6, "stdin", str(MIB))
 
 
 def test_message_is_bounded(node: Node, idle: Path) -> None:
@@ -74,7 +75,7 @@ def test_message_is_bounded(node: Node, idle: Path) -> None:
 @pytest.mark.parametrize("version", [ABSENT, "", "0.1.0", "0.2.0", "0.3.0", "1.2.0", "2.0.0", "x"])
 def test_version_that_is_not_served(node: Node, idle: Path, verb: str, version: Any) -> None:
     answer = run(node, verb, idle, full(node, cniVersion=version))
-    fails(answer, 1, "cniVersion", "0.1.0" if version is ABSENT else version, *VERSIONS)
+    refuses(verb, answer, 1, "cniVersion", "0.1.0" if version is ABSENT else version, *VERSIONS)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,10 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", ["bogus", "Mode", "linux.bogus", "tap.bogus", "bridge"])
 def test_unknown_key(node: Node, idle: Path, verb: str, path: str) -> None:
     answer = run(node, verb, idle, full(node, **nested(path, {"some": "value"})))
-    fails(answer, 2, path, "{'some': 'value'}")
+    if verb == "GC":  # asks for the network's name and IPAM alone
+        silent(answer)
+    else:
+        refuses(verb, answer, 2, path, "{'some': 'value'}")
 
 
 WRONG: list[tuple[str, list[Any], tuple[str, ...]]] = [

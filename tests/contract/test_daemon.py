@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.testbed.node import BIN, CLIENT, Answer, Node
+from bench.testbed.slowness import SLOWNESS
 from tests.contract.cnikit import config, fails, links, run, script, silent, variables
 
 GOOD = 'echo \'{"cniVersion":"1.0.0","ips":[{"address":"10.9.2.2/24"}]}\''
@@ -41,7 +42,7 @@ def under_way(node: Node, pod: Path) -> Iterator[subprocess.Popen[bytes]]:
         started.read_text()
         yield client
         go.write_text("\n")
-        client.wait(20)
+        client.wait(20 * SLOWNESS)
     finally:
         client.kill()
         client.wait()
@@ -65,7 +66,7 @@ def test_end_finishes_what_is_under_way(mortal: Node, home: Path, number: int) -
     assert client.returncode == 0
     out = (mortal.lab.dir / "answer").read_text()
     assert json.loads(out)["ips"][0]["address"] == "10.9.2.2/24"
-    assert daemon.wait(20) == 0
+    assert daemon.wait(20 * SLOWNESS) == 0
     mortal.daemon = None
     assert not mortal.socket.exists()
     assert "eth0" in links(home)

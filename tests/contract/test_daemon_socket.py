@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bench.testbed.node import BIN, Node
+from bench.testbed.slowness import SLOWNESS
 from cni.spec import protocol
 from tests.contract.cnikit import config, run, silent
 
@@ -27,10 +28,10 @@ def test_socket_is_for_its_owner(mortal: Node) -> None:
     assert stat.S_IMODE(mortal.run_dir.stat().st_mode) == 0o700
 
 
-STRANGER = """
+STRANGER = f"""
 import socket, sys
 with socket.socket(socket.AF_UNIX) as s:
-    s.settimeout(20)
+    s.settimeout({20 * SLOWNESS})
     s.connect(sys.argv[1])
     try:
         s.sendall(bytes.fromhex(sys.argv[2]))
@@ -103,7 +104,7 @@ def test_three_hundred_connections_at_once(mortal: Node) -> None:
 def connect(stack: ExitStack, node: Node, count: int) -> list[socket.socket]:
     made = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(count)]
     for each in made:
-        each.settimeout(30)
+        each.settimeout(30 * SLOWNESS)
         each.connect(str(node.socket))
     return made
 

@@ -20,6 +20,7 @@ from tests.contract.cnikit import (
     fails,
     full,
     links,
+    refuses,
     run,
     shown,
     silent,
@@ -72,7 +73,8 @@ def test_version(node: Node, stdin: bytes) -> None:
 @pytest.mark.parametrize("verb", ON_POD)
 @pytest.mark.parametrize("bad", ["-a", ".a", "a/b", "../a", "a b", "a\n", "ä", "a" * 201, "a:b"])
 def test_bad_container_id(node: Node, idle: Path, verb: str, bad: str) -> None:
-    fails(run(node, verb, idle, full(node), CNI_CONTAINERID=bad), 4, "CNI_CONTAINERID")
+    answer = run(node, verb, idle, full(node), CNI_CONTAINERID=bad)
+    refuses(verb, answer, 4, "CNI_CONTAINERID")
 
 
 @pytest.mark.parametrize("verb", ON_POD)
@@ -94,7 +96,7 @@ def test_bad_container_id(node: Node, idle: Path, verb: str, bad: str) -> None:
     ],
 )
 def test_bad_ifname(node: Node, idle: Path, verb: str, bad: str) -> None:
-    fails(run(node, verb, idle, full(node), CNI_IFNAME=bad), 4, "CNI_IFNAME")
+    refuses(verb, run(node, verb, idle, full(node), CNI_IFNAME=bad), 4, "CNI_IFNAME")
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 15, "ä" * 7, "-x", "net1.100", "..."])
@@ -108,7 +110,7 @@ def test_good_ifname(node: Node, pod: Path, name: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("bad", [ABSENT, "", "-a", "a/b", "a b", "ä", "a" * 201, 5, None, ["a"]])
 def test_bad_network_name(node: Node, idle: Path, verb: str, bad: Any) -> None:
-    fails(run(node, verb, idle, full(node, name=bad)), 7, "name")
+    refuses(verb, run(node, verb, idle, full(node, name=bad)), 7, "name")
 
 
 @pytest.fixture

@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from bench.testbed.node import BIN
+from cni.attach.records import Store
 from cni.plugins import ctl as command
+from tests.unit.test_ctl import TC
 
 CONF = Path(__file__).parents[2] / "conf"
 DEFAULT = {
     "/etc/cni/net.d/10-vmlink-linux.conflist",
     "/etc/containers/oci/hooks.d/vmlink-createRuntime.json",
     "/etc/containers/oci/hooks.d/vmlink-poststop.json",
+    "/etc/systemd/system/multi-user.target.wants/vmlinkd.service",
+    "/etc/systemd/system/sockets.target.wants/vmlinkd.socket",
     "/etc/systemd/system/vmlinkd.service",
     "/etc/systemd/system/vmlinkd.socket",
     "/etc/vmlink/vmlinkd.yaml",
     "/opt/cni/bin/vmlink",
 }
 MANIFEST = "/var/lib/vmlink/installed.json"
+PLACE = "/opt/vmlink/bin"  # that of these tests may be below /root
 
 
 def contents(root: Path) -> dict[str, bytes | None]:
-    """Files with their contents, and directories."""
+    """Files with their contents, links with their targets, and directories."""
     found = (p for p in root.rglob("*"))
-    return {f"/{p.relative_to(root)}": p.read_bytes() if p.is_file() else None for p in found}
+    return {f"/{p.relative_to(root)}": content(p) for p in found}
+
+
+def content(path: Path) -> bytes | None:
+    if path.is_symlink():
+        return bytes(path.readlink())
+    return path.read_bytes() if path.is_file() else None
 
 
 Ctl = Callable[..., list[str]]
@@ -44,7 +57,8 @@ def ctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "argv", [str(BIN / "vmlinkctl")])
 
     def run(verb: str, root: Path, *arguments: str, code: int = 0) -> list[str]:
-        found = command.main([verb, "--root", str(root), *arguments])
+        place = ["--bin-dir", PLACE] if verb == "install" else []
+        found = command.main([verb, "--root", str(root), *place, *arguments])
         said = "".join(capsys.readouterr())
         assert found == code, said
         return said.splitlines()
@@ -69,10 +83,10 @@ def test_all_is_put_in_place_and_taken_back(ctl: Ctl, root: Path) -> None:
     assert client.read_bytes() == (BIN / "vmlink").read_bytes()
     assert client.stat().st_mode & 0o777 == 0o755
     unit = put["/etc/systemd/system/vmlinkd.service"] or b""
-    assert f"ExecStart={BIN}/vmlinkd ".encode() in unit
+    assert f"ExecStart={PLACE}/vmlinkd ".encode() in unit
     for name in ("createRuntime", "poststop"):
         hook = json.loads(put[f"/etc/containers/oci/hooks.d/vmlink-{name}.json"] or b"")
-        assert hook["hook"]["path"] == f"{BIN}/vmlink-hook"
+        assert hook["hook"]["path"] == f"{PLACE}/vmlink-hook"
     ctl("uninstall", root)
     assert contents(root) == before
 
@@ -123,6 +137,66 @@ def test_what_is_of_an_older_version_is_replaced(ctl: Ctl, root: Path) -> None:
     assert f"update    {unit}" in ctl("install", root, "units", "--bin-dir", "/new")
     assert "ExecStart=/new/vmlinkd" in unit.read_text()
     assert f"removed   {unit}" in ctl("uninstall", root)
+
+
+LINKS = (
+    "multi-user.target.wants/vmlinkd.service",
+    "sockets.target.wants/vmlinkd.socket",
+)
+
+
+def test_service_and_socket_are_enabled(ctl: Ctl, root: Path) -> None:
+    units = root / "etc/systemd/system"
+    ctl("install", root)
+    enabled = {name: str((units / name).readlink()) for name in LINKS}
+    assert enabled == {name: f"/etc/systemd/system/{name.split('/')[1]}" for name in LINKS}
+    if not shutil.which("systemctl"):
+        pytest.skip("systemctl is missing (the package systemd)")
+    # As systemctl(1) itself has it.
+    for name in ("vmlinkd.service", "vmlinkd.socket"):
+        asked = ["systemctl", f"--root={root}", "is-enabled", name]
+        said = subprocess.run(asked, capture_output=True, text=True, check=True)
+        assert said.stdout.strip() == "enabled"
+    subprocess.run(["systemctl", f"--root={root}", "disable", "vmlinkd.service"], check=True)
+    ctl("install", root)
+    assert [(units / name).is_symlink() for name in LINKS] == [False, False]
+
+
+def test_links_of_systemctl_are_taken_over(ctl: Ctl, root: Path) -> None:
+    before = contents(root)
+    units = root / "etc/systemd/system"
+    for name in LINKS:
+        (units / name).parent.mkdir(parents=True)
+        (units / name).symlink_to(f"/etc/systemd/system/{name.split('/')[1]}")
+    ctl("install", root)
+    ctl("uninstall", root)
+    assert {path for path, data in contents(root).items() if data is not None} == {
+        path for path, data in before.items() if data is not None
+    }
+
+
+@pytest.mark.parametrize("place", ["/root/venv/bin", "/home/me/.local/bin", "/run/user/0/bin"])
+def test_where_the_unit_would_not_see_it_nothing_is_installed(
+    ctl: Ctl, root: Path, place: str
+) -> None:
+    before = contents(root)
+    (line,) = ctl("install", root, "--bin-dir", place, code=1)
+    assert f"--bin-dir: {place}/vmlinkd is below a home directory, which ProtectHome=" in line
+    assert contents(root) == before
+    ctl("install", root, "client", "network", "hooks", "--bin-dir", place)
+
+
+def test_uninstall_warns_of_pods(ctl: Ctl, root: Path) -> None:
+    ctl("install", root)
+    assert all(line.startswith("removed") for line in ctl("uninstall", root))
+    ctl("install", root)
+    store = Store(root / "run/vmlink/state")
+    store.create()
+    for container in ("c1", "c2"):
+        store.begin(replace(TC, container_id=container))
+    warnings = [line for line in ctl("uninstall", root) if line.startswith("warning: ")]
+    (warning,) = warnings
+    assert re.match("warning: 2 attachments of this node live, as c[12]/eth1; ", warning)
 
 
 def test_a_file_of_somebody_else_is_not_touched(ctl: Ctl, root: Path) -> None:

@@ -11,8 +11,10 @@ from tests.contract.cnikit import (
     SUBNETS,
     VERSIONS,
     attached,
+    chained,
     config,
     fails,
+    foreign,
     has,
     links,
     run,
@@ -75,3 +77,30 @@ def test_every_verb(node: Node, pod: Path, version: str, mode: str) -> None:
     silent(run(node, "DEL", pod, {**conf, "prevResult": result}))
     silent(run(node, "DEL", pod, conf))
     assert links(pod) == {"lo"}
+
+
+def test_runtime_config_as_containerd_writes_it(node: Node, pod: Path) -> None:
+    """go-cni's structs have no json tags."""
+    runtime = {
+        "bandwidth": {
+            "IngressRate": 8_000_000,
+            "IngressBurst": 1_000_000,
+            "EgressRate": 0,
+            "EgressBurst": 0,
+        },
+        "dns": {"Servers": ["10.0.0.53"], "Searches": None, "Options": None},
+        "ipRanges": [{"Subnet": "10.8.0.0/24", "RangeStart": "10.8.0.9", "Gateway": ""}],
+    }
+    with attached(node, pod, config(node, mode="veth", runtimeConfig=runtime)) as result:
+        assert next(ip["address"] for ip in result["ips"]) == "10.8.0.9/24"
+        assert result["dns"] == {"nameservers": ["10.0.0.53"]}
+        shaped = node.run(["tc", "qdisc", "show", "dev", result["interfaces"][1]["name"]]).stdout
+        assert "tbf" in shaped
+        assert "8Mbit" in shaped
+
+
+def test_dns_of_the_runtime_in_a_chain(node: Node, pod: Path) -> None:
+    foreign(node, pod)
+    conf = chained(node, pod, runtimeConfig={"dns": {"servers": ["10.0.0.53"]}})
+    with attached(node, pod, conf) as result:
+        assert result["dns"] == {"nameservers": ["10.0.0.53"]}

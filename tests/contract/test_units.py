@@ -32,11 +32,38 @@ def test_systemd_understands_them(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_systemd_calls_the_service_safe_enough() -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is missing (the package systemd)")
+    unit = str(CONF / "vmlinkd.service")
+    asked = ["systemd-analyze", "security", "--offline=yes", "--threshold=40", "--no-pager", unit]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_number_of_failed_starts_is_the_end() -> None:
+    units = {kind: (CONF / f"vmlinkd.{kind}").read_text() for kind in ("service", "socket")}
+    limits = {
+        kind: re.findall(r"^\w*LimitIntervalSec=.*", text, re.M) for kind, text in units.items()
+    }
+    assert limits == {
+        "service": ["StartLimitIntervalSec=0"],
+        "socket": ["TriggerLimitIntervalSec=0"],
+    }
+
+
 def setting(name: str) -> list[str]:
     """The values of a setting in vmlinkd.service."""
     line: str
     (line,) = re.findall(f"{name}=(.*)", (CONF / "vmlinkd.service").read_text())
     return line.split()
+
+
+def bounded() -> list[str]:
+    """The command that executes another with the unit's capabilities and no others."""
+    names = (name.removeprefix("CAP_").lower() for name in setting("CapabilityBoundingSet"))
+    bounds = ",".join(["-all", *(f"+{name}" for name in names)])
+    return ["setpriv", "--no-new-privs", "--bounding-set", bounds, "--inh-caps", "-all"]
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +75,12 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def confined(calls: Path) -> Iterator[Node]:
     """A node whose vmlinkd has only the capabilities that the unit grants."""
-    names = (name.removeprefix("CAP_").lower() for name in setting("CapabilityBoundingSet"))
-    bounds = ",".join(["-all", *(f"+{name}" for name in names)])
     # -D: vmlinkd itself, not strace, is the child process that Node stops.
     strace = ["strace", "-D", "-f", "-qq", "-o", str(calls)] if shutil.which("strace") else []
-    setpriv = ["setpriv", "--no-new-privs", "--bounding-set", bounds, "--inh-caps", "-all"]
     with Node() as node:
         node.run("ip link add nic type veth peer name far".split())
         node.run(["ip", "link", "set", "nic", "up"])
-        node.start([*strace, *setpriv, str(BIN / "vmlinkd")])
+        node.start([*strace, *bounded(), str(BIN / "vmlinkd")])
         yield node
 
 
@@ -83,6 +107,28 @@ def test_the_units_capabilities_are_enough(confined: Node, keys: dict[str, Any])
         confined.call("DEL", conf, "c", pod).expect()
     finally:
         confined.lab.drop(pod)
+
+
+PLAIN_DEV = """
+mount -t tmpfs dev "$0"; mkdir "$0/net" "$0/shm"; mount --bind /dev/shm "$0/shm"
+mknod "$0/net/tun" c 10 200; mknod "$0/null" c 1 3; mknod "$0/urandom" c 1 9
+mount --rbind "$0" /dev; exec "$@"
+"""
+
+
+def test_a_macvtap_where_dev_is_no_devtmpfs(tmp_path: Path) -> None:
+    """The kernel makes no nodes there, so that vmlinkd makes the macvtap's (mknod(2))."""
+    with Node() as node:
+        node.run("ip link add nic up type veth peer name far".split())
+        private = ["unshare", "--mount", "sh", "-ec", PLAIN_DEV, str(tmp_path)]
+        node.start([*private, *bounded(), str(BIN / "vmlinkd")])
+        conf = {"cniVersion": "1.0.0", "name": "net", "type": "vmlink", "mode": "macvtap"}
+        pod = node.pod()
+        result = node.call("ADD", {**conf, "master": "nic"}, "c", pod).expect()
+        check = {**conf, "master": "nic", "prevResult": result}
+        node.call("CHECK", check, "c", pod).expect()
+        node.call("DEL", {**conf, "master": "nic"}, "c", pod).expect()
+        node.lab.drop(pod)
 
 
 def expand(name: str) -> set[str]:

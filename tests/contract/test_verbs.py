@@ -213,7 +213,6 @@ def wrong_route(prev: dict[str, Any]) -> None:
     ("change", "words"),
     [
         (other("name", "eth9"), ["eth0"]),
-        (other("sandbox", ""), ["eth0", "sandbox"]),
         (other("mac", "02:00:00:00:00:99"), ["MAC", "02:00:00:00:00:99"]),
         (wrong_address, ["10.9.0.77/24"]),
         (wrong_route, ["10.66.0.0/16"]),
@@ -229,6 +228,15 @@ def test_check_against_a_foreign_prev_result(
     foreign_one = copy.deepcopy(checked)
     change(foreign_one["prevResult"])
     fails(run(node, "CHECK", pod, foreign_one), 104, *words)
+
+
+def test_check_without_a_sandbox(node: Node, pod: Path, checked: dict[str, Any]) -> None:
+    other("sandbox", "")(checked["prevResult"])
+    answer = run(node, "CHECK", pod, checked)
+    if "linux" in checked:
+        fails(answer, 104, "eth0", "sandbox")
+    else:  # chained, it is CNI_IFNAME that counts
+        silent(answer)
 
 
 @pytest.mark.parametrize("prev", [None, ABSENT])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.testbed.kube_apiserver import FakeApiServer
+from bench.testbed.slowness import SLOWNESS
 from cni.cancel import Cancel
 from cni.config.settings import Kubernetes
 from cni.errors import ClientGone, DeadlineExceeded, NotReady, TryAgain
@@ -22,7 +23,7 @@ from cni.kubeovn.pods import Pod, Pods
 
 WEB = ("shop", "web")
 READY = {"ovn.kubernetes.io/allocated": "true"}
-PATIENCE = 20
+PATIENCE = 20 * SLOWNESS
 
 
 @pytest.fixture

@@ -47,7 +47,9 @@ TOWARDS = {key: value for key, value in LIMIT.items() if key.startswith("ingress
 LIMITED["ovs with bandwidth"] = {**UPLINKS["ovs"], "bandwidth": TOWARDS}
 INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Way.stdin
 DAN = {"runtime": "kata", "placeholder": True}
+FIXED = {"args": {"cni": {"ips": ["10.9.0.99"]}}}
 PLACEHELD = {
+    "tc": {"linux with a fixed address": {**UPLINKS["linux"], **FIXED}},
     "tap": {
         "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True},
         "linux with gateway and placeholder": {**UPLINKS["linux with gateway"], **DAN},

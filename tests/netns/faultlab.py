@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.testbed.node import CLIENT, PLUGINS, Answer, Node
+from bench.testbed.slowness import SLOWNESS
 from cni.daemon.pool_store import read_json
-from cni.kernel import bpf, macvtap
+from cni.kernel import macvtap, redirect
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 from tests.netns.attach_ways import (
@@ -52,7 +53,7 @@ class Zygote:
         self.process.stdin.flush()
         return Daemon(self)
 
-    def number(self, seconds: float = 20) -> int:
+    def number(self, seconds: float = 20 * SLOWNESS) -> int:
         """The next line that it says. Raises TimeoutExpired."""
         assert self.process.stdout
         if not select.select([self.process.stdout], [], [], seconds)[0]:
@@ -60,7 +61,7 @@ class Zygote:
         return int(self.process.stdout.readline())
 
     def close(self) -> None:
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=20 * SLOWNESS)
         assert self.process.returncode == 0
 
 
@@ -75,7 +76,7 @@ class Daemon:
         os.kill(self.pid, number)
 
     def wait(self, timeout: float | None = None) -> int:
-        return self.zygote.number(20 if timeout is None else timeout)
+        return self.zygote.number(20 * SLOWNESS if timeout is None else timeout)
 
 
 class FaultyNode(Node):
@@ -104,6 +105,9 @@ class Lab:
         self.empty: frozenset[str] = frozenset()
         self.pod = node.pod()
         if "prevResult" in way.conf:
+            # Else a link-local address changes its look a second after eth0 comes up.
+            dad = "echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad"
+            node.run(["sh", "-c", dad], self.pod)
             link = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "far"]
             node.run(link, self.pod)
             node.run(["ip", "address", "add", "10.5.0.2/24", "dev", "eth0"], self.pod)
@@ -179,7 +183,7 @@ class Lab:
 
     def died(self) -> None:
         assert self.node.daemon
-        assert self.node.daemon.wait(20) == -signal.SIGKILL
+        assert self.node.daemon.wait(20 * SLOWNESS) == -signal.SIGKILL
         self.node.daemon = None
         self.mend()
         wait_for_orphans(EXECUTED)
@@ -197,7 +201,8 @@ def pod_contents(node: Node, pod: Path) -> frozenset[str]:
     out = node.run(["sh", "-c", looks], pod, check=False).stdout
     found = {" ".join(line.split()) for line in out.splitlines()}
     with Namespace.open(str(pod)) as ns, ns.entered(), Netlink() as netlink:
-        if (index := netlink.index("eth0")) and bpf.tcx_attached(index):
+        index = netlink.index("eth0")
+        if index and redirect.target_of("tcx", netlink, index) is not None:
             found.add("tcx on eth0")
     return frozenset(found)
 
@@ -236,7 +241,7 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         gate.bind(str(path))
         stack.callback(path.unlink)
         gate.listen()
-        gate.settimeout(20)
+        gate.settimeout(20 * SLOWNESS)
         lab.aim(step, lab.way.phase(step), "after", "hold")
         client = begin(lab)
         waiting = gate.accept()[0]
@@ -255,7 +260,7 @@ def held(lab: Lab, step: str) -> Iterator[tuple[subprocess.Popen[bytes], Callabl
         finally:
             with waiting:
                 waiting.sendall(b"+")
-            client.wait(20)
+            client.wait(20 * SLOWNESS)
 
 
 def begin(lab: Lab) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.testbed.slowness import SLOWNESS
 from cni.kernel import rtnl_encode
 from cni.kernel.netlink import Netlink, NetlinkError
 from cni.kernel.netns import CLONE_NEWNET, Namespace, libc
@@ -54,7 +55,7 @@ def namespaces(count: int) -> Iterator[list[Pair]]:
         for _ in range(count):
             ns = new_namespace()
             with ns.entered():
-                pairs.append((ns, Netlink(timeout=5)))
+                pairs.append((ns, Netlink(timeout=5 * SLOWNESS)))
         yield pairs
     finally:
         for ns, netlink in pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_what_a_sender_left_unfinished_is_finished_behind_the_limit(
         port, guest = attached.port(), inside(attached, way)
         assert isinstance(guest, Guest)
         with node.namespace.entered():
-            ethtool.stop_tx_checksum(f"p-{attached.pod.name}")
+            ethtool.stop_tx_checksum(socket.if_nametoindex(f"p-{attached.pod.name}"))
         header, frame = unfinished(ether, flow, payload, segment=1024)
         guest.send(frame, header)
         received = [present(port.receive()) for _ in range(20)]

@@ -235,19 +235,32 @@ def test_probe_touches_nothing(wire: Wire) -> None:
     assert open_descriptors() == fds
 
 
-def test_a_kernel_without_tcx(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Old:
-        """Linux before 6.6: loads the program, does not know the attach type."""
+@pytest.fixture
+def no_tcx(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Linux before 6.6: it loads the program, and knows neither the attach type nor the query."""
 
+    class Old:
         def syscall(self, number: int, command: int, *args: object) -> int:
-            if command == bpf.PROG_QUERY:
+            if command in (bpf.PROG_QUERY, bpf.PROG_ATTACH, bpf.PROG_DETACH):
                 ctypes.set_errno(errno.EINVAL)
                 return -1
             result: int = libc.syscall(number, command, *args)
             return result
 
     monkeypatch.setattr(bpf, "libc", Old())
-    assert "has no tcx" in bpf.tcx_missing()
+    redirect._missing.cache_clear()
+    yield
+    redirect._missing.cache_clear()
+
+
+@pytest.mark.usefixtures("no_tcx")
+def test_a_kernel_without_tcx(wire: Wire) -> None:
+    assert "has no tcx" in redirect.supported()["tcx"]
+    with wire.ns.entered():
+        assert redirect.target_of("tcx", wire.netlink, wire.near) is None
+        redirect.detach("tcx", wire.netlink, wire.near)
+        with pytest.raises(CheckFailed, match=r"the tcx redirect .* is gone"):
+            redirect.check_way("tcx", wire.netlink, wire.near, wire.guest)
 
 
 def test_unknown_machine(monkeypatch: pytest.MonkeyPatch) -> None:

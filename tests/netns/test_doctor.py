@@ -16,7 +16,7 @@ from bench.testbed import guest as guests
 from bench.testbed.node import Node
 from cni.errors import NotReady
 from cni.modes import MODES
-from cni.vmm import kvm
+from cni.vmm import descriptors, kvm
 
 
 def doctor(node: Node, *what: str) -> tuple[int, list[dict[str, Any]], str]:
@@ -70,6 +70,15 @@ def test_a_macvtap_needs_a_nic_that_is_up(node: Node) -> None:
         assert [f["ok"] for f in doctor(node, "macvtap")[1] if f["uplink"] == "master"] == [True]
     finally:
         node.run("ip link del nic".split())
+
+
+def test_vhost_net_is_opened(node: Node) -> None:
+    code, [found], _ = doctor(node, "vhost-net")
+    if said := descriptors.vhost_refusal():
+        assert code == 1
+        assert found["reason"].startswith(f"/dev/vhost-net cannot be opened ({said}), so ")
+    else:
+        assert (code, found["reason"]) == (0, "")
 
 
 @pytest.mark.parametrize("what", ["everything", "TC"])

@@ -43,7 +43,8 @@ def test_a_foreign_veth_becomes_ready_for_a_vm(
     assert hook(node, stage, state).returncode == 0
     device = json.loads(node.run(node.ctl("device", "sandbox")).stdout)[0]
     assert device["addresses"][0].startswith("10.4.0.")
-    assert ["0.0.0.0/0", "10.4.0.1"] in device["routes"]
+    (default,) = (r for r in device["routes"] if r["dst"] == "0.0.0.0/0")
+    assert (default["gw"], default["table"]) == ("10.4.0.1", 254)
     links = json.loads(node.run(["ip", "-json", "link"], sandbox).stdout)
     assert device["tap"] in [link["ifname"] for link in links]
 
@@ -106,6 +107,24 @@ def test_what_vmlink_has_made_itself_is_described_and_left_alone(
     (row,) = json.loads(node.run(node.ctl("list", "--json")).stdout)
     assert row["container"] == "another-id"
     node.call("DEL", conf, "another-id", pod).expect()
+
+
+def test_the_nics_are_described_as_they_were_attached(
+    node: Node, pod: Path, tmp_path: Path
+) -> None:
+    conf: dict[str, Any] = {"cniVersion": "1.0.0", "name": "own", "type": "vmlink"}
+    conf |= {"linux": {"bridge": "br0"}}
+    names = ["eth1", "net10", "net9", "eth0", "net1"]
+    for ifname in names:
+        node.call("ADD", conf, "another-id", pod, ifname).expect()
+    state = bundle(tmp_path, pod)
+    assert hook(node, "createRuntime", state).returncode == 0
+    assert [device["ifname"] for device in description(node)["devices"]] == names
+    devices = json.loads(node.run(node.ctl("device", "another-id")).stdout)
+    assert [device["ifname"] for device in devices] == names
+    assert hook(node, "poststop", state).returncode == 0
+    for ifname in names:
+        node.call("DEL", conf, "another-id", pod, ifname).expect()
 
 
 @pytest.mark.parametrize("kind", ["io.kubernetes.cri.container-type", "host network"])

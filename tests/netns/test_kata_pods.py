@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench.testbed.node import BIN, Node
+from bench.testbed.node import BIN, Answer, Node
 from cni.kernel.netlink import Busy
 from cni.kernel.tuntap import (
     IFF_MULTI_QUEUE,
@@ -34,7 +34,7 @@ ROUTE = {"dest": str, "gateway": str, "source": str, "scope": int, "flags": int,
 NEIGHBOUR = {"ip_address": str, "hardware_addr": str, "state": int, "flags": int}
 INFO = {"interface": INTERFACE, "routes": [ROUTE], "neighbors": [NEIGHBOUR]}
 ENTRY = {"name": str, "guest_mac": str, "device": DEVICE, "network_info": INFO}
-DAN = {"netns": str, "devices": [ENTRY]}
+DAN = {"netns": type(None), "devices": [ENTRY]}
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholde
         fits(file, DAN)
         (entry,) = file["devices"]
         promised = [ip["address"] for ip in result["ips"]]
-        assert (file["netns"], entry["name"]) == (str(pod), "eth0")
+        assert entry["name"] == "eth0"
         assert entry["guest_mac"] == result["interfaces"][0]["mac"]
         assert entry["device"]["type"] == "host-tap"
         assert entry["device"]["queue_num"] == queues
@@ -183,11 +183,25 @@ def test_the_dan_file_and_its_tap(node: Node, pod: Path, queues: int, placeholde
         (link,) = shown(node, node.path, "link", "show", entry["device"]["tap_name"])
         assert (link["mtu"], link["inet6_addr_gen_mode"]) == (1400, "none")
         assert addressed(node, pod) == ({"eth0": set(promised)} if placeholder else {})
+        if placeholder:
+            (link,) = shown(node, pod, "link", "show", "eth0")
+            assert "NOARP" not in link["flags"]
         (dans(node) / "box.json").write_text(json.dumps({**file, "devices": []}))
         failed = node.call("CHECK", check, "box", pod)
         assert (failed.code, "expected the entry of eth0" in failed.out["msg"]) == (104, True)
         (dans(node) / "box.json").write_text(json.dumps(file))
     assert list(dans(node).iterdir()) == []
+
+
+def test_the_dan_file_has_no_default_route_of_another_table(node: Node, pod: Path) -> None:
+    """DAN knows no table, and the agent in the guest would replace the default route."""
+    routes = [{"dst": "0.0.0.0/0"}, {"dst": "0.0.0.0/0", "gw": "10.9.0.66", "table": 100}]
+    routes += [{"dst": "::/0", "gw": "fd00:99::1"}, {"dst": "::/0", "gw": "fd00:9::66"}]
+    ipam = {**node.ipam("10.9.0.0/24", "fd00:9::/64"), "routes": routes}
+    with attached(node, pod, mode="tap", ipam=ipam):
+        (entry,) = read(node)["devices"]
+        found = [(r["dest"], r["gateway"], r["flags"]) for r in entry["network_info"]["routes"]]
+        assert found == [("", "10.9.0.1", 0), ("", "fd00:99::1", 4)]
 
 
 def opens(node: Node, tap: str, queues: int) -> None:
@@ -207,17 +221,25 @@ def opens(node: Node, tap: str, queues: int) -> None:
 
 def test_the_nics_of_a_sandbox_share_one_file(node: Node, pod: Path) -> None:
     conf = network(node, mode="tap")
-    names = [f"eth{n}" for n in range(6)]
+    names = ["net10", *(f"eth{n}" for n in range(6))]
 
     def call(verb: str, ifname: str) -> None:
         node.call(verb, conf, "box", pod, ifname).expect()
 
+    def found() -> list[str]:
+        return [device["name"] for device in read(node)["devices"]]
+
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(call, ["ADD"] * len(names), names))
-        assert [d["name"] for d in read(node)["devices"]] == names
+        assert sorted(found()) == sorted(names)
         call("DEL", "eth0")
-        assert [d["name"] for d in read(node)["devices"]] == names[1:]
+        assert sorted(found()) == sorted(set(names) - {"eth0"})
         list(pool.map(call, ["DEL"] * len(names), names))
+    for ifname in names:  # one after the other, the guest has them in that order
+        call("ADD", ifname)
+    assert found() == names
+    for ifname in names:
+        call("DEL", ifname)
     assert list(dans(node).iterdir()) == []
 
 
@@ -229,6 +251,50 @@ def test_a_refused_add_leaves_the_file_as_it_was(node: Node, pod: Path) -> None:
     assert (refused.code, "has another NIC eth0" in refused.out["msg"]) == (101, True)
     assert read(node) == taken
     (dans(node) / "box.json").unlink()
+
+
+def refused(answer: Answer, code: int) -> bool:
+    told = "Kata does not look at the pod's namespace" in answer.out["msg"]
+    return told and answer.code == code
+
+
+@pytest.mark.parametrize("first", ["tc", "tap"])
+def test_a_sandbox_has_the_file_or_the_scan(node: Node, pod: Path, first: str) -> None:
+    """Kata would start the VM without the NICs of the scan."""
+    second = {"tc": "tap", "tap": "tc"}[first]
+    with attached(node, pod, mode=first) as (check, _):
+        links, names = shown(node, pod, "link"), sorted(dans(node).glob("*"))
+        assert refused(node.call("ADD", network(node, mode=second), "box", pod, "net1"), 7)
+        assert (shown(node, pod, "link"), sorted(dans(node).glob("*"))) == (links, names)
+        node.call("CHECK", check, "box", pod).expect()
+
+
+def test_the_file_and_the_scan_at_the_same_time(node: Node, pod: Path) -> None:
+    """Whichever comes first, not both succeed."""
+
+    def add(mode: str) -> Answer:
+        return node.call("ADD", network(node, mode=mode), "box", pod, mode)
+
+    for _ in range(5):
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(add, ["tc", "tap"]))
+        for mode in ("tc", "tap"):
+            node.call("DEL", network(node, mode=mode), "box", pod, mode).expect()
+        assert any(refused(answer, 7) for answer in answers if answer.code)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_veth_of_another_plugin_beside_the_file(node: Node, pod: Path, when: str) -> None:
+    node.run("ip link add other type veth peer name far".split(), pod)
+    address = "ip address add 10.8.0.2/24 dev other".split()
+    if when == "before":
+        node.run(address, pod)
+        assert refused(node.call("ADD", network(node, mode="tap"), "box", pod), 7)
+        assert list(dans(node).glob("*")) == []
+    else:  # without an address, Kata would not look at it either
+        with attached(node, pod, mode="tap") as (check, _):
+            node.run(address, pod)
+            assert refused(node.call("CHECK", check, "box", pod), 104)
 
 
 @pytest.mark.parametrize("how", ["gc", "record lost"])

@@ -13,6 +13,7 @@ import pytest
 from cni.kernel import rtnl_encode, rtnl_queries
 from cni.kernel.netlink import Busy, Exists, NetlinkError, NotFound, Unsupported, refused
 from cni.kernel.netlink_message import NLM_F_ACK, encode
+from cni.kernel.route_encode import add_route
 from tests.netns.nslib import Pair, first_error, ifindex, namespaces, the_link
 
 MAC, MAC2 = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -98,9 +99,9 @@ def test_attempt_tells_of_each(pod: Pair) -> None:
 def test_the_kernels_own_words(pod: Pair) -> None:
     _, netlink = pod
     with pytest.raises(NetlinkError, match=r"gateway.*: .* \(Nexthop has invalid gateway\)|via"):
-        netlink.batch(rtnl_encode.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
+        netlink.batch(add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
     netlink.batch(rtnl_encode.set_link(1, up=True))
-    error = first_error(netlink, rtnl_encode.add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
+    error = first_error(netlink, add_route("10.9.0.0/16", gateway="10.8.0.1", index=1))
     assert error
     assert error.reason
     assert error.reason in error.msg

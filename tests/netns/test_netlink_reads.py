@@ -6,14 +6,17 @@ import json
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cni.kernel import ethtool, rtnl_encode, tc_encode
+from cni.kernel import bridge_vlans, ethtool, rtnl_encode, tc_encode
+from cni.kernel.bridge_vlans import VlanRange
 from cni.kernel.netlink import Exists, Netlink, NetlinkError, NotFound, Unsupported
 from cni.kernel.netns import Namespace
+from cni.kernel.route_encode import add_route
 from cni.kernel.rtnl_decode import QdiscInfo
 from tests.netns.nslib import Pair, first_error, ifindex, namespaces, the_link
 
@@ -53,10 +56,10 @@ def test_addresses_routes_neighbours(pod: Pair) -> None:
         rtnl_encode.add_address(a, "10.1.2.3/24"),
         rtnl_encode.add_address(a, "fd00::3/64"),
         rtnl_encode.add_address(b, "10.7.7.7/32"),
-        rtnl_encode.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
-        rtnl_encode.add_route("::/0", gateway="fd00::1", index=a, priority=7),
-        rtnl_encode.add_route("10.50.0.0/16", gateway="10.1.2.9", index=a, table=1000),
-        rtnl_encode.add_route("10.60.0.0/16", index=b),
+        add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
+        add_route("::/0", gateway="fd00::1", index=a, priority=7),
+        add_route("10.50.0.0/16", gateway="10.1.2.9", index=a, table=1000),
+        add_route("10.60.0.0/16", index=b),
         rtnl_encode.add_neighbour(a, "10.1.2.1", MAC),
         rtnl_encode.add_neighbour(a, "10.1.2.1", MAC2),
         rtnl_encode.add_neighbour(b, "10.1.2.1", MAC),
@@ -82,8 +85,8 @@ def test_metrics_of_a_route(pod: Pair) -> None:
     a = ifindex(netlink, "a")
     netlink.batch(
         rtnl_encode.add_address(a, "10.1.2.3/24"),
-        rtnl_encode.add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
-        rtnl_encode.add_route("10.6.0.0/16", index=a, priority=7, scope=200),
+        add_route("0.0.0.0/0", gateway="10.1.2.1", index=a, mtu=1300, advmss=1260),
+        add_route("10.6.0.0/16", index=a, priority=7, scope=200),
     )
     default = shown(ns, "0.0.0.0/0")
     assert default["metrics"] == [{"mtu": 1300, "advmss": 1260}]
@@ -145,22 +148,21 @@ def test_bridge_vlans(pod: Pair) -> None:
     a = ifindex(netlink, "a")
     if isinstance(first_error(netlink, rtnl_encode.set_vlan_filtering(bridge.index)), Unsupported):
         pytest.skip("this kernel has no CONFIG_BRIDGE_VLAN_FILTERING")
+    ours = VlanRange(42, 42, pvid=True, untagged=True)
     netlink.batch(
         rtnl_encode.set_link(a, master=bridge.index),
-        rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True),
+        bridge_vlans.delete_vlans(a),
         rtnl_encode.bridge_vlan(a, 42, untagged_pvid=True),
         rtnl_encode.bridge_vlan(bridge.index, 42, untagged_pvid=False, on_bridge_itself=True),
     )
     assert the_link(netlink, "br0").vlan_filtering is True
-    again = rtnl_encode.bridge_vlan(a, 1, untagged_pvid=True, delete=True)
-    assert isinstance(first_error(netlink, again), NotFound)
-    for index in (a, bridge.index):
-        itself = index == bridge.index
-        netlink.batch(
-            rtnl_encode.bridge_vlan(
-                index, 42, untagged_pvid=False, on_bridge_itself=itself, delete=True
-            )
-        )
+    assert netlink.vlans(a) == [ours]
+    netlink.batch(*(rtnl_encode.bridge_vlan(a, vid, untagged_pvid=False) for vid in (7, 8, 4094)))
+    tagged = [VlanRange(*vids, pvid=False, untagged=False) for vids in ((7, 8), (4094, 4094))]
+    assert netlink.vlans(a) == [tagged[0], ours, tagged[1]]
+    for _ in range(2):
+        netlink.batch(bridge_vlans.delete_vlans(a))
+        assert netlink.vlans(a) == []
 
 
 def test_links(pod: Pair) -> None:
@@ -190,9 +192,38 @@ def test_the_root_qdisc(pod: Pair) -> None:
     assert the_link(netlink, "v0").index == index
 
 
+def test_tx_checksum_offload_is_read_and_turned_off(pod: Pair) -> None:
+    ns, netlink = pod
+    wired(netlink)
+    a, b = ifindex(netlink, "a"), ifindex(netlink, "b")
+    with ns.entered():
+        assert ethtool.tx_checksum(a)
+        ethtool.stop_tx_checksum(a)
+        assert (ethtool.tx_checksum(a), ethtool.tx_checksum(b)) == (False, True)
+        shown = subprocess.run(["ethtool", "-k", "a"], capture_output=True, text=True, check=True)
+        assert "tx-checksumming: off\n" in shown.stdout
+        assert "tx-tcp-segmentation: off" in shown.stdout
+        ethtool.stop_tx_checksum(a)
+
+
 def test_an_offload_that_cannot_be_read_or_set_is_named(pod: Pair) -> None:
     with pod[0].entered():
-        with pytest.raises(NotFound, match="cannot read TX checksum offload of nowhere: "):
-            ethtool.tx_checksum("nowhere")
-        with pytest.raises(NotFound, match="cannot turn TX checksum offload off on nowhere: "):
-            ethtool.stop_tx_checksum("nowhere")
+        with pytest.raises(NotFound, match="cannot read TX checksum offload of link 99: "):
+            ethtool.tx_checksum(99)
+        with pytest.raises(NotFound, match="cannot turn TX checksum offload off on link 99: "):
+            ethtool.stop_tx_checksum(99)
+
+
+def test_an_index_without_the_right_to_bind_a_socket_again(pod: Pair) -> None:
+    """The unit of a former version grants vmlinkd no CAP_NET_RAW."""
+    program = (
+        "from cni.kernel.netlink import Netlink\n"
+        "with Netlink() as netlink:\n"
+        "    print([netlink.index(name) for name in ('lo', 'lo', 'none')])\n"
+    )
+    dropped = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-all"]
+    with pod[0].entered():
+        done = subprocess.run(
+            [*dropped, sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+    assert done.stdout == "[1, 1, None]\n"

@@ -14,6 +14,7 @@ from scapy.packet import Raw
 
 from bench.testbed import switch
 from bench.testbed.node import Node
+from bench.testbed.switch import Datapath
 from tests.netns.test_frames import (
     ADDRESSES,
     FRAMES,
@@ -45,8 +46,8 @@ EVERYONE = "ff:ff:ff:ff:ff:ff"
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    with Node("" if switch.missing() else "ovs") as made:
+def node(datapath: Datapath) -> Iterator[Node]:
+    with Node("" if switch.missing() else "ovs", datapath) as made:
         made.start()
         yield made
 

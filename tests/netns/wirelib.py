@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
+from scapy.layers.inet6 import ICMPv6ND_NA
+from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 from scapy.utils import checksum
 
 from bench.testbed.node import Node
+from bench.testbed.slowness import SLOWNESS
 from cni.kernel.macvtap import open_macvtap
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
@@ -34,7 +36,7 @@ NEEDS_CSUM, GSO_TCPV4 = 1, 1
 _SOL_PACKET, _AUXDATA, _VNET_HDR, _IGNORE_OUTGOING = 263, 8, 15, 23
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 IFF_LOWER_UP = 0x10000
-PATIENCE = 3.0  # seconds
+PATIENCE = 3.0 * SLOWNESS  # seconds
 
 
 class Port:
@@ -52,6 +54,12 @@ class Port:
         self.socket.send(frame)
 
     def receive(self, seconds: float = PATIENCE) -> bytes | None:
+        """The next frame but announcements of addresses, None if none comes in time."""
+        while (frame := self.receive_any(seconds)) and announces(frame):
+            pass
+        return frame
+
+    def receive_any(self, seconds: float = PATIENCE) -> bytes | None:
         """The next frame, None if none comes in time."""
         self.socket.settimeout(seconds)
         try:
@@ -69,6 +77,14 @@ class Port:
 
     def close(self) -> None:
         self.socket.close()
+
+
+def announces(frame: bytes) -> bool:
+    """Whether it is a gratuitous ARP or an unsolicited neighbour advertisement."""
+    packet = Ether(frame)
+    if ARP in packet:
+        return bool(packet[ARP].psrc == packet[ARP].pdst)
+    return ICMPv6ND_NA in packet and packet[ICMPv6ND_NA].S == 0
 
 
 class Guest:
@@ -130,7 +146,7 @@ class Attachment:
 
     @property
     def tap(self) -> str:
-        return self._named("vlt")
+        return self.named("vlt")
 
     @property
     def macvtap(self) -> str:
@@ -145,9 +161,10 @@ class Attachment:
 
     @property
     def host_link(self) -> str:
-        return self._named("vlh")
+        return self.named("vlh")
 
-    def _named(self, prefix: str) -> str:
+    def named(self, prefix: str) -> str:
+        """The link of the result whose name begins so."""
         names: list[str] = [interface["name"] for interface in self.result["interfaces"]]
         return next(name for name in names if name.startswith(prefix))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.testbed.node import Node
+from bench.testbed.switch import Datapath
 from cni.config.settings import Ovs
 from cni.ovs import open_database
 from cni.ovs.database import Database
@@ -15,17 +16,17 @@ from tests.ovs.ovskit import switched
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
+def node(datapath: Datapath) -> Iterator[Node]:
     """A node with its own Open vSwitch, on which vmlinkd runs."""
-    with switched() as made:
+    with switched(datapath) as made:
         made.start()
         yield made
 
 
 @pytest.fixture
-def fragile() -> Iterator[Node]:
+def fragile(datapath: Datapath) -> Iterator[Node]:
     """A node for a single test, which may kill and restart the servers."""
-    with switched() as made:
+    with switched(datapath) as made:
         yield made
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import BIN, Node
+from bench.testbed.slowness import SLOWNESS
 from tests.ovs.ovskit import switched
 
 MAC = "00:00:00:0a:0b:0c"
@@ -157,7 +158,7 @@ def plugin_request(verb: str, pod: Path | str, **change: Any) -> bytes:
 def send(path: Path, raw: bytes) -> tuple[bytes, bytes]:
     """Send a request; return the whole answer and its body."""
     with socket.socket(socket.AF_UNIX) as conn:
-        conn.settimeout(20)
+        conn.settimeout(20 * SLOWNESS)
         conn.connect(str(path))
         conn.sendall(raw)
         answer = read_message(conn)

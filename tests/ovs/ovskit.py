@@ -9,17 +9,17 @@ import pytest
 
 from bench.testbed import switch
 from bench.testbed.node import Node
-from bench.testbed.switch import Switch
+from bench.testbed.switch import Datapath, Switch
 
 BRIDGE = "br0"
 
 
 @contextmanager
-def switched() -> Iterator[Node]:
+def switched(datapath: Datapath | None = None) -> Iterator[Node]:
     """A node with an OVS bridge whose local port is up."""
     if reason := switch.missing():
         pytest.skip(reason)
-    with Node("ovs") as made:
+    with Node("ovs", datapath) as made:
         assert made.switch
         made.switch.add_bridge(BRIDGE)
         made.run(["ip", "link", "set", BRIDGE, "up"])

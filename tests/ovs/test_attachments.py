@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.testbed.node import BIN, CLIENT, Node
+from bench.testbed.switch import Datapath
 from cni.ovs import schema
 from cni.spec.types import AttachmentKey
 from tests.ovs.ovskit import BRIDGE, switch_of
@@ -53,6 +54,19 @@ def links(node: Node, where: Path | None = None) -> dict[str, Any]:
     return {link["ifname"]: link for link in shown}
 
 
+@pytest.mark.parametrize("ids", [{"a": "\ud800"}, {"a": "b\0"}, {"\udcff": "b"}])
+def test_ids_that_no_database_takes(node: Node, pod: Path, ids: dict[str, str]) -> None:
+    """One such text would have the connection to Open vSwitch break again and again."""
+    bad = config(node, "tap", ovs={"bridge": BRIDGE, "external_ids": ids})
+    answer = node.call("ADD", bad, "c2", pod)
+    assert (answer.code, "ovs.external_ids." in answer.out["msg"]) == (7, True), answer
+    args = "K8S_POD_NAME=\udcff;K8S_POD_NAMESPACE=shop"
+    answer = node.call("ADD", config(node, "tap"), "c2", pod, CNI_ARGS=args)
+    assert (answer.code, "CNI_ARGS K8S_POD_NAME" in answer.out["msg"]) == (4, True), answer
+    with attached(node, pod, config(node, "tap"), CNI_ARGS=KUBELET):
+        pass
+
+
 @pytest.mark.parametrize("mode", PORTS)
 def test_the_rows_of_a_port(node: Node, pod: Path, mode: str) -> None:
     ovs = {"bridge": BRIDGE, "vlan": 7, "trunk": [{"minID": 20, "maxID": 22}]}
@@ -91,7 +105,11 @@ def test_check_and_its_second_opinion(node: Node, pod: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", PORTS)
-def test_check_finds_a_port_that_the_node_hears(node: Node, pod: Path, mode: str) -> None:
+def test_check_finds_a_port_that_the_node_hears(
+    node: Node, pod: Path, datapath: Datapath, mode: str
+) -> None:
+    if datapath == "system":
+        pytest.skip("only a userspace datapath leaves frames to the node's stack")
     conf = config(node, mode)
     with attached(node, pod, conf) as result:
         node.run(["tc", "qdisc", "del", "dev", PORTS[mode], "clsact"])
@@ -130,13 +148,17 @@ def test_a_placeholder_tells_what_the_guest_has(node: Node, pod: Path) -> None:
     assert "eth0" not in links(node, pod)
 
 
-def test_a_pod_behind_a_userspace_datapath_finishes_its_checksums(node: Node, pod: Path) -> None:
+def test_a_pod_behind_a_userspace_datapath_finishes_its_checksums(
+    node: Node, pod: Path, datapath: Datapath
+) -> None:
+    """The kernel's datapath, as a bridge, leaves that to whoever sends the frame out."""
+    in_kernel = datapath == "system"
     with attached(node, pod, config(node, "veth")):
         shown = node.run(["ethtool", "-k", "eth0"], pod).stdout
-        assert "tx-checksumming: off" in shown
+        assert f"tx-checksumming: {'on' if in_kernel else 'off'}" in shown
     with attached(node, pod, config(node, "tap")):
         device = json.loads(node.run(node.ctl("device", "c1")).stdout)[0]
-        assert device["offload"] is False
+        assert device["offload"] is in_kernel
 
 
 def test_the_mtu_is_that_of_the_bridge(node: Node, pod: Path) -> None:
@@ -203,9 +225,14 @@ def test_bandwidth_towards_the_pod_is_the_switchs(node: Node, pod: Path) -> None
 
 
 @pytest.mark.parametrize("mode", ["veth", "tap"])
-def test_bandwidth_that_ovs_cannot_give_is_refused(node: Node, pod: Path, mode: str) -> None:
+def test_bandwidth_away_from_the_pod(node: Node, pod: Path, datapath: Datapath, mode: str) -> None:
     """The userspace datapath takes its copy before the kernel polices: no limit would apply."""
     limit = {"egressRate": 8_000_000, "egressBurst": 1_000_000}
+    if datapath == "system":
+        with attached(node, pod, config(node, mode, bandwidth=limit)):
+            shown = node.run(["tc", "filter", "show", "dev", PORTS[mode], "ingress"]).stdout
+            assert "rate 8Mbit" in shown
+        return
     answer = node.call("ADD", config(node, mode, bandwidth=limit), "c1", pod)
     assert answer.code == 105
     assert answer.out["msg"].startswith("bandwidth.egressRate: the userspace datapath cannot")

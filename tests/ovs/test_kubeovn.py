@@ -14,7 +14,7 @@ import pytest
 from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import Node
 from cni.kubeovn.pod_annotations import MODE
-from cni.kubeovn.pod_network import POD_ANNOTATIONS
+from cni.spec.capabilities import POD_ANNOTATIONS
 from cni.spec.types import AttachmentKey
 from tests.ovs.kubeovnkit import DUAL, MAC, appear, clustered, pod_args, start, written
 from tests.ovs.ovskit import BRIDGE

@@ -14,6 +14,7 @@ import pytest
 
 from bench.testbed.kube_apiserver import FakeApiServer
 from bench.testbed.node import BIN, Node
+from bench.testbed.slowness import SLOWNESS
 from cni.kubeovn.pod_annotations import MODE
 from cni.spec.types import AttachmentKey
 from tests.ovs.kubeovnkit import DUAL, MAC, KubeOvnDaemon, clustered, plugin_request, send, written
@@ -129,7 +130,7 @@ def test_a_second_request_on_a_connection_is_not_passed_on(
     """It might be for a VM, and vmlinkd would not see it."""
     request = plugin_request("add", pod, pod_name="plain")
     with socket.socket(socket.AF_UNIX) as conn:
-        conn.settimeout(20)
+        conn.settimeout(20 * SLOWNESS)
         conn.connect(str(ours))
         conn.sendall(request)
         assert conn.recv(65536) == REPLY

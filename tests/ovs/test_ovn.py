@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from bench.testbed import ovn as ovns
 from bench.testbed import probes
 from bench.testbed.node import BIN, Answer, Node
 from bench.testbed.ovn import BRIDGE, Ovn
+from bench.testbed.slowness import SLOWNESS
+from bench.testbed.switch import Datapath
 from cni.config.settings import Ovs
 from cni.daemon.pool_store import read_json
 from cni.ovs import open_database
 from cni.ovs.database import Database
 from cni.ovs.port_ops import Add, Bind, Port, Remove
 from cni.spec.types import AttachmentKey
+from tests.contract.cnikit import script
 from tests.ovs.ovskit import switch_of
 from tests.ovs.test_attachments import row
+from tests.waits import until
 
-SECONDS = 20
+SECONDS = 20 * SLOWNESS
 DEADLINE = 2  # of vmlinkd
 MACS = {f"p{n}.shop": f"02:00:00:00:09:0{n}" for n in range(1, 5)}
 UID = "7c9b2c5e-0001"
@@ -34,10 +39,10 @@ PORT = AttachmentKey("c1", "eth0").tap_link
 
 
 @contextmanager
-def running(*kinds: str) -> Iterator[Ovn]:
+def running(datapath: Datapath, *kinds: str) -> Iterator[Ovn]:
     if reason := ovns.missing():
         pytest.skip(reason)
-    with Ovn(kinds) as made:
+    with Ovn(kinds, datapath) as made:
         ports = {name: f"{mac} 10.9.0.{mac[-1]}" for name, mac in MACS.items()}
         made.add_switch("shop", ports)
         made.nbctl("lsp-set-options", "p4.shop", f"iface-id-ver={UID}")
@@ -49,15 +54,15 @@ def running(*kinds: str) -> Iterator[Ovn]:
 
 
 @pytest.fixture(scope="module")
-def ovn() -> Iterator[Ovn]:
-    with running("ovs", "ovs") as made:
+def ovn(datapath: Datapath) -> Iterator[Ovn]:
+    with running(datapath, "ovs", "ovs") as made:
         yield made
 
 
 @pytest.fixture
-def fragile() -> Iterator[Ovn]:
+def fragile(datapath: Datapath) -> Iterator[Ovn]:
     """OVN for a single test, which may kill and restart the servers."""
-    with running("ovs") as made:
+    with running(datapath, "ovs") as made:
         yield made
 
 
@@ -180,6 +185,38 @@ def test_a_logical_port_is_taken_from_whoever_has_it(ovn: Ovn, node: Node, pod: 
     switch_of(node).vsctl("del-port", "stray")
 
 
+SLOW = """case $CNI_COMMAND in
+ADD) echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.9.0.1/24"}]}' ;;
+DEL) touch %(dir)s/waits; until [ -e %(dir)s/go ]; do sleep 0.02; done ;;
+esac"""
+
+
+def test_a_late_add_leaves_the_port_to_the_newer_sandbox(
+    ovn: Ovn, node: Node, pod: Path, tmp_path: Path
+) -> None:
+    """The ADD of the pod's first sandbox waits for a DEL, and meanwhile there is a second one."""
+    script(tmp_path / "bin", "slow", SLOW % {"dir": tmp_path})
+    slow = partial(config, "p1.shop", ipam={"type": "slow"})
+    args = "K8S_POD_NAME=p1;K8S_POD_NAMESPACE=shop"
+    send = partial(node.call, CNI_PATH=str(tmp_path / "bin"), CNI_ARGS=args)
+    with ThreadPoolExecutor(2) as calls:
+        delete = calls.submit(send, "DEL", slow(), "c1", pod)
+        until((tmp_path / "waits").exists)
+        late = calls.submit(send, "ADD", slow(), "c1", pod)
+        time.sleep(0.2)
+        with attached(node, "p1.shop", pod, "c2"):
+            (tmp_path / "go").touch()
+            delete.result().expect()
+            answer = late.result()
+            assert answer.code == 101, answer
+            assert "logical port p1.shop belongs to c2/eth0" in answer.out["msg"]
+            assert ids(node, AttachmentKey("c2", "eth0").tap_link)["iface-id"] == "p1.shop"
+            assert ovn.claimed("p1.shop") == ovn.chassis(0)
+            send("DEL", slow(), "c1", pod).expect()
+        with attached(node, "p1.shop", pod):
+            assert ids(node)["iface-id"] == "p1.shop"
+
+
 def test_what_ovn_wrote_about_a_former_port_is_not_believed(
     ovn: Ovn, node: Node, database: Database
 ) -> None:
@@ -289,3 +326,17 @@ def test_status_and_what_cannot_be(ovn: Ovn, node: Node, pod: Path) -> None:
         pass  # until vmlinkd has noticed the change
     assert (answer.code, "no external_ids:ovn-remote" in answer.out["msg"]) == (50, True)
     switch_of(node).vsctl("set", "Open_vSwitch", ".", f'external_ids:ovn-remote="{ovn.sb}"')
+
+
+def test_of_two_sandboxes_at_once_one_keeps_the_port(node: Node, pod: Path) -> None:
+    boxes = ("c1", "c2")
+    for _ in range(5):
+        with ThreadPoolExecutor(2) as calls:
+            answers = list(calls.map(lambda box: call(node, "ADD", "p1.shop", pod, box), boxes))
+        taps = {box: AttachmentKey(box, "eth0").tap_link for box in boxes}
+        made = [box for box, answer in zip(boxes, answers, strict=True) if not answer.code]
+        assert made, answers
+        holders = [box for box in made if ids(node, taps[box]).get("iface-id") == "p1.shop"]
+        assert len(holders) == 1
+        for box in boxes:
+            call(node, "DEL", "p1.shop", pod, box).expect()

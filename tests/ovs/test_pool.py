@@ -14,6 +14,7 @@ import pytest
 
 from bench.testbed import switch
 from bench.testbed.node import Node
+from bench.testbed.switch import Datapath
 from cni.kernel import tuntap
 from cni.ovs import schema
 from cni.spec.types import POOL, AttachmentKey
@@ -26,8 +27,8 @@ GUEST = bytes.fromhex("020000000777")
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[Pooled]:
-    with switched() as node:
+def started(datapath: Datapath) -> Iterator[Pooled]:
+    with switched(datapath) as node:
         made = Pooled(node)
         made.start()
         yield made
@@ -93,6 +94,15 @@ def test_bound_and_given_back_as_new(pooled: Pooled) -> None:
         "error": "",
         "thrown_away": 0,
     }
+
+
+def test_a_device_that_multus_names_is_the_pods_and_not_the_networks(pooled: Pooled) -> None:
+    before = pooled.kits()
+    for address in ("0000:03:02.1", "0000:03:02.2"):
+        device = {"deviceID": address, "pciBusID": address}
+        assert tap_of(pooled.call("ADD", **device))[3:] in before
+        pooled.call("DEL", **device)
+        assert pooled.fill() == before
 
 
 def test_a_limit_towards_the_pod_comes_and_goes(pooled: Pooled) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.testbed.node import Node
+from bench.testbed.switch import Datapath
 from tests.ovs.ovskit import BRIDGE, switch_of, switched
 from tests.ovs.poolkit import SIZE, Pooled, tap_of
 from tests.ovs.test_attachments import row
@@ -14,8 +15,8 @@ from tests.waits import until
 
 
 @pytest.fixture(scope="module")
-def idle() -> Iterator[Node]:
-    with switched() as node:
+def idle(datapath: Datapath) -> Iterator[Node]:
+    with switched(datapath) as node:
         yield node
 
 

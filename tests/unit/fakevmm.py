@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from bench.testbed.slowness import SLOWNESS
+
 Command = dict[str, Any]  # of QMP
 FileId = tuple[int, int]  # device and inode
 T = TypeVar("T")
@@ -54,12 +56,12 @@ def _served(path: Path, talk: Callable[[socket.socket, Heard[T]], None]) -> Iter
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(1)
-        listener.settimeout(10)
+        listener.settimeout(10 * SLOWNESS)
 
         def serve() -> None:
             conn, _ = listener.accept()
             with conn:
-                conn.settimeout(10)
+                conn.settimeout(10 * SLOWNESS)
                 talk(conn, heard)
 
         thread = threading.Thread(target=serve)

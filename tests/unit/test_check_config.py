@@ -58,3 +58,11 @@ def test_what_is_wrong_is_said_and_nothing_is_made(
     assert said.err.startswith(f"vmlinkd: {file}: {says}")
     assert said.out == ""
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_the_ports_of_kube_ovn_may_be_ovns(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each request has the pod's name, which names the logical port."""
+    network = "{mode: tc, ovs: {bridge: br-int, ovn: true}}"
+    file.write_text(f"kubeovn: {{listen: /x, network: {network}}}\n")
+    daemon.main(["--check-config", str(file)])
+    assert "iface-id" not in capsys.readouterr().err

@@ -42,7 +42,7 @@ DEVICE: dict[str, Any] = {
     "mtu": 1400,
     "queues": 1,
     "addresses": ["10.0.0.2/24"],
-    "routes": [["0.0.0.0/0", "10.0.0.1"]],
+    "routes": [{"dst": "0.0.0.0/0", "gw": "10.0.0.1"}],
     "ifname": "eth1",
     "neighbours": [],
     "nameservers": [],
@@ -104,6 +104,22 @@ def test_list(call: Call) -> None:
     assert (code, err) == (0, "")
     assert head == "CONTAINER IFNAME NETWORK MODE REDIRECT MAC ADDRESSES STATE".split()
     assert {tuple(line[:2]): line[2:] for line in lines} == ROWS
+
+
+def test_nics_are_told_as_attached_and_then_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records of the format before do not tell when."""
+    names = {"net10": 0, "net9": 0, "eth2": 3, "eth1": 4, "eth0": 2}
+    store = Store(tmp_path / "state")
+    store.create()
+    for ifname, begun in names.items():
+        device = {**DEVICE, "ifname": ifname}
+        store.begin(replace(TC, ifname=ifname, begun=begun, device=device))
+    expected = ["net9", "net10", "eth0", "eth2", "eth1"]
+    for verb in (["list", "--json"], ["show", "c1", "--json"], ["device", "c1"]):
+        assert ctl.main(["--run-dir", str(tmp_path), *verb]) == 0
+        assert [row["ifname"] for row in json.loads(capsys.readouterr().out)] == expected, verb
 
 
 def test_columns_are_aligned(call: Call) -> None:

@@ -155,6 +155,8 @@ def test_resolv_conf(tmp_path: Path) -> None:
     [
         ({}, "ipam.ranges: no range"),
         ({"ranges": [[]]}, r"ipam.ranges\[0\]: an empty range set"),
+        ({"subnet": "10.0.0.0/8", "gateway": "fd00::1"}, "ipam.gateway: .* another IP version"),
+        ({"subnet": "10.0.0.0/8", "routes": [{"dst": "::/0", "gw": "10.0.0.1"}]}, "another IP ver"),
         ({"ranges": [{"subnet": "10.0.0.0/8"}]}, r"ipam.ranges\[0\]: expected a list"),
         ({"ranges": [["10.0.0.0/8"]]}, r"ipam.ranges\[0\]\[0\]: expected an object"),
         (one(""), r"ipam.ranges\[0\]\[0\].subnet: expected network/prefix"),

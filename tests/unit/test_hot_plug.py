@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FileId]]:
     opened = [os.memfd_create(f"queue-{n}") for n in range(4)]
     known = [(os.fstat(fd).st_dev, os.fstat(fd).st_ino) for fd in opened]
     monkeypatch.setattr(descriptors, "_open_tap", lambda device: opened[: device.queues])
-    monkeypatch.setattr(descriptors, "have_vhost", lambda: False)
+    monkeypatch.setattr(descriptors, "VHOST_NET", "/nowhere")
     yield known
     for n, fd in enumerate(opened):
         if n < TAP.queues:
@@ -35,6 +36,17 @@ def files(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FileId]]:
                 os.fstat(fd)
         else:
             os.close(fd)
+
+
+def test_vhost_net_is_there_when_it_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = tmp_path / "vhost-net"
+    monkeypatch.setattr(descriptors, "VHOST_NET", str(node))
+    assert descriptors.vhost_refusal() == "No such file or directory"
+    os.mknod(node, stat.S_IFCHR | 0o600, os.makedev(10, 254))  # of no driver
+    assert descriptors.vhost_refusal() in ("No such device", "No such device or address")
+    assert not descriptors.have_vhost()
+    monkeypatch.setattr(descriptors, "VHOST_NET", os.devnull)
+    assert descriptors.have_vhost()
 
 
 def names(heard: Heard[Command]) -> list[str]:
@@ -56,6 +68,18 @@ def test_plug_names_the_descriptors_that_it_passes(tmp_path: Path, files: list[F
     assert heard.fds == files[:2]
     assert [r["arguments"]["fdname"] for r in heard.requests[1:3]] == ["vlt1-0", "vlt1-1"]
     assert heard.requests[3]["arguments"]["fds"] == "vlt1-0:vlt1-1"
+
+
+def test_plug_passes_vhost_net_as_well(
+    tmp_path: Path, files: list[FileId], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "VHOST_NET", os.devnull)
+    null = Path(os.devnull).stat()
+    with qemu(tmp_path / "qmp") as heard:
+        qemu_hotplug.plug(str(tmp_path / "qmp"), TAP, 5)
+    assert heard.fds == [*files[:2], *[(null.st_dev, null.st_ino)] * 2]
+    netdev = heard.requests[5]["arguments"]
+    assert (netdev["vhost"], netdev["vhostfds"]) == (True, "vlt1-v0:vlt1-v1")
 
 
 @pytest.mark.parametrize(

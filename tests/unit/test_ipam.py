@@ -152,6 +152,7 @@ def test_its_error_keeps_code_and_message(script: Script, code: int) -> None:
         ("sys.stderr.write('panic: x')\nsys.exit(2)", "ended with 2 and gave no CNI", "panic: x"),
         ("sys.stdout.write('[1]')\nsys.exit(1)", "ended with 1 and gave no CNI error", "[1]"),
         (says({"code": 0, "msg": "x"}) + "\nsys.exit(1)", "ended with 1 and gave no CNI", ""),
+        (says({"code": 2**32, "msg": "x"}) + "\nsys.exit(1)", "ended with 1 and gave no", ""),
         (says({"code": True, "msg": "x"}) + "\nsys.exit(1)", "ended with 1 and gave no", ""),
         (f"os.kill(os.getpid(), {int(signal.SIGKILL)})", "was killed by signal 9", ""),
         ("", "printed no result of CNI 0.3.1", ""),

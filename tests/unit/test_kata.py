@@ -109,12 +109,29 @@ def test_the_entry_of_vhost_user(cx: Context) -> None:
 def test_entries_of_others_stay(cx: Context) -> None:
     put(cx, OTHER)
     ENTRY.do(cx)
-    assert [d["name"] for d in devices(cx)] == ["eth0", "eth9"]
+    assert [d["name"] for d in devices(cx)] == ["eth9", "eth0"]
     ENTRY.check(cx)
     ENTRY.undo(cx)
     assert devices(cx) == [OTHER]
     with pytest.raises(CheckFailed, match="expected the entry of eth0"):
         ENTRY.check(cx)
+
+
+@pytest.mark.parametrize("netns", [NETNS, None, "absent"])
+def test_the_namespace_of_a_file_is_its_writers(cx: Context, netns: str | None) -> None:
+    """Null is the runtime's own namespace, where taps are, and what vmlink writes by itself."""
+    path = dan.path_of(cx.node.dan_dir, KEY.container_id)
+    put(cx, OTHER)
+    told = {"devices": [OTHER]} | ({} if netns == "absent" else {"netns": netns})
+    path.write_text(json.dumps(told))
+    expected = None if netns == "absent" else netns
+    ENTRY.do(cx)
+    assert json.loads(path.read_text())["netns"] == expected
+    ENTRY.undo(cx)
+    assert json.loads(path.read_text()) == {"netns": expected, "devices": [OTHER]}
+    path.unlink()
+    ENTRY.do(cx)
+    assert json.loads(path.read_text())["netns"] is None
 
 
 def test_the_name_of_another_nic_is_not_taken_from_it(cx: Context) -> None:

@@ -26,6 +26,7 @@ LIMIT = {"bandwidth": {"egressRate": 8000, "egressBurst": 16000}}
 PLANS: dict[str, dict[str, Any]] = {
     "tc": LINUX,
     "tc, all": {**GATEWAY, "queues": 4, "tap": {"owner": 1, "group": 0, "name": "tap0"}},
+    "tc, fixed address": {**GATEWAY, "args": {"cni": {"ips": ["10.0.0.9"]}}},
     "tc, chained": CHAINED,
     "tc, chained, limited": {**CHAINED, **LIMIT},
     "veth": {**LINUX, "mode": "veth"},

@@ -12,7 +12,8 @@ from cni.config.network import Chosen, KubeOvn, NetConf
 from cni.config.nic import TapConf
 from cni.config.uplinks import Chained, LinuxUplink
 from cni.errors import BadConfig, BadEnvironment, UnsupportedField, VmlinkError
-from cni.spec.types import AttachmentKey, Interface, Result
+from cni.modes import rules
+from cni.spec.types import AttachmentKey, Interface, Request, Result
 from tests.unit.purekit import IPAM, PREV, parse
 
 MACS = [f"02:00:00:00:00:0{n}" for n in range(5)]
@@ -28,6 +29,46 @@ def chained(**conf: Any) -> dict[str, Any]:
 
 def kube(**conf: Any) -> dict[str, Any]:
     return {"ovs": {"bridge": "br-int"}, "kubeovn": {"provider": "ovn"}, **conf}
+
+
+POD = {"K8S_POD_NAMESPACE": "shop", "K8S_POD_NAME": "db-0"}
+
+
+def of_pod(container: str, ifname: str = "eth0", **change: str) -> str:
+    conf = {"name": "net", "type": "vmlink", **bridged(mac="pod")}
+    key = AttachmentKey(container, ifname)
+    call = Request("ADD", "1.1.0", conf, b"", {}, {**POD, **change}, key, "/n")
+    return config.parse(call, rules()).mac
+
+
+def test_a_pod_keeps_its_mac_under_a_new_container_id() -> None:
+    kept = of_pod("c1")
+    assert kept == of_pod("c2")
+    assert kept.startswith("02:")
+    others = {of_pod("c1", "eth1"), of_pod("c1", K8S_POD_NAME="db-1")}
+    assert len({kept, *others}) == 3
+
+
+def test_a_mac_of_the_pod_needs_the_pods_name() -> None:
+    with pytest.raises(BadConfig, match="mac: pod needs K8S_POD_NAMESPACE and K8S_POD_NAME"):
+        parse(bridged(mac="pod"))
+    assert parse(bridged(mac="pod"), verb="DEL").mac == ""
+    assert parse(bridged(mac="pod", runtimeConfig={"mac": MACS[1]})).mac == MACS[1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "args", "fixed"),
+    [
+        ({}, {}, False),
+        ({"ipam": IPAM}, {}, False),
+        ({"ipam": IPAM, "runtimeConfig": {"ips": ["10.0.0.9"]}}, {}, True),
+        ({"ipam": IPAM, "args": {"cni": {"ips": ["10.0.0.9"]}}}, {}, True),
+        ({"ipam": IPAM}, {"IP": "10.0.0.9"}, True),
+        ({"ipam": {"type": "static"}}, {}, True),
+    ],
+)
+def test_who_has_a_fixed_address(keys: dict[str, Any], args: dict[str, str], fixed: bool) -> None:
+    assert parse(bridged(**keys), args).fixed_address == fixed
 
 
 def test_defaults() -> None:
@@ -58,6 +99,7 @@ def test_defaults() -> None:
             {"uplink": LinuxUplink("br0", gateway=True)},
         ),
         (bridged(mtu=None, tap=None, ipam=None, dns=None, mac=None, queues=None), {}),
+        (bridged(deviceID="0000:03:02.1", pciBusID=None), {}),
         (bridged(capabilities={"mac": True}, runtimeConfig={"other": 1}, args={"x": 1}), {}),
     ],
 )
@@ -121,6 +163,12 @@ def test_unknown_keys_are_named_with_their_value(conf: dict[str, Any], key: str)
         parse(conf)
 
 
+@pytest.mark.parametrize("key", ["deviceID", "pciBusID"])
+def test_a_device_of_multus_is_a_text(key: str) -> None:
+    with pytest.raises(BadConfig, match=rf"^{key}: expected a text, found 5"):
+        parse(bridged(**{key: 5}))
+
+
 def test_a_network_of_kube_ovn() -> None:
     assert parse(kube()).kubeovn == KubeOvn("ovn")
     routes = [{"dst": "10.0.0.0/8", "gw": "10.1.0.1"}]
@@ -136,6 +184,26 @@ def test_a_mode_that_is_chosen_passes_over_what_is_for_others() -> None:
     assert parse(conf, chosen=CHOSEN) == parse(bridged(mode="veth"))
     same = Chosen("tap", "annotation x")
     assert parse(conf, chosen=same) == parse(conf)
+
+
+@pytest.mark.parametrize(
+    ("mode", "uplink"),
+    [
+        ("tc", {"linux": {"bridge": "br0"}}),
+        ("tap", {"linux": {"bridge": "br0"}}),
+        ("macvtap", {"master": "eth1"}),
+        ("vhostuser", {"ovs": {"bridge": "br0"}}),
+    ],
+)
+@pytest.mark.parametrize("verb", ["ADD", "STATUS"])
+def test_dhcp_is_the_guests_to_ask(mode: str, uplink: dict[str, Any], verb: str) -> None:
+    with pytest.raises(BadConfig, match=f"ipam.type: dhcp .* in mode {mode} .* drop ipam"):
+        parse({**uplink, "mode": mode, "ipam": {"type": "dhcp"}}, verb=verb)
+
+
+@pytest.mark.parametrize("keys", [{"mode": "veth"}, {"runtime": "kata"}])
+def test_a_plain_container_asks_by_the_plugin_dhcp(keys: dict[str, Any]) -> None:
+    assert parse({"linux": {"bridge": "br0"}, "ipam": {"type": "dhcp"}, **keys}).ipam == "dhcp"
 
 
 def test_a_mode_that_is_chosen_is_named_by_who_chose() -> None:

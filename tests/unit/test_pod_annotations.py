@@ -118,7 +118,8 @@ def test_a_network_that_a_pod_has_twice() -> None:
         *(({"ip_address": v}, "ip_address") for v in ("x", "10.16.0.5/16", "10.17.0.5", "fd00::5")),
         *(({"cidr": v}, "cidr") for v in ("x", "10.16.0.5/16")),
         ({"cidr": None}, "ip_address"),
-        ({"gateway": "x"}, "gateway"),
+        *(({"gateway": v}, "gateway") for v in ("x", "fe80::1%eth0")),
+        *(({"routes": v}, "routes") for v in ('[{"dst": 5}]', '[{"gw": true}]', "[null]")),
         *(({"routes": v}, "routes") for v in ("x", "{}", "[5]", '[{"dst": "x"}]', "[" * 10**5)),
         *(({"routes": v}, "routes") for v in ('[{"dst": "fd00::/64"}]', '[{"to": "x"}]')),
         ({"routes": '[{"dst": "10.1.0.0/16", "gw": "fd00::1"}]'}, "routes"),
@@ -130,6 +131,16 @@ def test_a_network_that_a_pod_has_twice() -> None:
 def test_what_is_wrong_is_named(change: dict[str, str | None], field: str) -> None:
     with pytest.raises(TryAgain, match=rf"^annotation ovn\.kubernetes\.io/{field}\b.*: expected "):
         parse(**change)
+
+
+@pytest.mark.parametrize("routes", ["null", "[]", ""])
+def test_no_routes(routes: str) -> None:
+    assert parse(routes=routes, default_route="false").routes == ()
+
+
+def test_bits_beyond_a_destinations_prefix_do_not_count() -> None:
+    found = parse(routes='[{"dst": "10.9.1.5/16", "gw": "10.16.0.9"}]', default_route="false")
+    assert found.routes == (Route("10.9.0.0/16", "10.16.0.9"),)
 
 
 def test_a_wrong_vlan_is_named() -> None:

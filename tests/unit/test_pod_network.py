@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from cni.config.uplinks import OvsUplink
 from cni.errors import BadConfig, BadEnvironment, TryAgain
 from cni.kubeovn import open_pods
 from cni.kubeovn.pod_annotations import MODE
-from cni.kubeovn.pod_network import POD_ANNOTATIONS, PodNetworks
+from cni.kubeovn.pod_network import PodNetworks
 from cni.modes import rules
+from cni.spec.capabilities import POD_ANNOTATIONS
 from cni.spec.types import AttachmentKey, Bandwidth, Lease, Request
 from tests.unit.purekit import BASE, POD_MAC, kubeovn_annotations
 
@@ -58,7 +60,19 @@ def test_all_of_an_assignment() -> None:
     }
     assert isinstance(found.lease, Lease)
     assert (found.lease.holder, found.lease.switch) == ("web.shop", "ovn-default")
-    assert [r.dst for r in found.lease.routes] == ["10.9.0.0/16", "0.0.0.0/0"]
+    assert [r.dst for r in found.lease.routes] == ["0.0.0.0/0", "10.9.0.0/16"]
+
+
+def test_routes_replace_one_another_as_kube_ovn_makes_them() -> None:
+    """The gateway's default route, then the network's routes, then those of the pod."""
+    own = [{"dst": "0.0.0.0/0", "gw": "10.16.0.8"}, {"dst": "10.9.0.0/16", "gw": "10.16.0.8"}]
+    pods = json.dumps([{"dst": "10.9.0.0/16", "gw": "10.16.0.9"}])
+    found = of(kubeovn_annotations(routes=pods), kubeovn={"provider": "ovn", "routes": own})
+    assert found.lease
+    assert [(r.dst, r.gw) for r in found.lease.routes] == [
+        ("0.0.0.0/0", "10.16.0.8"),
+        ("10.9.0.0/16", "10.16.0.9"),
+    ]
 
 
 def test_the_networks_own_limits_and_vlan_stay_where_the_pod_has_none() -> None:

@@ -165,10 +165,11 @@ def test_the_version_of_an_error(stdin: bytes, version: str) -> None:
         ("IgnoreUnknown=0;Unknown=1", "unknown Unknown"),
         ("MAC", "not KEY=value"),
         ("=x", "not KEY=value"),
+        ("K8S_POD_NAME=\udcff", "not UTF-8"),
     ],
 )
 def test_bad_args(args: str, message: str) -> None:
-    with pytest.raises(BadEnvironment, match=f"^CNI_ARGS: .*{message}"):
+    with pytest.raises(BadEnvironment, match=f"^CNI_ARGS.*: .*{message}"):
         parse(CNI_ARGS=args)
 
 

@@ -78,13 +78,23 @@ def test_addresses_without_interfaces() -> None:
     assert [ip.interface for ip in result.load({"ips": ips}).ips] == [None, 0]
 
 
+@pytest.mark.parametrize(
+    ("dst", "network"),
+    [("10.0.0.5/8", "10.0.0.0/8"), ("FD00::5/64", "fd00::/64"), ("0.0.0.0/0", "0.0.0.0/0")],
+)
+def test_bits_beyond_a_destinations_prefix_do_not_count(dst: str, network: str) -> None:
+    """The bridge plugin and kube-ovn read it so; the kernel would refuse it."""
+    assert result.load({"routes": [{"dst": dst}]}).routes == (Route(network),)
+
+
 def test_gateways_are_written_as_the_kernel_writes_them() -> None:
     loaded = result.load({"ips": [{"address": "fd00::2/64", "gateway": "FD00:0::1"}]})
     assert loaded.ips[0].gateway == "fd00::1"
 
 
 CIDRS = ["", "x", "10.0.0.2", "10.0.0.2/33", "10.0.0.2/255.255.255.0", "10.0.0/8", "fd00::2/129", 5]
-ADDRESSES = ["x", "10.0.0.1/24", "10.0.0.256", "fd00::g", 5]
+CIDRS += ["10.0.0.2/\u0662\u0664", "fe80::1%eth0/64"]
+ADDRESSES = ["x", "10.0.0.1/24", "10.0.0.256", "fd00::g", 5, "fd00::1", "fe80::1%eth0"]
 ROUTE_NUMBERS = ["mtu", "advmss", "priority", "table", "scope"]
 
 
@@ -116,6 +126,16 @@ ROUTE_NUMBERS = ["mtu", "advmss", "priority", "table", "scope"]
             ({"routes": [{"dst": "10.0.0.0/8", key: True}]}, f".routes[0].{key}")
             for key in ROUTE_NUMBERS
         ),
+        *(
+            ({"routes": [{"dst": "10.0.0.0/8", key: n}]}, f".routes[0].{key}")
+            for key in ROUTE_NUMBERS
+            for n in (-1, 2**32)
+        ),
+        ({"routes": [{"dst": "10.0.0.0/8", "scope": 256}]}, ".routes[0].scope"),
+        ({"interfaces": [{"mtu": -1}]}, ".interfaces[0].mtu"),
+        *(({"dns": {key: "x"}}, f".dns.{key}") for key in ("nameservers", "search", "options")),
+        ({"dns": {"search": ["\ud800"]}}, ".dns.search"),
+        ({"dns": {"domain": 5}}, ".dns.domain"),
     ],
 )
 def test_a_malformed_field_is_named_by_its_path(data: Any, where: str) -> None:

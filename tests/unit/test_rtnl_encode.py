@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from cni.kernel import rtnl_encode, rtnl_queries
+from cni.kernel import bridge_vlans, rtnl_encode, rtnl_queries
 from cni.kernel.netlink_message import Message, encode
 from cni.kernel.rtnl_decode import decode_link
 from tests.unit.purekit import CREATE_EXCL, REQUEST, pyroute
@@ -168,6 +168,10 @@ LINKS = {
             [("IFLA_IFNAME", "d0"), ("IFLA_ADDRESS", MAC), ("IFLA_MTU", 1280), info("dummy", None)],
         ),
     ),
+    "dummy that asks by ARP": (
+        rtnl_encode.new_dummy("d0", arp=True),
+        link(NEWLINK, CREATE_EXCL, [("IFLA_IFNAME", "d0"), info("dummy", None)], change=0x80),
+    ),
     "macvtap": (
         rtnl_encode.new_macvtap("eth0", index=140000, link=3, mode="passthru"),
         macvtap([("IFLA_IFNAME", "eth0"), ("IFLA_LINK", 3)], "passthru"),
@@ -240,9 +244,9 @@ VLANS = {
         rtnl_encode.bridge_vlan(9, 42, untagged_pvid=False, on_bridge_itself=True),
         bridge_vlan(SETLINK, ("IFLA_BRIDGE_FLAGS", 2), vlan_info(0, 42)),
     ),
-    "delete": (
-        rtnl_encode.bridge_vlan(9, 1, untagged_pvid=True, delete=True),
-        bridge_vlan(DELLINK, vlan_info(6, 1)),
+    "delete all": (
+        bridge_vlans.delete_vlans(9),
+        bridge_vlan(DELLINK, vlan_info(8, 1), vlan_info(16, 4094)),
     ),
 }
 

@@ -13,6 +13,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg as routemsg
 
 from cni.kernel import rtnl_encode
 from cni.kernel.netlink_message import Message, encode
+from cni.kernel.route_encode import add_route
 from tests.unit.purekit import CREATE_EXCL, pyroute
 
 MAC = "02:00:00:00:00:01"
@@ -49,30 +50,33 @@ ADDRESSES = {
 }
 
 
-def route(family: int, prefix: int, attrs: Attrs, **head: int) -> bytes:
+CREATE, APPEND = 0x401, 0x800
+
+
+def route(family: int, prefix: int, attrs: Attrs, how: int = CREATE_EXCL, **head: int) -> bytes:
     values = {"family": family, "dst_len": prefix, "table": 254, "proto": 4, "scope": 0, "type": 1}
-    return pyroute(routemsg, 24, CREATE_EXCL, values | head, attrs)
+    return pyroute(routemsg, 24, how, values | head, attrs)
 
 
 ROUTES = {
     "default": (
-        rtnl_encode.add_route("0.0.0.0/0", gateway="10.0.0.1", index=3),
+        add_route("0.0.0.0/0", gateway="10.0.0.1", index=3),
         route(V4, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "10.0.0.1")]),
     ),
     "IPv6 default": (
-        rtnl_encode.add_route("::/0", gateway="fd00::1", index=3),
+        add_route("::/0", gateway="fd00::1", index=3),
         route(V6, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "fd00::1")]),
     ),
     "on the link": (
-        rtnl_encode.add_route("10.9.0.0/16", index=3),
+        add_route("10.9.0.0/16", index=3),
         route(V4, 16, [("RTA_DST", "10.9.0.0"), ("RTA_OIF", 3)], scope=253),
     ),
     "IPv6 on the link": (
-        rtnl_encode.add_route("fd01::/48", index=3),
+        add_route("fd01::/48", index=3),
         route(V6, 48, [("RTA_DST", "fd01::"), ("RTA_OIF", 3)]),
     ),
     "everything": (
-        rtnl_encode.add_route(
+        add_route(
             "10.9.0.0/16",
             gateway="169.254.1.1",
             index=3,
@@ -95,6 +99,28 @@ ROUTES = {
             ],
             table=0,
             scope=200,
+        ),
+    ),
+    "before others": (
+        add_route("0.0.0.0/0", gateway="10.0.0.1", index=3, place="first"),
+        route(V4, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "10.0.0.1")], how=CREATE),
+    ),
+    "behind others": (
+        add_route("0.0.0.0/0", gateway="10.0.0.1", index=3, place="last"),
+        route(V4, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "10.0.0.1")], how=CREATE | APPEND),
+    ),
+    "gateway on the link": (
+        add_route("::/0", gateway="fd00::1", index=3, onlink=True),
+        route(V6, 0, [("RTA_OIF", 3), ("RTA_GATEWAY", "fd00::1")], flags=4),
+    ),
+    "neighbour that is known": (
+        rtnl_encode.update_neighbour(3, "fd00::1", MAC),
+        pyroute(
+            ndmsg,
+            28,
+            0x101,
+            {"family": V6, "ifindex": 3, "state": 4},
+            [("NDA_DST", "fd00::1"), ("NDA_LLADDR", MAC)],
         ),
     ),
     "neighbour": (
@@ -126,10 +152,10 @@ def test_as_pyroute2(message: Message, expected: bytes) -> None:
     ("call", "words"),
     [
         (
-            lambda: rtnl_encode.add_route("10.0.0.0/8", gateway="fd00::1", index=3),
+            lambda: add_route("10.0.0.0/8", gateway="fd00::1", index=3),
             "gateway fd00::1",
         ),
-        (lambda: rtnl_encode.add_route("10.0.0.1/8", index=3), "host bits"),
+        (lambda: add_route("10.0.0.1/8", index=3), "host bits"),
     ],
 )
 def test_refused_before_the_kernel_sees_it(call: Callable[[], Message], words: str) -> None:

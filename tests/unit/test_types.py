@@ -16,10 +16,25 @@ def test_the_pods_interface_is_the_one_with_a_sandbox() -> None:
     assert Result((HOST, POD)).position_of("eth0") == 1
 
 
-@pytest.mark.parametrize("interfaces", [(), (HOST,), (POD,)])
+@pytest.mark.parametrize("interfaces", [(POD,), (HOST, POD)])
 def test_no_such_interface(interfaces: tuple[Interface, ...]) -> None:
     with pytest.raises(BadConfig, match=r"^prevResult: has no interface net1 with a sandbox; "):
         Result(interfaces).position_of("net1")
+
+
+@pytest.mark.parametrize("interfaces", [(), (HOST,), (Interface("cali0"), HOST)])
+def test_a_result_without_a_sandbox_is_about_the_only_interface(
+    interfaces: tuple[Interface, ...],
+) -> None:
+    ips = (IP("10.0.0.2/24"), IP("fd00::2/64", interface=0))
+    found = Result(interfaces, ips)
+    assert found.position_of("eth0") is None
+    assert found.ips_of(None) == ips
+
+
+def test_addresses_of_one_interface() -> None:
+    ips = (IP("10.0.0.2/24", interface=1), IP("10.0.0.3/24"), IP("10.0.0.4/24", interface=0))
+    assert Result((HOST, POD), ips).ips_of(1) == ips[:2]
 
 
 def test_the_first_gateway_of_a_family_counts() -> None:

@@ -90,7 +90,7 @@ def test_a_guest_has_what_the_result_says_and_passes_traffic(
         nic = guest.nics()[0]
         mac = next(i["mac"] for i in result["interfaces"] if i["name"] == "eth0")
         assert (nic.mac, nic.mtu) == (mac, MTU) == (device["mac"], device["mtu"])
-        guest.configure(nic.name, device["addresses"], [gw for _, gw in device["routes"]])
+        guest.configure(nic.name, device["addresses"], [route["gw"] for route in device["routes"]])
         queues = guest.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l")
         assert queues.strip() == "2"
         traffic(guest, result, str(where))

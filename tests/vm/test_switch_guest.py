@@ -73,7 +73,7 @@ def test_a_guest_has_what_the_result_says_and_passes_traffic(
         assert (nic.mac, nic.mtu) == (mac, mtu) == (device["mac"], device["mtu"])
         found = guest.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l")
         assert int(found) == queues
-        guest.configure(nic.name, device["addresses"], [gw for _, gw in device["routes"]])
+        guest.configure(nic.name, device["addresses"], [route["gw"] for route in device["routes"]])
         traffic(guest, result, str(node.path), mtu)
 
 

@@ -37,7 +37,7 @@ def attached(
         prefix = node.ctl("exec", container, "--")
         with Guest.boot(prefix=prefix, netns=str(node.path), cpus=2) as guest:
             nic = guest.nics()[0].name
-            gateways = [gateway for _, gateway in device["routes"]]
+            gateways = [route["gw"] for route in device["routes"]]
             guest.configure(nic, device["addresses"], gateways)
             yield guest, result
     finally:

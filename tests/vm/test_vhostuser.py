@@ -159,6 +159,7 @@ def test_kata_in_go_finds_a_socket_on_which_the_switch_listens(dpdk: Node) -> No
         (link,) = json.loads(dpdk.run(["ip", "-j", "addr", "show", "eth0"], pod).stdout)
         (address,) = link["addr_info"]
         assert link["address"] == result["interfaces"][0]["mac"]
+        assert "NOARP" not in link["flags"]  # Kata would have the guest neither ask nor answer
         found = Path(f"/tmp/vhostuser_{address['local']}/vhu.sock")
         assert str(found.readlink()) == result["interfaces"][0]["socketPath"]
         with socket.socket(socket.AF_UNIX) as qemu:

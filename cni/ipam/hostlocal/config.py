@@ -16,10 +16,12 @@ from typing import Any
 
 from cni.config.readers import items, obj
 from cni.errors import BadConfig
+from cni.spec.types import is_plain
 
 Address = IPv4Address | IPv6Address
 
 DATA_DIR = "/var/lib/cni/networks"
+_RUNTIME = "runtimeConfig."
 _NETWORK = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")
 _PREFIX = re.compile(r"[0-9]{1,3}\Z")
 
@@ -71,7 +73,7 @@ def range_sets(config: Mapping[str, Any]) -> list[list[Range]]:
     """
     ipam = section(config)
     runtime = obj(config, "runtimeConfig")
-    sets = _named_sets(runtime, "ipRanges", "runtimeConfig.")
+    sets = _named_sets(runtime, "ipRanges", _RUNTIME)
     if ipam.get("subnet"):
         sets.append([_range(ipam, "ipam")])
     sets += _named_sets(ipam, "ranges", "ipam.")
@@ -91,7 +93,7 @@ def requested(config: Mapping[str, Any], args: Mapping[str, str]) -> dict[Addres
     """The addresses that are asked for, each with the key that does; a prefix is ignored."""
     cni = obj(obj(config, "args"), "cni", "args.")
     asked = {"CNI_ARGS IP": args["IP"]} if args.get("IP") else {}
-    for data, where in ((cni, "args.cni."), (obj(config, "runtimeConfig"), "runtimeConfig.")):
+    for data, where in ((cni, "args.cni."), (obj(config, "runtimeConfig"), _RUNTIME)):
         asked |= {where + key: value for key, value in _elements(data, "ips", where).items()}
     return {_without_prefix(value, key): key for key, value in asked.items()}
 
@@ -119,6 +121,8 @@ def _named_sets(data: Mapping[str, Any], key: str, where: str) -> list[list[Rang
 
 
 def _range_set(data: Mapping[str, Any], key: str, where: str) -> list[Range]:
+    if where == _RUNTIME and isinstance(data[key], dict):  # go-cni knows ranges, and no sets
+        return [_range(data[key], where + key)]
     elements = _elements(data, key, where)
     ranges = [_range(obj(elements, name, where), where + name) for name in elements]
     if not ranges:
@@ -160,6 +164,8 @@ def _range(data: Mapping[str, Any], key: str) -> Range:
         raise BadConfig(f"{key}.rangeStart: it is after the rangeEnd; exchange or correct them")
     gateway = data.get("gateway")
     chosen = _address(gateway, f"{key}.gateway") if gateway else type(subnet)(low + 1)
+    if chosen.version != subnet.version:
+        raise BadConfig(f"{key}.gateway: {chosen} is of another IP version than {text}; correct it")
     return Range(key, subnet.version, first, last, prefix, chosen)
 
 
@@ -167,7 +173,7 @@ def _range_from_file(path: str) -> Range:
     key = "ipam.rangeFromFile"
     try:
         return _range(obj({key: json.loads(_read_file(path, key))}, key), key)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise BadConfig(f"{key}: {path} is not JSON: {e}") from e
 
 
@@ -205,6 +211,6 @@ def _read_file(path: str, key: str) -> str:
 
 def _text(data: Mapping[str, Any], name: str, key: str) -> str:
     value = data.get(name) or ""
-    if not isinstance(value, str) or "\0" in value:
+    if not is_plain(value):
         raise BadConfig(f"{key}.{name}: expected a string, found {value!r}")
-    return value
+    return str(value)

@@ -11,6 +11,7 @@ Where this one differs, on purpose:
 - A failed ADD releases what it reserved itself, not all that (id, ifname) has.
 - A reservation appears complete, by link(2): an empty file would have no owner to release it.
 - A rangeStart after rangeEnd is refused; the real one gives addresses outside the subnet.
+- A gateway of the other IP version is refused: no route can lead there.
 - CNI_ARGS other than IP are left to the caller.
 - STATUS does not report a full network: the node would become NotReady and its pods evicted for
   want of one address.

@@ -9,7 +9,7 @@ from cni.attach.context import Context, PromisedAddresses
 from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
 from cni.config.network import NetConf
-from cni.errors import AttachmentExists, DeadlineExceeded, VmlinkError
+from cni.errors import AttachmentExists, DeadlineExceeded, VmlinkError, refuses_configuration
 from cni.ipam import delegate
 from cni.ipam.reservations import Reservation
 from cni.spec.types import IP, Lease, Result, Route
@@ -61,7 +61,8 @@ class Addresses(Step):
         try:
             delegate.delete(cx.ipam_call)
         except VmlinkError as e:
-            if not nothing_to_release:
+            unheard_of = not cx.recorded and refuses_configuration(e)
+            if not (nothing_to_release or unheard_of):
                 raise
             cx.log.info("%s: DEL after a refused ADD of the IPAM plugin: %s", cx.key, e.msg)
 

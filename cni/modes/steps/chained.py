@@ -6,14 +6,26 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cni.attach.context import Context
+from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
 from cni.errors import BadConfig
+from cni.kernel import rtnl_encode
 from cni.modes.steps.links import IN_POD, Nic, expect_link
 
 
 @dataclass(frozen=True)
+class SetUp(Fact):
+    """The ifindex of a link that was down."""
+
+    index: int
+
+
+@dataclass(frozen=True)
 class ChainedInterface(Step):
-    """An interface that another plugin made and keeps: its MAC and MTU become the guest's."""
+    """An interface that another plugin made and keeps: its MAC and MTU become the guest's.
+
+    One that is down is set up: the plugins behind expect that, and so does the guest.
+    """
 
     provides: ClassVar[Kinds] = (Nic,)
     ifname: str
@@ -26,6 +38,14 @@ class ChainedInterface(Step):
                 "makes it before vmlink"
             )
         cx.facts.put(Nic(link.mac, link.mtu))
+        if not link.up:
+            cx.facts.put(SetUp(link.index))
+            cx.pod_netlink.batch(rtnl_encode.set_link(link.index, up=True))
+
+    def undo(self, cx: Context) -> None:
+        was_down = cx.facts.get(SetUp)
+        if was_down and cx.pod_or_none and cx.pod_netlink.index(self.ifname) == was_down.index:
+            cx.pod_netlink.batch(rtnl_encode.set_link(was_down.index, up=False))
 
     def check(self, cx: Context) -> None:
         expect_link(cx.pod_netlink, self.ifname, IN_POD)

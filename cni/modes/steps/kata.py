@@ -20,12 +20,15 @@ from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
 from cni.errors import BadConfig, CheckFailed, IOFailure
 from cni.kernel import rtnl_encode
+from cni.kernel.netlink import Netlink
 from cni.modes.steps.links import IN_POD, Nic, expect_link, need_index, need_link
 from cni.modes.steps.vhost_socket import VhostSocket, vmm_socket
 from cni.vmm import dan
 from cni.vmm.device import Device, promised
 from cni.vmm.formats import kata
 
+# Kinds of links that its scan plugs in; "" is a NIC.
+_PLUGGED = ("", "veth", "vlan", "macvlan", "macvtap", "ipvlan")
 _SOCKETS = "/tmp/vhostuser_{}/vhu.sock"  # hostSocketSearchPath
 
 
@@ -97,7 +100,7 @@ class DanEntry(Step):
     def do(self, cx: Context) -> None:
         path, entry = dan.path_of(cx.node.dan_dir, cx.key.container_id), self._entry(cx)
         cx.facts.put(DanFile(str(path), entry))
-        dan.put(path, cx.netns_path, entry)
+        dan.put(path, entry)
 
     def _entry(self, cx: Context) -> dict[str, Any]:
         nic, result = cx.facts[Nic], cx.addresses()
@@ -125,6 +128,47 @@ class DanEntry(Step):
             raise CheckFailed(
                 f"{known.path}: expected the entry of {cx.key.ifname} as ADD wrote it"
             )
+
+
+@dataclass(frozen=True)
+class OneWayIntoKata(Step):
+    """All NICs of the sandbox are in the DAN file (`by_file`), or none is.
+
+    Kata does not look at the namespace of a sandbox that has the file. Of two ADDs at the same time
+    at least one finds the other: each has first made what the other looks for.
+    """
+
+    by_file: bool
+
+    def do(self, cx: Context) -> None:
+        if unseen := self._unseen(cx):
+            raise BadConfig(f"mode: {unseen}")
+
+    def _unseen(self, cx: Context) -> str:
+        """Say which NIC Kata would not see; "" for none."""
+        path = dan.path_of(cx.node.dan_dir, cx.key.container_id)
+        name = cx.key.ifname if path.exists() else ""
+        if self.by_file:
+            name = _scanned(cx.pod_netlink)
+        return name and (
+            f"the guest would not get {name}, since Kata does not look at the pod's namespace when "
+            f"there is {path}; use modes tap and vhostuser for all networks of the pod, or for none"
+        )
+
+    def check(self, cx: Context) -> None:
+        if unseen := self._unseen(cx):
+            raise CheckFailed(unseen)
+
+
+def _scanned(netlink: Netlink) -> str:
+    """Return the name of a link that Kata would plug in if it looked; "" for none."""
+    links = (link for link in netlink.links() if link.kind in _PLUGGED and link.name != "lo")
+    return next((link.name for link in links if netlink.addresses(link.index)), "")
+
+
+def dan_steps(tap: str, queues: int) -> tuple[Step, ...]:
+    """Return the steps for a NIC in the DAN file; `tap` "" is one of vhost-user."""
+    return (DanEntry(tap, queues), OneWayIntoKata(True))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -96,6 +97,16 @@ def expect_up(link: LinkInfo, mtu: int) -> None:
         raise CheckFailed(f"{link.name}: expected up with MTU {mtu}, found {state} with {link.mtu}")
 
 
+def expect_nic(link: LinkInfo, nic: Nic) -> None:
+    """Raise CheckFailed unless the pod's interface still has the guest's MAC and MTU."""
+    if (link.mac, link.mtu) != (nic.mac, nic.mtu):
+        raise CheckFailed(
+            f"{link.name}: expected MAC {nic.mac} and MTU {nic.mtu}, which the guest has, found "
+            f"{link.mac} and {link.mtu}; let vmlink's keys mac and mtu, or a plugin before it, "
+            "change them"
+        )
+
+
 def no_link_local(index: int, mtu: int) -> list[rtnl_encode.Message]:
     """Return the message that keeps a link from making itself an IPv6 link-local address.
 
@@ -104,6 +115,16 @@ def no_link_local(index: int, mtu: int) -> list[rtnl_encode.Message]:
     if not has_addrgenmode(mtu):
         return []
     return [rtnl_encode.set_link(index, addrgenmode_none=True)]
+
+
+def refuse_advertisements(name: str) -> None:
+    """Let the calling thread's namespace take no router advertisement that comes in on a link.
+
+    A guest's would give it addresses and a default route. Netlink cannot set this. A link without
+    IPv6 has nothing to set. Raises VmlinkError.
+    """
+    with suppress(FileNotFoundError):
+        _sysctl(f"ipv6/conf/{name}/accept_ra", "0")
 
 
 def has_addrgenmode(mtu: int) -> bool:
@@ -134,13 +155,37 @@ def remove_host_link(cx: Context, name: str) -> None:
         cx.node.deleter.delete(cx.node.host, None, [index], cx.cancel.remaining())
 
 
+def read_sysctl(name: str) -> str:
+    """Return a value below /proc/sys/net, "" where there is none. Raises VmlinkError."""
+    with suppress(FileNotFoundError):
+        return _sysctl(name)
+    return ""
+
+
 def write_sysctl(name: str, value: str) -> None:
     """Set a value below /proc/sys/net unless it is set. Raises VmlinkError."""
+    try:
+        if _sysctl(name) != value:
+            _sysctl(name, value)
+    except FileNotFoundError as e:
+        raise VmlinkError(f"cannot set /proc/sys/net/{name} to {value}: there is none") from e
+
+
+def _sysctl(name: str, value: str | None = None) -> str:
+    """Read a value, or write one. Raises FileNotFoundError, and VmlinkError for other errors."""
     path = "/proc/sys/net/" + name
     try:
-        with open(path, "r+") as f:
-            if f.read().strip() != value:
-                f.seek(0)
-                f.write(value)
+        # Python's own files would double the time of an open, a write and a close.
+        fd = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if value is None else os.O_WRONLY))
+        try:
+            if value is None:
+                return os.read(fd, 64).decode().strip()
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        raise
     except OSError as e:
-        raise VmlinkError(f"cannot set {path} to {value}: {e.strerror}") from e
+        what = f"read {path}" if value is None else f"set {path} to {value}"
+        raise VmlinkError(f"cannot {what}: {e.strerror}") from e
+    return value

@@ -19,8 +19,10 @@ from cni.modes.steps.links import (
     Nic,
     PodLink,
     expect_link,
+    expect_nic,
     expect_up,
     no_link_local,
+    refuse_advertisements,
 )
 
 
@@ -142,6 +144,8 @@ class MacvtapLink(PodLink):
         """Have the node in /dev; return False if another namespace's macvtap has the ifindex."""
         with cx.in_pod():
             number = macvtap.device_number(self.name, index)
+            if self.chained:  # of the pod's own interface Configure does it
+                refuse_advertisements(self.name)
         try:
             made = macvtap.claim(index, number, self.owner, self.group)
         except Exists:
@@ -164,6 +168,7 @@ class MacvtapLink(PodLink):
         index = device.ifindex
         if (link.index, link.group) != (index, cx.key.group):
             raise CheckFailed(f"{self.name}: expected the link that ADD made, found another")
+        expect_nic(link, cx.facts[Nic])
         expect_up(link, cx.facts[Nic].mtu)
         if not redirect.ignores(cx.pod_netlink, index):
             raise CheckFailed(

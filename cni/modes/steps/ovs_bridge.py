@@ -13,8 +13,7 @@ from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
 from cni.errors import BadConfig, CheckFailed, NotReady
 from cni.kernel import ethtool, redirect
-from cni.kernel.netlink import NotFound
-from cni.modes.steps.links import IN_HOST, Nic, PortMtu, expect_link, need_index
+from cni.modes.steps.links import IN_HOST, IN_POD, Nic, PortMtu, expect_link, need_index
 from cni.ovs import ovn, port_ops
 from cni.ovs.operations import View
 from cni.spec.types import AttachmentKey
@@ -71,10 +70,8 @@ class OvsBridge(Step):
 
 
 def _local_mtu(cx: Context, bridge: str) -> int:
-    try:
-        return cx.host_netlink.mtu(bridge)
-    except NotFound:
-        return _DEFAULT_MTU
+    link = cx.host_netlink.link(bridge)
+    return link.mtu if link else _DEFAULT_MTU
 
 
 @dataclass(frozen=True)
@@ -116,12 +113,14 @@ class SoftwareChecksums(Step):
 
     def do(self, cx: Context) -> None:
         if not cx.facts[Datapath].offload:
+            index = need_index(cx.pod_netlink, self.ifname)
             with cx.in_pod():
-                ethtool.stop_tx_checksum(self.ifname)
+                ethtool.stop_tx_checksum(index)
 
     def check(self, cx: Context) -> None:
         if cx.facts[Datapath].offload:
             return
+        index = expect_link(cx.pod_netlink, self.ifname, IN_POD).index
         with cx.in_pod():
-            if ethtool.tx_checksum(self.ifname):
+            if ethtool.tx_checksum(index):
                 raise CheckFailed(f"{self.ifname}: expected tx checksum offload off, found on")

@@ -6,13 +6,17 @@ Source: ovs-vswitchd.conf.db(5).
 from __future__ import annotations
 
 import concurrent.futures
+import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from cni.attach.context import Context
 from cni.attach.facts import Fact
 from cni.attach.plan import Kinds, Step
+from cni.cancel import Cancel
 from cni.errors import DeadlineExceeded, SwitchRefused
+from cni.kernel.netlink import Netlink
 from cni.modes.steps.links import Nic
 from cni.modes.steps.ovs_bridge import Datapath
 from cni.modes.steps.vhost_socket import VhostSocket
@@ -23,6 +27,8 @@ from cni.spec.types import AttachmentKey, Bandwidth
 
 _EXPLAIN_SECONDS = 1
 _LOOK_SECONDS = 0.2  # between two looks whether to give up
+_POLICED_SECONDS = 2  # ovs-vswitchd polices a port about 10 ms after it has said that it is made
+_NEXT_LOOK_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -55,9 +61,10 @@ class OvsPort(Step):
         return (Nic, VhostSocket) if self.type == VHOSTUSER else (Nic,)
 
     def do(self, cx: Context) -> None:
-        database = cx.node.ovs
-        add = port_ops.Add(database.owner, cx.key, self._port(cx))
-        cx.facts.put(SentPort(database.submit(add)))
+        port = self._port(cx)
+        add = port_ops.Add(cx.node.ovs.owner, cx.key, port)
+        with _logical_port(cx, port):
+            cx.facts.put(SentPort(cx.node.ovs.submit(add)))
 
     def bind(self, cx: Context) -> None:
         cx.facts.put(SentPort(self._rebind(cx, AttachmentKey.of_prepared(cx.key.prepared), cx.key)))
@@ -69,12 +76,14 @@ class OvsPort(Step):
         pending.wait(0, _late(self.name))
 
     def renew(self, cx: Context, former: AttachmentKey) -> None:
+        cx.node.logical_ports.release(former)
         pending = self._rebind(cx, former, cx.key)
         pending.wait(cx.cancel.remaining(), cx.node.ovs.no_answer())
 
     def _rebind(self, cx: Context, old: AttachmentKey, new: AttachmentKey) -> Pending:
-        database = cx.node.ovs
-        return database.submit(port_ops.Bind(database.owner, old, new, self._port(cx)))
+        port = self._port(cx)
+        with _logical_port(cx, port):
+            return cx.node.ovs.submit(port_ops.Bind(cx.node.ovs.owner, old, new, port))
 
     def _port(self, cx: Context) -> Port:
         nic = cx.facts[Nic]
@@ -97,6 +106,7 @@ class OvsPort(Step):
         return replace(port, mtu=nic.mtu, options=options)
 
     def undo(self, cx: Context) -> None:
+        cx.node.logical_ports.release(cx.key)
         sent = cx.facts.get(SentPort)
         never_sent = sent is not None and sent.pending.abandon()
         if never_sent and not cx.key.prepared:
@@ -109,6 +119,13 @@ class OvsPort(Step):
         database = cx.node.ovs
         looked = database.submit(port_ops.Check(cx.key, self._port(cx)))
         looked.wait(cx.cancel.remaining(), database.no_answer())
+
+
+def _logical_port(cx: Context, port: Port) -> AbstractContextManager[None]:
+    """Keep a late ADD from a logical port that a newer sandbox has. Raises AttachmentExists."""
+    if not port.ovn:
+        return nullcontext()
+    return cx.node.logical_ports.taken(port.iface_id, cx.key, cx.cancel.began)
 
 
 @dataclass(frozen=True)
@@ -147,12 +164,26 @@ class OvsReady(Step):
                 f"bandwidth.egressRate: the userspace datapath cannot police {self.name}; use mode "
                 "tc or vhostuser, or leave the rate out"
             )
-        index = cx.host_netlink.index(self.name)
-        if index is None or not cx.host_netlink.filters(index):
+        if not becomes_policed(cx.host_netlink, self.name, cx.cancel):
             raise SwitchRefused(
                 f"bandwidth.egressRate: ovs-vswitchd cannot police {self.name}; load the kernel's "
                 "act_police and cls_matchall, or leave the rate out"
             )
+
+
+def becomes_policed(netlink: Netlink, name: str, cancel: Cancel) -> bool:
+    """Return whether a filter is on the port's ingress, for which it waits up to two seconds.
+
+    Raises ClientGone, DeadlineExceeded.
+    """
+    index = netlink.index(name)
+    end = time.monotonic() + _POLICED_SECONDS
+    while index and not netlink.filters(index):
+        if time.monotonic() > end:
+            return False
+        cancel.check()
+        time.sleep(_NEXT_LOOK_SECONDS)
+    return index is not None
 
 
 def _late(name: str) -> str:

@@ -11,7 +11,7 @@ from cni.errors import AttachmentExists, BadConfig, CheckFailed
 from cni.kernel import rtnl_encode, tuntap
 from cni.kernel.netlink import Exists
 from cni.kernel.rtnl_decode import TapInfo
-from cni.modes.steps.bridge import BridgeIndex, restrict_to_vlan
+from cni.modes.steps.bridge import BridgeIndex, expect_vlan, restrict_to_vlan
 from cni.modes.steps.guard import hang_guard
 from cni.modes.steps.links import (
     IN_HOST,
@@ -22,6 +22,7 @@ from cni.modes.steps.links import (
     expect_up,
     has_addrgenmode,
     need_index,
+    refuse_advertisements,
     remove_host_link,
 )
 from cni.spec.types import AttachmentKey
@@ -54,6 +55,7 @@ class SwitchTap(Step):
             )
         except Exists as e:
             raise AttachmentExists(f"interface {derived} exists already; DEL comes first") from e
+        refuse_advertisements(derived)
         cx.facts.put(Nic(self.mac, mtu), TapMac(cx.key.port_mac))
         self._name(cx, index, derived, mtu)
         if self.vlan:
@@ -115,3 +117,4 @@ class SwitchTap(Step):
         bridge = cx.facts.get(BridgeIndex)
         if bridge and link.master != bridge.index:
             raise CheckFailed(f"{self.name}: expected a port of its bridge, found it is none")
+        expect_vlan(cx.host_netlink, link, self.vlan)

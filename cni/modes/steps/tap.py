@@ -17,8 +17,10 @@ from cni.modes.steps.links import (
     PodLink,
     TapMac,
     expect_link,
+    expect_nic,
     expect_up,
     has_addrgenmode,
+    refuse_advertisements,
     remove_pod_link,
 )
 
@@ -46,6 +48,7 @@ class Tap(PodLink):
         owner = tuntap.effective_owner(self.owner, self.group)
         with cx.in_pod():
             index = tuntap.create_tap(derived, queues=self.queues, owner=owner, group=self.group)
+            refuse_advertisements(derived)
         cx.facts.put(TapMac(mac))
         named = rtnl_encode.set_link(
             index,
@@ -68,4 +71,6 @@ class Tap(PodLink):
         remove_pod_link(cx, cx.key.tap_link)
 
     def check(self, cx: Context) -> None:
-        expect_up(expect_link(cx.pod_netlink, self.name, IN_POD), cx.facts[Nic].mtu)
+        nic = cx.facts[Nic]
+        expect_nic(expect_link(cx.pod_netlink, cx.key.ifname, IN_POD), nic)
+        expect_up(expect_link(cx.pod_netlink, self.name, IN_POD), nic.mtu)

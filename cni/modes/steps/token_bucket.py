@@ -90,6 +90,7 @@ def lead_through(index: int, ifb: int) -> rtnl_encode.Message:
 def require() -> None:
     """Raise NotReady when this kernel cannot limit."""
     if reason := _missing():
+        _missing.cache_clear()  # a module may be loaded meanwhile
         raise NotReady(f"bandwidth: {reason}; load the kernel's sch_tbf, ifb and act_mirred")
 
 

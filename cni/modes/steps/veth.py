@@ -10,7 +10,7 @@ from cni.attach.plan import Kinds
 from cni.errors import AttachmentExists, CheckFailed
 from cni.kernel import rtnl_encode
 from cni.kernel.netlink import Exists
-from cni.modes.steps.bridge import BridgeIndex, restrict_to_vlan
+from cni.modes.steps.bridge import BridgeIndex, expect_vlan, restrict_to_vlan
 from cni.modes.steps.links import (
     IN_HOST,
     Nic,
@@ -19,6 +19,7 @@ from cni.modes.steps.links import (
     expect_link,
     need_index,
     no_link_local,
+    refuse_advertisements,
     remove_host_link,
 )
 
@@ -64,6 +65,7 @@ class Veth(PodLink):
         index = need_index(cx.host_netlink, cx.key.host_link)
         if self.vlan:
             restrict_to_vlan(cx.host_netlink, index, self.vlan)
+        refuse_advertisements(cx.key.host_link)
         up = rtnl_encode.set_link(index, up=True)
         cx.host_netlink.batch(*no_link_local(index, mtu), up)
 
@@ -87,6 +89,7 @@ class Veth(PodLink):
         bridge = cx.facts.get(BridgeIndex)
         if bridge and host.master != bridge.index:
             raise CheckFailed(f"{host.name}: expected a port of its bridge, found it is none")
+        expect_vlan(cx.host_netlink, host, self.vlan)
         if not host.up:
             raise CheckFailed(f"{host.name}: expected up, found down")
         super().check(cx)

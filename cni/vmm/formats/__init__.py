@@ -21,7 +21,7 @@ def _each(one: Callable[[Device], object]) -> Format:
 
 
 def _json(devices: Sequence[Device], vhost: bool) -> str:
-    return json.dumps([vars(d) for d in devices], indent=2)
+    return json.dumps([d.to_json() for d in devices], indent=2)
 
 
 def _libvirt(devices: Sequence[Device], vhost: bool) -> str:
@@ -29,7 +29,7 @@ def _libvirt(devices: Sequence[Device], vhost: bool) -> str:
 
 
 def _kata_dan(devices: Sequence[Device], vhost: bool) -> str:
-    return json.dumps(kata.dan("", [kata.entry(d) for d in devices]), indent=2)
+    return json.dumps(kata.dan([kata.entry(d) for d in devices]), indent=2)
 
 
 def _cloud_init(devices: Sequence[Device], vhost: bool) -> str:

@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 from cni.errors import BadDevice
+from cni.spec.routing import best, in_main_table
+from cni.spec.types import Route
 from cni.vmm.device import Device
 
-_DEFAULT_V4 = "0.0.0.0/0"
+_DEFAULT_V4, _DEFAULT_V6 = "0.0.0.0/0", "::/0"
 
 
 def cloud_init(devices: Sequence[Device]) -> str:
@@ -33,22 +35,32 @@ def _ethernet(device: Device) -> dict[str, Any]:
         "mtu": device.mtu,
         "addresses": list(device.addresses),
     }
-    if device.routes:
-        config["routes"] = [_route(device, *route) for route in device.routes]
+    routes = [_route(device, route) for route in in_main_table(device.routes)]
+    default = next((r for r in routes if r == {"to": _DEFAULT_V6, "via": r.get("via")}), None)
+    if default:
+        # Without netplan, cloud-init of Debian 12 (22.4) makes ::/64 of a route to ::/0.
+        config["gateway6"] = default["via"]
+        routes.remove(default)
+    if routes:
+        config["routes"] = routes
     resolver = {"addresses": list(device.nameservers), "search": list(device.search)}
     if filled := {key: value for key, value in resolver.items() if value}:
         config["nameservers"] = filled
     return config
 
 
-def _route(device: Device, dst: str, gateway: str) -> dict[str, Any]:
-    if not gateway:
-        raise BadDevice(
-            f"{device.id}: cloud-init's routes need a gateway, and {dst} has none; give it one"
-        )
-    networks = [ipaddress.ip_interface(cidr).network for cidr in device.addresses]
-    near = any(ipaddress.ip_address(gateway) in network for network in networks)
-    return {"to": dst, "via": gateway} | ({} if near else {"on-link": True})
+def _route(device: Device, route: Route) -> dict[str, Any]:
+    # cloud-init hands all keys to netplan. Where it renders for another program it drops most of
+    # them, so nothing is said that would make a wrong route without its key, such as a table.
+    told = {
+        "to": route.dst,
+        "via": route.gw,
+        "scope": "" if route.gw else "link",
+        "on-link": device.is_onlink(route),
+        "metric": route.priority,
+        "mtu": route.mtu,
+    }
+    return {key: value for key, value in told.items() if value}
 
 
 def kernel_ip(devices: Sequence[Device]) -> str:
@@ -60,13 +72,17 @@ def kernel_ip(devices: Sequence[Device]) -> str:
     (device,) = devices
     cidrs = [cidr for cidr in device.addresses if ":" not in cidr]
     _require_addresses(device, "ip=", cidrs)
-    routes = [(dst, gateway) for dst, gateway in device.routes if ":" not in dst]
-    if len(cidrs) > 1 or any(dst != _DEFAULT_V4 for dst, _ in routes):
+    routes = [route for route in best(device.routes) if ":" not in route.dst]
+    if len(cidrs) > 1 or any(route.dst != _DEFAULT_V4 for route in routes):
         raise BadDevice(
             f"{device.id}: ip= knows one address and a default route; use cloud-init for more"
         )
     address = ipaddress.ip_interface(cidrs[0])
-    gateway = routes[0][1] if routes else ""
+    if any(not route.gw or device.is_onlink(route) for route in routes):
+        raise BadDevice(
+            f"{device.id}: ip= takes a gateway in the address's own subnet; use cloud-init"
+        )
+    gateway = routes[0].gw if routes else ""
     servers = [server for server in device.nameservers if ":" not in server][:2]
     fields = [str(address.ip), "", gateway, str(address.netmask), "", device.ifname, "off"]
     return "ip=" + ":".join([*fields, *servers])

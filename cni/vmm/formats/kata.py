@@ -9,15 +9,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from cni.errors import BadDevice
+from cni.kernel.route_encode import RTNH_F_ONLINK
 from cni.kernel.rtnl_encode import NUD_PERMANENT
+from cni.spec.routing import SCOPE_LINK, best
+from cni.spec.types import Route
 from cni.vmm.device import Device
 
 _DEFAULTS = ("0.0.0.0/0", "::/0")
 
 
-def dan(netns: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The file of a sandbox; the runtime opens its devices in the namespace `netns`, if not ""."""
-    return {"netns": netns or None, "devices": list(entries)}
+def dan(entries: Sequence[dict[str, Any]], netns: str | None = None) -> dict[str, Any]:
+    """The file of a sandbox; the runtime opens its devices in the namespace `netns`.
+
+    None is the runtime's own, where taps are: in the pod's, a VM from a template would look for
+    them in vain.
+    """
+    return {"netns": netns, "devices": list(entries)}
 
 
 def entry(device: Device) -> dict[str, Any]:
@@ -33,7 +40,7 @@ def entry(device: Device) -> dict[str, Any]:
                 "ntype": "tuntap",
                 "flags": 0,
             },
-            "routes": [_route(dst, gateway) for dst, gateway in device.routes],
+            "routes": [_route(device, route) for route in best(device.routes)],
             "neighbors": [_neighbour(ip, mac) for ip, mac in device.neighbours],
         },
     }
@@ -52,11 +59,14 @@ def _device(device: Device) -> dict[str, Any]:
     return {"type": "host-tap", "tap_name": device.tap}
 
 
-def _route(dst: str, gateway: str) -> dict[str, Any]:
-    # The agent in the guest takes a route without a destination for the default route.
-    dest = "" if dst in _DEFAULTS and gateway else dst
-    numbers = {"scope": 0 if gateway else 253, "flags": 0, "mtu": 0}  # 253 is RT_SCOPE_LINK
-    return {"dest": dest, "gateway": gateway, "source": "", **numbers}
+def _route(device: Device, route: Route) -> dict[str, Any]:
+    # The agent in the guest takes a route without a destination for the default route. It knows
+    # neither table nor metric, and each route replaces the one to the same destination before.
+    dest = "" if route.dst in _DEFAULTS and route.gw else route.dst
+    scope = (0 if route.gw else SCOPE_LINK) if route.scope is None else route.scope
+    flags = RTNH_F_ONLINK if device.is_onlink(route) else 0
+    told = {"scope": scope, "flags": flags, "mtu": route.mtu}
+    return {"dest": dest, "gateway": route.gw, "source": "", **told}
 
 
 def _neighbour(ip: str, mac: str) -> dict[str, Any]:

@@ -14,7 +14,10 @@ _OFFLOADS = "csum gso tso4 tso6 ecn ufo".split()
 
 
 def interface(device: Device) -> str:
-    """The XML of one NIC. Raises BadDevice for a tap that is not in the namespace of libvirtd."""
+    """The XML of one NIC, a document in one line.
+
+    Raises BadDevice for a tap that is not in the namespace of libvirtd.
+    """
     lines = [f"<mac address={quoteattr(device.mac)}/>"]
     if device.kind == "vhostuser":
         kind = "vhostuser"
@@ -27,9 +30,10 @@ def interface(device: Device) -> str:
     else:
         kind = "ethernet"
         lines.append(f"<target dev={quoteattr(device.tap)} managed='no'/>")
-    lines += ["<model type='virtio'/>", *_driver(device), f"<mtu size='{device.mtu}'/>"]
-    body = "".join(f"  {line}\n" for line in lines)
-    return f"<interface type='{kind}'>\n{body}</interface>"
+        # Not for vhost-user: libvirt would set it on a link, and there is none.
+        lines.append(f"<mtu size='{device.mtu}'/>")
+    lines += ["<model type='virtio'/>", *_driver(device)]
+    return f"<interface type='{kind}'>{''.join(lines)}</interface>"
 
 
 def _driver(device: Device) -> list[str]:
@@ -37,4 +41,4 @@ def _driver(device: Device) -> list[str]:
     if device.offload:
         return [f"<driver{queues}/>"] if queues else []
     off = " ".join(f"{name}='off'" for name in _OFFLOADS)
-    return [f"<driver{queues}>", f"  <host {off}/>", "</driver>"]
+    return [f"<driver{queues}>", f"<host {off}/>", "</driver>"]
