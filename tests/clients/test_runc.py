@@ -80,7 +80,7 @@ def test_the_hook_in_a_bundle_makes_the_sandbox_a_guests(
     with Guest.boot(prefix=machine.enter(*told["exec"]), netns=str(node.path)) as guest:
         (nic,) = guest.nics()
         assert (nic.mac, nic.mtu) == (device["mac"], device["mtu"])
-        gateways = [gateway for to, gateway in device["routes"] if to == "0.0.0.0/0"]
+        gateways = [route["gw"] for route in device["routes"] if route["dst"] == "0.0.0.0/0"]
         guest.configure(nic.name, device["addresses"], gateways)
         assert probes.ping(str(node.path), device["addresses"][0].partition("/")[0], 3) > 0
     machine.run("runc", "delete", "--force", "sandbox")

@@ -10,6 +10,7 @@ import errno
 import os
 import platform
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -212,9 +213,9 @@ def test_choose_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch) -> N
     works = [name for name, reason in redirect.supported().items() if not reason]
     assert redirect.choose("auto") == works[0]
     assert [redirect.choose(name) for name in works] == works
-    monkeypatch.setattr(redirect, "_missing", {"cls_bpf": "no", "tcx": "", "mirred": ""}.get)
+    monkeypatch.setattr(redirect, "_missing", cache({"cls_bpf": "no", "tcx": "", "mirred": ""}.get))
     assert redirect.choose("auto") == "tcx"
-    monkeypatch.setattr(redirect, "_missing", lambda name: f"no {name}")
+    monkeypatch.setattr(redirect, "_missing", cache(lambda name: f"no {name}"))
     with pytest.raises(NotReady, match="cls_bpf: no cls_bpf; tcx: no tcx; mirred: no mirred"):
         redirect.choose("auto")
     with pytest.raises(NotReady, match="mirred: no mirred"):

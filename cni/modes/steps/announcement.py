@@ -1,4 +1,4 @@
-"""The pod's addresses, told to its neighbours on behalf of the guest."""
+"""Announces the pod's addresses to its neighbours on behalf of the guest."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cni.modes.steps.links import Nic
 def announcements(conf: NetConf, ifname: str) -> tuple[Step, ...]:
     """Return the step that announces a fixed address, where that is safe.
 
-    The address is the pod's alone: an IPAM plugin has given it. With OVN, whose flows answer, and
-    with kube-ovn, which may migrate the VM that still runs elsewhere, nobody is told.
+    An IPAM plugin has given the address, so no other pod has it. Nothing is announced with OVN,
+    whose flows answer, and with kube-ovn: the VM may be migrating and still run on another node.
     """
     ovn = isinstance(conf.uplink, OvsUplink) and conf.uplink.ovn
     if not conf.fixed_address or not conf.ipam or ovn or conf.kubeovn:
@@ -27,7 +27,7 @@ def announcements(conf: NetConf, ifname: str) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class Announcement(Step):
-    """Neighbours that knew the address with another MAC learn the new one, and so do switches."""
+    """Gratuitous ARP and unsolicited NA: neighbours and switches learn the address's new MAC."""
 
     needs: ClassVar[Kinds] = (Nic,)
     ifname: str

@@ -52,7 +52,7 @@ def _ethernet(device: Device) -> dict[str, Any]:
 def _route(device: Device, route: Route) -> dict[str, Any]:
     # cloud-init hands all keys to netplan. Where it renders for another program it drops most of
     # them, so nothing is said that would make a wrong route without its key, such as a table.
-    told = {
+    fields = {
         "to": route.dst,
         "via": route.gw,
         "scope": "" if route.gw else "link",
@@ -60,7 +60,7 @@ def _route(device: Device, route: Route) -> dict[str, Any]:
         "metric": route.priority,
         "mtu": route.mtu,
     }
-    return {key: value for key, value in told.items() if value}
+    return {key: value for key, value in fields.items() if value}
 
 
 def kernel_ip(devices: Sequence[Device]) -> str:

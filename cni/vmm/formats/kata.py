@@ -65,8 +65,8 @@ def _route(device: Device, route: Route) -> dict[str, Any]:
     dest = "" if route.dst in _DEFAULTS and route.gw else route.dst
     scope = (0 if route.gw else SCOPE_LINK) if route.scope is None else route.scope
     flags = RTNH_F_ONLINK if device.is_onlink(route) else 0
-    told = {"scope": scope, "flags": flags, "mtu": route.mtu}
-    return {"dest": dest, "gateway": route.gw, "source": "", **told}
+    fields = {"scope": scope, "flags": flags, "mtu": route.mtu}
+    return {"dest": dest, "gateway": route.gw, "source": "", **fields}
 
 
 def _neighbour(ip: str, mac: str) -> dict[str, Any]:
