@@ -109,8 +109,7 @@ def parse(request: Request, rules: Rules, chosen: Chosen | None = None) -> NetCo
     prev = _prev(conf)
     # Only an ADD must have a prevResult to chain on; DEL, GC and STATUS may come without.
     uplink = uplinks.parse(conf, request.args, prev is not None or request.verb != "ADD")
-    if request.verb == "ADD":
-        _require_for_add(uplink, prev)
+    _require_for_add(request.verb, uplink, prev)
     ipam = _ipam(conf)
     runtime = choice(conf, "runtime", mode_rules.runtimes(rules))
     mode = mode_rules.serving_mode(runtime, mode, uplink, request, rules)
@@ -183,7 +182,9 @@ def _prev(conf: Mapping[str, Any]) -> Result | None:
     return None if data is None else results.load(data, "prevResult")
 
 
-def _require_for_add(uplink: Uplink, prev: Result | None) -> None:
+def _require_for_add(verb: str, uplink: Uplink, prev: Result | None) -> None:
+    if verb != "ADD":
+        return
     uplinks.require_logical_port(uplink)
     if prev and not isinstance(uplink, Chained):
         raise BadConfig(
