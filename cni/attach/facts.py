@@ -53,13 +53,13 @@ class Facts:
     @classmethod
     def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> Facts:
         """Read what `to_json` returned. Raises KeyError or TypeError for another version's."""
-        return cls(*(Fact.kinds[name](**_tuples(values)) for name, values in data.items()))
+        return cls(*(Fact.kinds[name](**plain_fields(values)) for name, values in data.items()))
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: plain(value) for key, value in values.items()}
+def plain_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a fact or step from JSON: with tuples for lists."""
+    return {k: _plain(v) if type(v) is list else v for k, v in values.items()}
 
 
-def plain(value: Any) -> Any:
-    """Return a JSON value as facts and steps have it: with tuples for lists."""
-    return tuple(plain(each) for each in value) if isinstance(value, list) else value
+def _plain(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(_plain(each) if type(each) is list else each for each in values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from cni.attach.context import Context
-from cni.attach.facts import Fact, plain
+from cni.attach.facts import Fact, plain_fields
 from cni.errors import CheckFailed
 from cni.spec.types import AttachmentKey
 
@@ -86,7 +86,7 @@ class Step:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Step:
         """Read what `to_json` returned. Raises KeyError or TypeError for another version's."""
-        fields = {key: plain(value) for key, value in data.items()}
+        fields = plain_fields(data)
         return Step.kinds[str(fields.pop("step"))](**fields)
 
 

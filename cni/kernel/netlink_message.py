@@ -55,7 +55,15 @@ def text(kind: int, value: str) -> bytes:
 
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
     """Decode attributes to {type: payload}; of a type that comes twice the last one counts."""
-    return dict(each_attribute(data, start))
+    found: dict[int, bytes] = {}
+    end = len(data)
+    while start + 4 <= end:  # and not `each_attribute`: a link has some 60 of them
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[start + 4 : start + length]
+        start += (length + 3) & ~3
+    return found
 
 
 def each_attribute(data: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
