@@ -33,19 +33,17 @@ class GuardConf:
 def parse(conf: Mapping[str, Any], mode: str, uplink: str, rules: ModeRules) -> GuardConf | None:
     """Read the key for a mode on a kind of uplink; None where nothing is guarded.
 
-    Absent, it is on wherever the mode has a guard. Raises BadConfig or UnsupportedField.
+    Raises BadConfig or UnsupportedField.
     """
     value = conf.get("guard")
-    if value is False:
+    if value in (None, False):
         return None
-    if value is not None and uplink not in rules.guards:
+    if uplink not in rules.guards:
         able = f"the uplink {any_of(rules.guards)}" if rules.guards else "another mode"
         raise BadConfig(
             f"guard: mode {mode} on the uplink {uplink} has no guard; drop the key or use {able}"
         )
-    if value is None and uplink not in rules.guards:
-        return None
-    return GuardConf() if value in (None, True) else _section(as_object(value, "guard"))
+    return GuardConf() if value is True else _section(as_object(value, "guard"))
 
 
 def _section(data: Mapping[str, Any]) -> GuardConf:

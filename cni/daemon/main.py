@@ -28,7 +28,6 @@ from cni.daemon.pool import Pools
 from cni.daemon.workers import Workers
 from cni.errors import BadConfig, VmlinkError
 from cni.kernel import redirect
-from cni.kernel.guard.program import SHELF
 from cni.kernel.link_deleter import LinkDeleter
 from cni.kernel.netns import Namespace
 from cni.kubeovn import open_pods
@@ -159,7 +158,6 @@ def _node(run_dir: Path, config: Settings, stack: ExitStack) -> Node:
     host = Namespace.own()
     redirect.supported()  # cached; the first call takes milliseconds that no ADD should pay
     stack.callback(os.close, redirect.keep_patched())
-    SHELF.refill()
     # A deletion keeps a thread busy long after its worker is free again.
     deleter = LinkDeleter(config.workers)
     stack.callback(deleter.close)

@@ -117,9 +117,9 @@ def checked(attached: Attachment) -> dict[str, object]:
     return {**attached.conf, "prevResult": attached.result}
 
 
-def test_a_guard_is_there_unless_the_network_has_none(node: Node, form: Topology) -> None:
+def test_a_guard_is_there_where_the_network_asks_for_it(node: Node, form: Topology) -> None:
     stranger = own(e4(source=V4_OTHER))
-    for guard, arrives in (({"guard": None}, False), ({}, True)):
+    for guard, arrives in (({"guard": True}, False), ({}, True)):
         with form(node, **guard) as attached:
             attached.add()
             port, guest = attached.port(), attached.guest()

@@ -49,8 +49,13 @@ INFO = {"runtimeConfig": {"CNIDeviceInfoFile": "/device"}}  # in the lab: see Wa
 DAN = {"runtime": "kata", "placeholder": True}
 FIXED = {"args": {"cni": {"ips": ["10.9.0.99"]}}}
 PLACEHELD = {
-    "tc": {"linux with a fixed address": {**UPLINKS["linux"], **FIXED}},
+    "tc": {
+        "linux with a fixed address": {**UPLINKS["linux"], **FIXED},
+        "chained with guard": {**UPLINKS["chained"], "guard": True},
+    },
+    "macvtap": {"master with guard": {**UPLINKS["master"], "guard": True}},
     "tap": {
+        "linux with guard": {**UPLINKS["linux"], "guard": True},
         "ovs with placeholder": {**UPLINKS["ovs"], "placeholder": True},
         "linux with gateway and placeholder": {**UPLINKS["linux with gateway"], **DAN},
     },

@@ -31,14 +31,15 @@ def groups() -> dict[str, list[Way]]:
     """The ways to attach, by the node that they share.
 
     A group that is named by its mode needs what the machine has once. Ways with a pool have a test
-    of their own. Only one attachment can have a fixed address, and a way has several here.
+    of their own. Only one attachment can have a fixed address, and a way has several here; the old
+    vmlinkd knows no guard.
     """
     found: dict[str, list[Way]] = {}
     for way in WAYS:
         mode = str(way.conf["mode"])
         uplink = "ovs" if way.switch else "linux"
         name = mode if mode in ("macvtap", "vhostuser") else uplink
-        if not way.prepared and "args" not in way.conf:
+        if not way.prepared and not {"args", "guard"} & way.conf.keys():
             found.setdefault(name, []).append(way)
     return found
 

@@ -120,19 +120,12 @@ Opened = TypeVar("Opened", Port, Guest)
 class Attachment:
     """A pod attached by vmlink.
 
-    `port` opens the switch's side, `guest` the guest's; the attachment closes both. Its guest sends
-    what no guest may: it is trusted unless `conf` says otherwise.
+    `port` opens the switch's side, `guest` the guest's; the attachment closes both.
     """
 
     def __init__(self, node: Node, pod: Path, outside: Path, conf: dict[str, Any]) -> None:
         self.node, self.pod, self.outside = node, pod, outside
-        self.conf = {
-            "cniVersion": "1.1.0",
-            "name": "frames",
-            "type": "vmlink",
-            "guard": False,
-            **conf,
-        }
+        self.conf = {"cniVersion": "1.1.0", "name": "frames", "type": "vmlink", **conf}
         self.stack = ExitStack()
         self.namespace = self.stack.enter_context(Namespace.open(str(pod)))
         self.result: dict[str, Any] = {}

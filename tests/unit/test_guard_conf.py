@@ -33,9 +33,9 @@ BASE = GUARDED[0]
 
 
 @pytest.mark.parametrize("conf", GUARDED)
-def test_it_is_on_wherever_there_is_one(conf: dict[str, Any]) -> None:
-    assert parse(conf).guard == parse({**conf, "guard": True}).guard == GuardConf()
-    assert parse({**conf, "guard": False}).guard is None
+def test_it_is_on_where_a_network_asks_for_it(conf: dict[str, Any]) -> None:
+    assert parse({**conf, "guard": True}).guard == parse({**conf, "guard": {}}).guard == GuardConf()
+    assert parse({**conf, "guard": False}).guard is parse(conf).guard is None
 
 
 @pytest.mark.parametrize("conf", UNGUARDED)
@@ -116,15 +116,17 @@ def opened(conf: dict[str, Any]) -> list[OpenGuard]:
 
 
 @pytest.mark.parametrize("conf", GUARDED)
-def test_a_plan_has_it_unless_it_is_off(conf: dict[str, Any]) -> None:
-    assert len(opened(conf)) == 1
-    assert opened({**conf, "guard": False}) == []
+def test_a_plan_has_it_where_it_is_on(conf: dict[str, Any]) -> None:
+    assert len(opened({**conf, "guard": True})) == 1
+    assert opened(conf) == []
 
 
 def test_a_trunk_passes_its_tags_and_no_other_port_any() -> None:
     trunk = {"bridge": "br0", "trunk": [{"id": 5}, {"minID": 7, "maxID": 8}]}
-    assert [step.vlans for step in opened({"ovs": trunk})] == [(5, 7, 8)]
-    assert [step.vlans for step in opened({"ovs": {"bridge": "br0", "vlan": 5}})] == [()]
+    assert [step.vlans for step in opened({"ovs": trunk, "guard": True})] == [(5, 7, 8)]
+    assert [
+        step.vlans for step in opened({"ovs": {"bridge": "br0", "vlan": 5}, "guard": True})
+    ] == [()]
 
 
 def test_values_as_the_maps_have_them() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from cni.config import network as config
-from cni.config.guard import GuardConf
 from cni.config.network import Chosen, KubeOvn, NetConf
 from cni.config.nic import TapConf
 from cni.config.uplinks import Chained, LinuxUplink
@@ -72,10 +71,9 @@ def test_who_has_a_fixed_address(keys: dict[str, Any], args: dict[str, str], fix
 
 
 def test_defaults() -> None:
-    guard = GuardConf()
-    assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"), guard=guard)
+    assert parse(bridged()) == NetConf("net", "tc", LinuxUplink("br0"))
     prev = Result((Interface("eth0", sandbox="/n"),))
-    assert parse(chained()) == NetConf("net", "tc", Chained(), prev=prev, guard=guard)
+    assert parse(chained()) == NetConf("net", "tc", Chained(), prev=prev)
 
 
 @pytest.mark.parametrize(
