@@ -46,6 +46,11 @@ def engine(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def tcx_programs(ifindex: int) -> list[int]:
+    """The programs of a link; none before Linux 6.6."""
+    return [] if redirect.supported()["tcx"] else bpf.tcx_programs(ifindex)
+
+
 def test_frames_cross_both_ways_and_detach_restores(wire: Wire, engine: str) -> None:
     assert wire.blocked()
     wire.attach(engine)
@@ -82,7 +87,7 @@ def test_a_failed_attach_leaves_nothing(wire: Wire, engine: str, first: str) -> 
     with wire.ns.entered():
         with pytest.raises(NotFound):
             redirect.attach(engine, wire.netlink, *pair)
-        assert bpf.tcx_programs(index) == []
+        assert tcx_programs(index) == []
     assert not wire.clsact(index)
 
 
@@ -225,7 +230,7 @@ def test_choose_takes_the_first_that_works(monkeypatch: pytest.MonkeyPatch) -> N
 def test_probe_touches_nothing(wire: Wire) -> None:
     def state() -> list[tuple[int, list[dict[str, Any]], list[int]]]:
         with wire.ns.entered():
-            return [(i, wire.qdiscs(i), bpf.tcx_programs(i)) for i in (1, wire.near)]
+            return [(i, wire.qdiscs(i), tcx_programs(i)) for i in (1, wire.near)]
 
     before, fds = state(), open_descriptors()
     for probe in (redirect._missing, redirect._filters_missing, redirect.mirred_kind):
