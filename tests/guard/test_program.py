@@ -28,7 +28,7 @@ COUNT = 20_000
 
 @pytest.fixture(scope="module")
 def judges() -> Iterator[dict[Values, Judge]]:
-    guards = {values: program.load() for _, values, _, _, _ in CASES[:]}
+    guards = {values: program.load() for values in {values for _, values, *_ in CASES}}
     for values, guard in guards.items():
         guard.put(values)
     yield {values: Judge(guard) for values, guard in guards.items()}

@@ -33,6 +33,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "veth, all": {**GATEWAY, "mode": "veth", "mtu": 1400, "mac": "02:00:00:00:00:09"},
     "veth, ovs": {**OVS, "mode": "veth"},
     "tap": {**GATEWAY, "mode": "tap", "placeholder": True, **LIMIT},
+    "tap, guarded": {**LINUX, "mode": "tap", "guard": True},
     "tap, ovs": {**OVS, "mode": "tap", **LIMIT},
     "tap, kube-ovn": {**OVS, "mode": "tap", "kubeovn": {"provider": "ovn"}},
     "macvtap": {**MASTER, "mode": "macvtap", "tap": {"group": 107}, "queues": 2},
