@@ -106,6 +106,12 @@ def test_of_a_prev_result_only_the_interfaces_own_addresses_count() -> None:
     assert addresses_of(None, "eth0") == ()
 
 
+def test_of_a_prev_result_that_does_not_name_the_interface_all_addresses_count() -> None:
+    """Without any the guard would let every address pass, as on a layer-2 network."""
+    aws = Result((Interface("eni1234"),), (IP("10.5.0.2/24", interface=0), IP("fd00::2/64")))
+    assert addresses_of(aws, "eth0") == ("10.5.0.2", "fd00::2")
+
+
 def opened(conf: dict[str, Any]) -> list[OpenGuard]:
     parsed = parse(conf)
     steps = MODES[parsed.mode].plan(AttachmentKey("c1", "eth0"), parsed).steps

@@ -188,14 +188,17 @@ def guard_steps(
 
 
 def addresses_of(prev: Result | None, ifname: str) -> tuple[str, ...]:
-    """Return the addresses that a prevResult has for an interface; those of no interface too."""
+    """Return the addresses that a prevResult has for an interface; those of no interface too.
+
+    Where it does not name the interface (Calico, AWS), all of them are the interface's.
+    """
     if prev is None:
         return ()
-    names = [interface.name for interface in prev.interfaces]
+    named = [n for n, interface in enumerate(prev.interfaces) if interface.name == ifname]
     return tuple(
         only(ip.address)
         for ip in prev.ips
-        if ip.interface is None or names[ip.interface : ip.interface + 1] == [ifname]
+        if ip.interface is None or not named or ip.interface in named
     )
 
 
