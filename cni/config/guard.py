@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 from cni.config.mode_rules import ModeRules, any_of
-from cni.config.readers import as_number, as_object, as_text, flag, is_unicast_mac, items
-from cni.config.readers import refuse_unknown as refuse
+from cni.config.readers import (
+    as_number,
+    as_object,
+    as_text,
+    as_unicast_mac,
+    flag,
+    items,
+    refuse_unknown,
+)
 from cni.errors import BadConfig
+
+T = TypeVar("T")
 
 _KEYS = ("allowedAddresses", "etherTypes", "dhcpServer", "router", "l2control", "macs")
 _LEAST_TYPE = 0x600  # below it is the length of an 802.3 frame
@@ -47,20 +56,20 @@ def parse(conf: Mapping[str, Any], mode: str, uplink: str, rules: ModeRules) -> 
 
 
 def _section(data: Mapping[str, Any]) -> GuardConf:
-    where = "guard."
-    refuse(data, _KEYS, where)
+    refuse_unknown(data, _KEYS, "guard.")
     return GuardConf(
-        tuple(_network(v, f"{where}{k}[{n}]") for k, n, v in _each(data, "allowedAddresses")),
-        tuple(_ether_type(v, f"{where}{k}[{n}]") for k, n, v in _each(data, "etherTypes")),
-        tuple(_mac(v, f"{where}{k}[{n}]") for k, n, v in _each(data, "macs")),
-        flag(data, "dhcpServer", where),
-        flag(data, "router", where),
-        flag(data, "l2control", where),
+        _each(data, "allowedAddresses", _network),
+        _each(data, "etherTypes", _ether_type),
+        _each(data, "macs", as_unicast_mac),
+        flag(data, "dhcpServer", "guard."),
+        flag(data, "router", "guard."),
+        flag(data, "l2control", "guard."),
     )
 
 
-def _each(data: Mapping[str, Any], key: str) -> list[tuple[str, int, Any]]:
-    return [(key, n, value) for n, value in enumerate(items(data, key, "guard."))]
+def _each(data: Mapping[str, Any], key: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
+    values = enumerate(items(data, key, "guard."))
+    return tuple(read(value, f"guard.{key}[{n}]") for n, value in values)
 
 
 def _network(value: Any, where: str) -> str:
@@ -83,10 +92,3 @@ def _ether_type(value: Any, where: str) -> int:
     if number in _RULED:
         raise BadConfig(f"{where}: {number:#06x} has rules of its own; drop it")
     return number
-
-
-def _mac(value: Any, where: str) -> str:
-    text = as_text(value, where).lower().replace("-", ":")
-    if not is_unicast_mac(text):
-        raise BadConfig(f"{where}: expected a unicast MAC like 00:00:5e:00:01:07, found {value!r}")
-    return text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni.config.mode_rules import KATAS_LINKS, ModeRules
-from cni.config.readers import as_path, is_unicast_mac, link_name, number, obj, refuse_unknown
+from cni.config.readers import as_path, as_unicast_mac, link_name, number, obj, refuse_unknown
 from cni.errors import BadConfig, BadEnvironment
 from cni.spec.types import Bandwidth, Request, mac_of
 
@@ -50,7 +50,7 @@ def mac(request: Request) -> str:
         if (where, value) == ("mac", _OF_POD):
             return _mac_of_pod(request)
         if value not in (None, ""):
-            return _checked_mac(where, value)
+            return as_unicast_mac(value, where)
     return ""
 
 
@@ -78,13 +78,6 @@ def _mac_of_pod(request: Request) -> str:
             "give a MAC"
         )
     return ""
-
-
-def _checked_mac(where: str, value: Any) -> str:
-    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
-    if not is_unicast_mac(text):
-        raise BadConfig(f"{where}: expected a unicast MAC like 02:00:00:00:00:01, found {value!r}")
-    return text
 
 
 def tap(rules: ModeRules, conf: Mapping[str, Any], args: Mapping[str, str]) -> TapConf:

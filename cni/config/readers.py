@@ -29,6 +29,14 @@ def is_unicast_mac(text: str) -> bool:
     )
 
 
+def as_unicast_mac(value: Any, where: str) -> str:
+    """Return a unicast MAC address in lower case, with colons; hyphens are taken for them."""
+    text = value.lower().replace("-", ":") if isinstance(value, str) else ""
+    if not is_unicast_mac(text):
+        raise BadConfig(f"{where}: expected a unicast MAC like 02:00:00:00:00:01, found {value!r}")
+    return text
+
+
 def as_object(value: Any, where: str) -> dict[str, Any]:
     """Return an object of JSON or a mapping of YAML."""
     if not isinstance(value, dict):

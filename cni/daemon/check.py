@@ -9,6 +9,7 @@ from typing import Any
 from cni.errors import BadConfig, CheckFailed
 from cni.kernel.netlink import Netlink, RouteInfo
 from cni.kernel.rtnl_decode import LinkInfo
+from cni.modes.steps.links import IN_POD, expect_link
 from cni.spec import result as results
 from cni.spec.types import Result, Route
 
@@ -20,9 +21,7 @@ def check_namespace(expected: Result, ifname: str, netlink: Netlink, chained: bo
     vmlink is `chained`, the plugin before it may have left the interface out of its result.
     """
     position = _position(expected, ifname, chained)
-    link = netlink.link(ifname)
-    if link is None:
-        raise CheckFailed(f"{ifname}: expected in the pod's namespace, found nothing")
+    link = expect_link(netlink, ifname, IN_POD)
     _check_link(_mac(expected, position), link)
     present = {ip_interface(a) for a in netlink.addresses(link.index)}
     _check_addresses(expected, position, ifname, present)

@@ -28,6 +28,7 @@ from cni.kernel.netns import descriptor
 from cni.kubeovn.pod_network import PodNetworks
 from cni.spec import result
 from cni.spec.protocol import Frame
+from cni.spec.routing import DEFAULTS
 from cni.spec.types import AttachmentKey, Request
 
 log = logging.getLogger("vmlink")
@@ -233,7 +234,7 @@ def _response(content: Mapping[str, Any]) -> dict[str, Any]:
     ips = []
     for ip in content["ips"]:
         address, gateway = ip_interface(ip["address"]), ip.get("gateway", "")
-        default = ("::/0" if address.version == 6 else "0.0.0.0/0", gateway)
+        default = (DEFAULTS[address.version], gateway)
         ips.append(
             {
                 "protocol": f"IPv{address.version}",

@@ -10,7 +10,7 @@ from cni.attach.context import Context
 from cni.config.mode_rules import PLAIN
 from cni.config.network import NetConf
 from cni.modes.base import Mode
-from cni.modes.steps.kata import GatewayMacs
+from cni.modes.steps.kata import gateway_macs
 from cni.modes.steps.links import Nic
 from cni.spec.types import Interface, Result
 from cni.vmm.device import promised
@@ -50,9 +50,7 @@ def build_device(
     if device is None:
         return {}
     ips = result.ips_of(result.position_of(cx.key.ifname))
-    neighbours = cx.facts.get(GatewayMacs)
-    entries = neighbours.entries if neighbours else ()
-    return promised(device, cx.key.ifname, result, ips, entries).to_json()
+    return promised(device, cx.key.ifname, result, ips, gateway_macs(cx.facts)).to_json()
 
 
 def _with_pod(prev: Result, cx: Context, netns: str) -> Result:

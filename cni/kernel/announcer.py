@@ -16,11 +16,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from cni.errors import VmlinkError
-from cni.kernel import rtnl_encode
+from cni.kernel import rtnl_encode, sysctl
 from cni.kernel.netlink import Netlink
 from cni.kernel.netns import Namespace
 
@@ -84,9 +83,8 @@ def _announce(job: _Job) -> bool:
             link = netlink.link(job.ifname)
             if link is None or link.mac != job.mac:
                 return False
-            for key in ("ipv4/conf/{}/arp_notify", "ipv6/conf/{}/ndisc_notify"):
-                with suppress(FileNotFoundError):  # without IPv6
-                    Path("/proc/sys/net", key.format(job.ifname)).write_text("1")
+            sysctl.write_if_there(f"ipv4/conf/{job.ifname}/arp_notify", "1")
+            sysctl.write_if_there(f"ipv6/conf/{job.ifname}/ndisc_notify", "1")
             kept = (rtnl_encode.add_neighbour(link.index, *entry) for entry in job.neighbours)
             netlink.batch(rtnl_encode.set_link(link.index, mac=job.mac), *kept)
     except (VmlinkError, OSError) as e:

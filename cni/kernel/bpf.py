@@ -170,15 +170,20 @@ def program(fd: int) -> Program:
     info = bytearray(128)
     struct.pack_into("=I", info, 20, 64)
     struct.pack_into("=Q", info, 32, ctypes.addressof(code))
-    view = (ctypes.c_char * len(info)).from_buffer(info)
-    attr = bytearray(struct.pack("=IIQ", fd, len(info), ctypes.addressof(view)))
-    syscall(OBJ_GET_INFO_BY_FD, attr, f"read bpf program {fd}")
+    read_info(fd, info, f"read bpf program {fd}")
     name = bytes(info[64:80]).rstrip(b"\0").decode("utf-8", "replace")
     number: int = struct.unpack_from("=I", info, 4)[0]
     first = INSTRUCTION.unpack_from(code.raw)
     # With bpf_jit_harden=2 the kernel shows other instructions, which hide the constants.
     target = first[3] if name == NAME and first[:2] == MOV_R1 else 0
     return Program(number, name, target)
+
+
+def read_info(fd: int, info: bytearray, what: str) -> None:
+    """Fill the struct bpf_prog_info or bpf_map_info of a descriptor. Raises NetlinkError."""
+    view = (ctypes.c_char * len(info)).from_buffer(info)
+    attr = bytearray(struct.pack("=IIQ", fd, len(info), ctypes.addressof(view)))
+    syscall(OBJ_GET_INFO_BY_FD, attr, what)
 
 
 def program_by_id(prog_id: int) -> Program | None:
@@ -193,11 +198,14 @@ def program_by_id(prog_id: int) -> Program | None:
         os.close(fd)
 
 
-def tcx_attached(ifindex: int) -> Program | None:
-    """Our redirect among the tcx programs of a link, None for none. Raises NotFound for no link."""
+def tcx_attached(ifindex: int, name: str = NAME) -> Program | None:
+    """A program of ours among the tcx programs of a link, the redirect unless `name` is another's.
+
+    None for none. Raises NotFound for no link, NetlinkError.
+    """
     for prog_id in tcx_programs(ifindex):
         loaded = program_by_id(prog_id)
-        if loaded and loaded.name == NAME:
+        if loaded and loaded.name == name:
             return loaded
     return None
 

@@ -20,9 +20,10 @@ from cni.kernel.netlink_message import (
     attr,
     u32,
 )
+from cni.spec.routing import SCOPE_LINK
 
 RTM_NEWROUTE = 24
-SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
+SCOPE_UNIVERSE = 0
 TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 RTNH_F_ONLINK = 4
 

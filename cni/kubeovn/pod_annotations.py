@@ -16,7 +16,8 @@ from typing import Any
 from cni.config.nic import least_burst
 from cni.config.readers import MAX_VLAN, is_unicast_mac
 from cni.errors import BadConfig, TryAgain
-from cni.spec.types import IP, Bandwidth, Route
+from cni.spec.routing import DEFAULTS
+from cni.spec.types import IP, Bandwidth, Route, family_of
 
 MODE = "vmlink.dev/mode"
 OVN = "ovn"  # the provider of the cluster's own network
@@ -32,7 +33,6 @@ _NO_NETEM = (
 _FIELDS = frozenset((*_READ, *_NETEM))
 _DOMAIN = ".kubernetes.io/"
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
-_DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ def _routes(
 
     kube-ovn makes them in the reverse order, and each replaces the one before.
     """
-    defaults = tuple(Route(_DEFAULTS[_version(ip.gateway)], ip.gateway) for ip in ips if ip.gateway)
+    defaults = tuple(Route(DEFAULTS[family_of(ip.gateway)], ip.gateway) for ip in ips if ip.gateway)
     text = reader.text("routes")
     try:
         listed = routes_of(reader.name("routes"), json.loads(text), ips) if text else ()
@@ -234,10 +234,10 @@ def _route(where: str, item: Any, ips: tuple[IP, ...]) -> Route:
     try:
         gateway = _bare(item["gw"]) if item.get("gw") else None
         version = gateway.version if gateway else None
-        network = _subnet(item.get("dst") or _DEFAULTS[version or 4])
+        network = _subnet(item.get("dst") or DEFAULTS[version or 4])
     except ValueError:
         raise wrong from None
-    fitting = (ip.gateway for ip in ips if ip.gateway and _version(ip.gateway) == network.version)
+    fitting = (ip.gateway for ip in ips if ip.gateway and family_of(ip.gateway) == network.version)
     gw = str(gateway) if gateway else next(fitting, "")
     if not gw or version not in (None, network.version):
         raise wrong
@@ -255,10 +255,6 @@ def _subnet(text: Any) -> Any:
     """A subnet; bits beyond the prefix do not count, as for kube-ovn. Raises ValueError."""
     _bare(text.partition("/")[0] if isinstance(text, str) else text)
     return ip_network(text, strict=False)
-
-
-def _version(address: str) -> int:
-    return 6 if ":" in address else 4
 
 
 def _vlan(reader: _Reader) -> int:

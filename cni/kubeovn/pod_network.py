@@ -128,7 +128,7 @@ def _assigned(conf: NetConf, assignment: Assignment, request: Request) -> NetCon
         "pod_name": assignment.vm or pod,
         "pod_namespace": namespace,
         "pod_netns": request.netns_path,
-        "ip": ",".join(ip.address.partition("/")[0] for ip in assignment.ips),
+        "ip": ",".join(ip.bare for ip in assignment.ips),
     }
     uplink = replace(
         conf.uplink,

@@ -14,7 +14,7 @@ from cni.spec.types import IP, Route, family_of, gateways_by_family
 
 MAIN_TABLES = (None, 0, 254)  # RT_TABLE_UNSPEC and RT_TABLE_MAIN in linux/rtnetlink.h
 SCOPE_LINK = 253  # RT_SCOPE_LINK
-_DEFAULTS = ("0.0.0.0/0", "::/0")
+DEFAULTS = {4: "0.0.0.0/0", 6: "::/0"}  # by IP version
 _Network = IPv4Network | IPv6Network
 
 
@@ -43,7 +43,7 @@ def onlink(routes: Iterable[Route], addresses: Iterable[str]) -> frozenset[Route
     """
     routed = [route for route in routes if route.gw]
     subnets = [ip_network(address, strict=False) for address in addresses] if routed else []
-    hiding = [ip_network(r.dst, strict=False) for r in routed if r.dst not in _DEFAULTS]
+    hiding = [ip_network(r.dst, strict=False) for r in routed if r.dst not in DEFAULTS.values()]
     return frozenset(route for route in routed if _is_onlink(route.gw, subnets, hiding))
 
 

@@ -44,8 +44,7 @@ class AttachmentKey:
 
     @cached_property
     def _hash(self) -> bytes:
-        text = f"{self.container_id}\0{self.ifname}".encode("utf-8", "surrogateescape")
-        return hashlib.blake2s(text).digest()
+        return _hash_of(self.container_id, self.ifname)
 
     @cached_property
     def digest(self) -> str:
@@ -139,6 +138,11 @@ class IP:
     address: str
     gateway: str = ""
     interface: int | None = None
+
+    @property
+    def bare(self) -> str:
+        """The address without its prefix length."""
+        return self.address.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -239,8 +243,11 @@ class Request:
 
 def mac_of(*identity: str) -> str:
     """The locally administered unicast MAC address that belongs to an identity."""
-    text = "\0".join(identity).encode("utf-8", "surrogateescape")
-    return "02:" + hashlib.blake2s(text).digest()[:5].hex(":")
+    return "02:" + _hash_of(*identity)[:5].hex(":")
+
+
+def _hash_of(*identity: str) -> bytes:
+    return hashlib.blake2s("\0".join(identity).encode("utf-8", "surrogateescape")).digest()
 
 
 def is_plain(value: Any) -> bool:

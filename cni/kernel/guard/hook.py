@@ -40,11 +40,7 @@ def attached_tcx(index: int) -> int:
     The calling thread must be in the link's namespace. Raises NetlinkError.
     """
     try:
-        programs = bpf.tcx_programs(index)
+        program = bpf.tcx_attached(index, NAME)
     except NotFound:
         return 0
-    for number in programs:
-        loaded = bpf.program_by_id(number)
-        if loaded and loaded.name == NAME:
-            return number
-    return 0
+    return program.id if program else 0

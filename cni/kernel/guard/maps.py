@@ -6,12 +6,12 @@ import ctypes
 import os
 import struct
 
-from cni.kernel.bpf import syscall
+from cni.kernel.bpf import read_info, syscall
 from cni.kernel.guard.elf import MapDefinition
 from cni.kernel.netlink import NotFound
 
 _CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY = range(5)
-_FD_BY_ID, _INFO = 14, 15
+_FD_BY_ID = 14
 _POSSIBLE = "/sys/devices/system/cpu/possible"
 
 
@@ -84,7 +84,7 @@ def of_program(fd: int) -> dict[str, int]:
     info = bytearray(128)
     struct.pack_into("=I", info, 52, len(ids))
     struct.pack_into("=Q", info, 56, ctypes.addressof(ids))
-    _read_info(fd, info, "read the maps of a program")
+    read_info(fd, info, "read the maps of a program")
     opened: dict[str, int] = {}
     try:
         for number in ids[: struct.unpack_from("=I", info, 52)[0]]:
@@ -98,13 +98,8 @@ def of_program(fd: int) -> dict[str, int]:
 
 def _name(fd: int) -> str:
     info = bytearray(88)
-    _read_info(fd, info, "read a map")
+    read_info(fd, info, "read a map")
     return bytes(info[24:40]).rstrip(b"\0").decode()
-
-
-def _read_info(fd: int, info: bytearray, what: str) -> None:
-    view = (ctypes.c_char * len(info)).from_buffer(info)
-    syscall(_INFO, bytearray(struct.pack("=IIQ", fd, len(info), ctypes.addressof(view))), what)
 
 
 def close(opened: dict[str, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_network
 
 REASONS = ("mac", "vlan", "l2control", "arp", "ip", "dhcp_server", "nd", "router", "ethertype")
 KEY_SIZE = 21  # struct key in guard.bpf.c
@@ -59,8 +59,3 @@ def _key(kind: str, data: bytes, bits: int | None = None) -> bytes:
 def _network(text: str) -> bytes:
     network = ip_network(text, strict=False)
     return _key(str(network.version), network.network_address.packed, network.prefixlen)
-
-
-def only(address: str) -> str:
-    """Return an address of a result, which has its network's prefix length, alone."""
-    return str(ip_interface(address).ip)

@@ -9,7 +9,7 @@ from cni.attach.context import Context
 from cni.attach.plan import Kinds, Step
 from cni.config.network import NetConf
 from cni.config.uplinks import OvsUplink
-from cni.modes.steps.kata import GatewayMacs
+from cni.modes.steps.kata import gateway_macs
 from cni.modes.steps.links import Nic
 
 
@@ -33,6 +33,5 @@ class Announcement(Step):
     ifname: str
 
     def do(self, cx: Context) -> None:
-        known = cx.facts.get(GatewayMacs)
-        neighbours = known.entries if known else ()
-        cx.node.announcer.announce(cx.pod, self.ifname, cx.facts[Nic].mac, neighbours)
+        mac, neighbours = cx.facts[Nic].mac, gateway_macs(cx.facts)
+        cx.node.announcer.announce(cx.pod, self.ifname, mac, neighbours)

@@ -122,9 +122,8 @@ class Gateway(Step):
 
     def _correct_neighbours(self, cx: Context, index: int) -> None:
         """Let the node reach an address at once that another MAC had before."""
-        ips = (ip.address.partition("/")[0] for ip in cx.addresses().ips)
-        mac = cx.facts[Nic].mac
-        updates = [rtnl_encode.update_neighbour(index, ip, mac) for ip in ips]
+        mac, ips = cx.facts[Nic].mac, cx.addresses().ips
+        updates = [rtnl_encode.update_neighbour(index, ip.bare, mac) for ip in ips]
         for error in cx.host_netlink.attempt(*updates):
             if error and not isinstance(error, NotFound):
                 raise error

@@ -8,7 +8,7 @@ from typing import ClassVar
 from cni.attach.context import Context
 from cni.attach.plan import Kinds, Step
 from cni.errors import BadConfig
-from cni.kernel import rtnl_encode
+from cni.kernel import rtnl_encode, sysctl
 from cni.kernel.netlink import Exists
 from cni.kernel.netlink_message import Message
 from cni.kernel.route_encode import add_route
@@ -18,7 +18,6 @@ from cni.modes.steps.links import (
     need_index,
     no_link_local,
     refuse_advertisements,
-    write_sysctl,
 )
 from cni.spec.routing import onlink, resolved
 from cni.spec.types import Result
@@ -82,4 +81,4 @@ def _routes(index: int, addresses: Result) -> list[Message]:
 def _enable_ipv6(ifname: str, mtu: int) -> None:
     if mtu < MIN_MTU_V6:
         raise BadConfig(f"mtu: {mtu} is too small for IPv6, which needs {MIN_MTU_V6} (RFC 8200)")
-    write_sysctl(f"ipv6/conf/{ifname}/disable_ipv6", "0")
+    sysctl.write(f"ipv6/conf/{ifname}/disable_ipv6", "0")

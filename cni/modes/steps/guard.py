@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from cni.errors import CheckFailed, NotReady
 from cni.kernel import bpf, redirect
 from cni.kernel.guard import hook, program
 from cni.kernel.guard.program import Guard
-from cni.kernel.guard.values import Values, only
+from cni.kernel.guard.values import Values
 from cni.kernel.netlink import Netlink, NotFound
 from cni.modes.steps.links import IN_HOST, IN_POD, Nic, expect_link
 from cni.spec.types import Result
@@ -79,11 +80,13 @@ def hang_guard(cx: Context, netlink: Netlink, index: int) -> None:
         return
     if not in_hand.tcx:
         hook.attach(netlink, index, in_hand.guard.fd, egress=in_hand.egress)
-    elif in_hand.in_pod:
-        with cx.in_pod():
-            bpf.attach_tcx(in_hand.guard.fd, index)
-    else:
+        return
+    with _namespace(cx, in_hand.in_pod):
         bpf.attach_tcx(in_hand.guard.fd, index)
+
+
+def _namespace(cx: Context, in_pod: bool) -> AbstractContextManager[None]:
+    return cx.in_pod() if in_pod else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class OpenGuard(Step):
     l2control: bool
 
     def do(self, cx: Context) -> None:
-        own = self.chained or tuple(only(ip.address) for ip in cx.addresses().ips)
+        own = self.chained or tuple(ip.bare for ip in cx.addresses().ips)
         addresses = (*own, *self.allowed)
         cx.facts.put(GuardedAddresses(addresses, not addresses))
         guard = cx.facts[GuardInHand].guard
@@ -144,9 +147,7 @@ class OpenGuard(Step):
         index = expect_link(netlink, self.link, where).index
         if not cx.facts[GuardProgram].tcx:
             return hook.attached(netlink, index, egress=self.egress)
-        if not self.in_pod:
-            return hook.attached_tcx(index)
-        with cx.in_pod():
+        with _namespace(cx, self.in_pod):
             return hook.attached_tcx(index)
 
 
@@ -196,9 +197,7 @@ def addresses_of(prev: Result | None, ifname: str) -> tuple[str, ...]:
         return ()
     named = [n for n, interface in enumerate(prev.interfaces) if interface.name == ifname]
     return tuple(
-        only(ip.address)
-        for ip in prev.ips
-        if ip.interface is None or not named or ip.interface in named
+        ip.bare for ip in prev.ips if ip.interface is None or not named or ip.interface in named
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cni.attach.context import Context, PromisedAddresses
-from cni.attach.facts import Fact
+from cni.attach.facts import Fact, Facts
 from cni.attach.plan import Kinds, Step
 from cni.errors import BadConfig, CheckFailed, IOFailure
 from cni.kernel import rtnl_encode
@@ -37,6 +37,12 @@ class GatewayMacs(Fact):
     """Pairs of a gateway's address and its MAC."""
 
     entries: tuple[tuple[str, str], ...]
+
+
+def gateway_macs(facts: Facts) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of GatewayMacs, () where no step has provided them."""
+    known = facts.get(GatewayMacs)
+    return known.entries if known else ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,7 @@ class DanEntry(Step):
         dan.put(path, entry)
 
     def _entry(self, cx: Context) -> dict[str, Any]:
-        nic, result = cx.facts[Nic], cx.addresses()
-        neighbours = cx.facts.get(GatewayMacs)
+        nic, result, neighbours = cx.facts[Nic], cx.addresses(), gateway_macs(cx.facts)
         device = Device(
             id=cx.key.tap_link,
             kind="tap" if self.tap else "vhostuser",
@@ -114,8 +119,7 @@ class DanEntry(Step):
             tap=self.tap,
             path="" if self.tap else cx.facts[VhostSocket].path,
         )
-        entries = neighbours.entries if neighbours else ()
-        return kata.entry(promised(device, cx.key.ifname, result, result.ips, entries))
+        return kata.entry(promised(device, cx.key.ifname, result, result.ips, neighbours))
 
     def undo(self, cx: Context) -> None:
         known = cx.facts.get(DanFile)

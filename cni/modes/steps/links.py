@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +10,7 @@ from cni.attach.context import Context
 from cni.attach.facts import Fact
 from cni.attach.plan import Step
 from cni.errors import CheckFailed, VmlinkError
-from cni.kernel import rtnl_encode
+from cni.kernel import rtnl_encode, sysctl
 from cni.kernel.netlink import Netlink
 from cni.kernel.rtnl_decode import LinkInfo
 
@@ -64,7 +63,7 @@ class PodLink(Step):
 
 def need_link(netlink: Netlink, name: str) -> LinkInfo:
     """Return a link that was there a moment ago. Raises VmlinkError when it has gone since."""
-    link = netlink.link(index=need_index(netlink, name))
+    link = netlink.link(name)
     if link is None:
         raise _gone(name)
     return link
@@ -120,11 +119,10 @@ def no_link_local(index: int, mtu: int) -> list[rtnl_encode.Message]:
 def refuse_advertisements(name: str) -> None:
     """Let the calling thread's namespace take no router advertisement that comes in on a link.
 
-    A guest's would give it addresses and a default route. Netlink cannot set this. A link without
-    IPv6 has nothing to set. Raises VmlinkError.
+    A guest's would give it addresses and a default route. Netlink cannot set this. Raises
+    VmlinkError.
     """
-    with suppress(FileNotFoundError):
-        _sysctl(f"ipv6/conf/{name}/accept_ra", "0")
+    sysctl.write_if_there(f"ipv6/conf/{name}/accept_ra", "0")
 
 
 def has_addrgenmode(mtu: int) -> bool:
@@ -153,39 +151,3 @@ def remove_host_link(cx: Context, name: str) -> None:
     """Delete a link of ours in the host's namespace; a missing one is no error."""
     if index := cx.host_netlink.index(name):
         cx.node.deleter.delete(cx.node.host, None, [index], cx.cancel.remaining())
-
-
-def read_sysctl(name: str) -> str:
-    """Return a value below /proc/sys/net, "" where there is none. Raises VmlinkError."""
-    with suppress(FileNotFoundError):
-        return _sysctl(name)
-    return ""
-
-
-def write_sysctl(name: str, value: str) -> None:
-    """Set a value below /proc/sys/net unless it is set. Raises VmlinkError."""
-    try:
-        if _sysctl(name) != value:
-            _sysctl(name, value)
-    except FileNotFoundError as e:
-        raise VmlinkError(f"cannot set /proc/sys/net/{name} to {value}: there is none") from e
-
-
-def _sysctl(name: str, value: str | None = None) -> str:
-    """Read a value, or write one. Raises FileNotFoundError, and VmlinkError for other errors."""
-    path = "/proc/sys/net/" + name
-    try:
-        # Python's own files would double the time of an open, a write and a close.
-        fd = os.open(path, os.O_CLOEXEC | (os.O_RDONLY if value is None else os.O_WRONLY))
-        try:
-            if value is None:
-                return os.read(fd, 64).decode().strip()
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
-    except FileNotFoundError:
-        raise
-    except OSError as e:
-        what = f"read {path}" if value is None else f"set {path} to {value}"
-        raise VmlinkError(f"cannot {what}: {e.strerror}") from e
-    return value

@@ -12,11 +12,9 @@ from typing import Any
 import yaml
 
 from cni.errors import BadDevice
-from cni.spec.routing import best, in_main_table
+from cni.spec.routing import DEFAULTS, best, in_main_table
 from cni.spec.types import Route
 from cni.vmm.device import Device
-
-_DEFAULT_V4, _DEFAULT_V6 = "0.0.0.0/0", "::/0"
 
 
 def cloud_init(devices: Sequence[Device]) -> str:
@@ -36,7 +34,7 @@ def _ethernet(device: Device) -> dict[str, Any]:
         "addresses": list(device.addresses),
     }
     routes = [_route(device, route) for route in in_main_table(device.routes)]
-    default = next((r for r in routes if r == {"to": _DEFAULT_V6, "via": r.get("via")}), None)
+    default = next((r for r in routes if r == {"to": DEFAULTS[6], "via": r.get("via")}), None)
     if default:
         # Without netplan, cloud-init of Debian 12 (22.4) makes ::/64 of a route to ::/0.
         config["gateway6"] = default["via"]
@@ -73,7 +71,7 @@ def kernel_ip(devices: Sequence[Device]) -> str:
     cidrs = [cidr for cidr in device.addresses if ":" not in cidr]
     _require_addresses(device, "ip=", cidrs)
     routes = [route for route in best(device.routes) if ":" not in route.dst]
-    if len(cidrs) > 1 or any(route.dst != _DEFAULT_V4 for route in routes):
+    if len(cidrs) > 1 or any(route.dst != DEFAULTS[4] for route in routes):
         raise BadDevice(
             f"{device.id}: ip= knows one address and a default route; use cloud-init for more"
         )

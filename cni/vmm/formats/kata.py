@@ -11,11 +11,9 @@ from typing import Any
 from cni.errors import BadDevice
 from cni.kernel.route_encode import RTNH_F_ONLINK
 from cni.kernel.rtnl_encode import NUD_PERMANENT
-from cni.spec.routing import SCOPE_LINK, best
+from cni.spec.routing import DEFAULTS, SCOPE_LINK, best
 from cni.spec.types import Route
 from cni.vmm.device import Device
-
-_DEFAULTS = ("0.0.0.0/0", "::/0")
 
 
 def dan(entries: Sequence[dict[str, Any]], netns: str | None = None) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def _device(device: Device) -> dict[str, Any]:
 def _route(device: Device, route: Route) -> dict[str, Any]:
     # The agent in the guest takes a route without a destination for the default route. It knows
     # neither table nor metric, and each route replaces the one to the same destination before.
-    dest = "" if route.dst in _DEFAULTS and route.gw else route.dst
+    dest = "" if route.dst in DEFAULTS.values() and route.gw else route.dst
     scope = (0 if route.gw else SCOPE_LINK) if route.scope is None else route.scope
     flags = RTNH_F_ONLINK if device.is_onlink(route) else 0
     fields = {"scope": scope, "flags": flags, "mtu": route.mtu}
